@@ -1,0 +1,64 @@
+# Every target works alone, on a fresh clone: it makes the environment that it needs.
+
+PYTHON  ?= python3
+ROOT    ?= examples/site
+PORT    ?= 8000
+OPTIONS ?=
+MINUTES ?= 5
+
+BIN := .venv/bin
+
+.PHONY: help serve test fuzz bench-cold check-all clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo
+	@echo "  Variables: PYTHON=$(PYTHON) ROOT=$(ROOT) PORT=$(PORT) MINUTES=$(MINUTES) OPTIONS='$(OPTIONS)'"
+
+# The trap keeps the shell alive through ^C, so that the server can drain and make stays quiet.
+serve: .venv/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the server can do)
+	@trap : INT; $(BIN)/python -m trio_amped --root '$(ROOT)' --port $(PORT) $(OPTIONS) \
+	    || test $$? -eq 130
+
+test: .venv/test  ## lint, types, then all tests with branch coverage
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+fuzz: .venv/test  ## send made-up requests for MINUTES
+	$(BIN)/python -m fuzz --minutes $(MINUTES)
+
+bench-cold: .venv/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
+	$(BIN)/python -m bench.cold $(OPTIONS)
+
+check-all:  ## test, 30 minutes of fuzz, the full bench-cold (as root)
+	$(MAKE) test
+	$(MAKE) fuzz MINUTES=30
+	$(MAKE) bench-cold OPTIONS=
+
+clean:  ## remove the environment and everything that tools left here
+	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment, in three steps: each is a stamp, newer than what it was made from.
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "$(PYTHON) is Python %d.%d, 3.11 is needed: make PYTHON=/path/to/python3" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo '$(PYTHON) cannot make environments: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/runtime: pyproject.toml .venv/made
+	$(BIN)/pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+.venv/test: pyproject.toml .venv/made
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/runtime

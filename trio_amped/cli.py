@@ -1,0 +1,144 @@
+"""The command line: options to settings, signals to drain, errors to one line and exit 2."""
+
+import argparse
+import dataclasses
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import trio
+
+from . import __version__
+from .config import Config
+from .serving.server import Server
+
+log = logging.getLogger("trio_amped")
+
+_UNUSABLE = 2
+# The first words of the settings that few will touch: a group of their own in --help.
+_LIMITS = ("max_connections", "max_head", "max_target", "max_fields")
+_DEADLINES = ("head", "keep", "send", "disk", "drain")
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server from the command line; returns the exit status."""
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    level: str = options.pop("log_level")
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=level.upper())
+    try:
+        config = Config(**options)
+    except ValueError as error:
+        parser.error(_with_option(str(error)))
+    return trio.run(_run, config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trio-amped",
+        description="Serve a folder over HTTP, and never let the disk stop the event loop.",
+        epilog="^C or SIGTERM: stop accepting, finish what is being sent, exit 0; twice: at once.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"trio_amped {__version__}")
+    parser.add_argument(
+        "--log-level",
+        choices=_LEVELS,
+        default="info",
+        help="how much to say on stderr; debug shows every request (default: info)",
+    )
+    everyday = parser.add_argument_group("what to serve, and how")
+    limits = parser.add_argument_group("limits and deadlines")
+    types = get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        group = limits if field.name.startswith(_LIMITS + _DEADLINES) else everyday
+        group.add_argument(f"--{field.name.replace('_', '-')}", **_argument(field, types))
+    return parser
+
+
+def _argument(field: "dataclasses.Field[Any]", types: dict[str, Any]) -> dict[str, Any]:
+    """The option of a setting, for argparse."""
+    argument: dict[str, Any] = {
+        "default": field.default,
+        "help": f"{field.metadata['help']} (default: {field.default})",
+    }
+    kind = types[field.name]
+    if get_origin(kind) is Literal:
+        argument["choices"] = get_args(kind)
+    elif kind in (int, float):
+        argument["type"] = kind
+        argument["metavar"] = "N" if kind is int else "SECONDS"
+    else:
+        argument["metavar"] = field.name.upper()
+    return argument
+
+
+def _with_option(message: str) -> str:
+    """A ValueError of Config, with the option's name instead of the setting's."""
+    name, _, rest = message.partition(" ")
+    return f"--{name.replace('_', '-')} {rest}"
+
+
+async def _run(config: Config) -> int:
+    server = Server(config)
+    status = 0
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_stop_on_signals, server, nursery.cancel_scope)
+        try:
+            await server.serve()
+        except OSError as error:
+            print(f"trio-amped: error: {_explain(config, error)}", file=sys.stderr)
+            status = _UNUSABLE
+        else:
+            log.info("stopped; %s", _summary(server))
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _stop_on_signals(
+    server: Server,
+    everything: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info(
+                "%s: finishing what is being sent, at most %g s; once more stops at once",
+                signal.Signals(number).name,
+                server.config.drain_timeout,
+            )
+            server.drain()
+            break
+        async for _ in signals:
+            everything.cancel()
+
+
+def _summary(server: Server) -> str:
+    stats = server.stats
+    return (
+        f"{stats.requests} requests, {stats.bytes_sent} bytes, {stats.resident} resident "
+        f"windows, {stats.misses} misses, {stats.jobs} jobs for helpers"
+    )
+
+
+def _explain(config: Config, error: OSError) -> str:
+    """What is wrong, and how to mend it."""
+    root = os.fspath(config.root)
+    if error.filename is not None:
+        return f"cannot serve {root}: {error.strerror}; give a readable folder with --root"
+    place = f"{config.host} port {config.port}"
+    if isinstance(error, socket.gaierror):
+        return f"cannot listen on {config.host}: {error.strerror}; give an address with --host"
+    if error.errno == errno.EADDRINUSE:
+        return f"{place} is in use; choose another with --port, or stop who has it"
+    if error.errno == errno.EACCES:
+        return f"may not listen on {place}; choose one above 1023 with --port"
+    return f"cannot listen on {place}: {error.strerror or error}; see --host and --port"

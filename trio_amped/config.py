@@ -1,0 +1,74 @@
+"""The settings, each with its default, unit and help; the command line is made from them. Pure."""
+
+import dataclasses
+import os
+from typing import Any, Final, Literal, get_args
+
+GateMode = Literal["auto", "mincore", "nowait", "always", "never"]
+HelperKind = Literal["thread", "process"]
+
+
+def _setting(default: Any, help: str, **limits: float) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+_POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """How to serve one root. Times are in seconds, sizes in bytes.
+
+    Raises ValueError, with a sentence for the user, for a value that cannot be.
+    """
+
+    root: str | os.PathLike[str] = _setting(".", "the folder to serve")
+    host: str = _setting("127.0.0.1", "the address or name to listen on")
+    port: int = _setting(8000, "the port to listen on; 0: any free one", least=0, most=65535)
+
+    gate: GateMode = _setting(
+        "auto",
+        "who says whether a part of a file is in memory: mincore where the kernel tells this "
+        "user the truth, else nowait (reads that refuse to wait), else always (a helper reads "
+        "first). never: nobody, and the event loop waits for the disk",
+    )
+    helpers: HelperKind = _setting("thread", "what waits for the disk: threads or processes")
+    max_helpers: int = _setting(16, "at most so many helpers", least=1, most=1024)
+    max_queue: int = _setting(1024, "misses that may wait for a helper; beyond: 503", least=1)
+    revalidate: float = _setting(
+        1.0, "seconds after which the path of the root is resolved again", least=0
+    )
+
+    max_connections: int = _setting(4096, "open connections; the next ones queue", least=1)
+    max_head: int = _setting(16 * 1024, "bytes of a request head", least=256, most=1 << 20)
+    max_target: int = _setting(8 * 1024, "bytes of a request target", least=16, most=1 << 20)
+    max_fields: int = _setting(100, "header fields of a request", least=1, most=10_000)
+
+    head_timeout: float = _setting(10.0, "seconds for a whole request head", least=_POSITIVE)
+    keep_alive_timeout: float = _setting(
+        60.0, "seconds that an idle connection is kept", least=_POSITIVE
+    )
+    send_timeout: float = _setting(
+        30.0, "seconds in which a client must take --send-minimum bytes", least=_POSITIVE
+    )
+    send_minimum: int = _setting(16 * 1024, "bytes; see --send-timeout", least=1)
+    disk_timeout: float = _setting(
+        30.0, "seconds after which a miss is given up: 503", least=_POSITIVE
+    )
+    drain_timeout: float = _setting(
+        10.0, "seconds for what is being sent when the server stops", least=0
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least, most = field.metadata.get("least"), field.metadata.get("most")
+            if isinstance(value, float) and value != value:
+                raise ValueError(f"{field.name} must be a number")
+            if least is not None and value < least:
+                raise ValueError(f"{field.name} must be at least {least:g}")
+            if most is not None and value > most:
+                raise ValueError(f"{field.name} must be at most {most:g}")
+        for name, choices in (("gate", GateMode), ("helpers", HelperKind)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}")

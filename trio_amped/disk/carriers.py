@@ -1,0 +1,72 @@
+"""What a helper runs in: a thread, or a process of its own. Awaits the helper's end.
+
+Both are `async def carry(channel)`: they run helper.serve on the helper's end of a socket pair
+until it ends or is cancelled, and see to it that this end is closed in our process.
+"""
+
+import logging
+import os.path
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from . import helper
+
+log = logging.getLogger("trio_amped.disk")
+
+Carrier = Callable[[socket.socket], Awaitable[None]]
+
+# A helper process imports `disk` alone, as a package of its own: without trio, h11 and site it
+# is there in a third of the time and takes a third of the memory (docs/design.md).
+_BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from disk.helper import main; main()"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_KILL_TIMEOUT = 1.0  # seconds; a process in an uninterruptible read outlives even SIGKILL
+
+
+def in_threads(limiter: trio.CapacityLimiter) -> Carrier:
+    """Helpers are threads, counted by a limiter of their own: never trio's default one."""
+
+    async def carry(channel: socket.socket) -> None:
+        has_started = False
+
+        def run() -> None:
+            nonlocal has_started
+            has_started = True
+            helper.serve(channel)
+
+        try:
+            # Abandoned: a thread stuck in the kernel must not hold up the event loop. It ends
+            # by itself, and closes its socket, when it finds that the other end is closed.
+            await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
+        except Exception:
+            log.exception("a disk helper thread failed")
+        finally:
+            if not has_started:
+                channel.close()
+
+    return carry
+
+
+async def in_process(channel: socket.socket) -> None:
+    """The helper is a process: with it, ours can exit whatever the disk does."""
+    with channel:
+        number = channel.fileno()
+        try:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, _PACKAGE, str(number)],
+                pass_fds=[number],
+                stdin=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            log.error("cannot start a disk helper: %s", error)
+            return
+    try:
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            with trio.move_on_after(_KILL_TIMEOUT, shield=True):
+                await process.wait()

@@ -1,0 +1,93 @@
+"""Owns the end of descriptors: who still uses one, and where it is closed. Never blocks."""
+
+import functools
+import logging
+import os
+import stat
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Self
+
+import trio
+
+log = logging.getLogger("trio_amped.disk")
+
+_PATIENCE: Final = 1.0  # seconds
+
+
+class Descriptor:
+    """An open descriptor with a count of its users; the last one to release it closes it."""
+
+    __slots__ = ("_close", "_users", "fd")
+
+    def __init__(self, fd: int, close: Callable[[int], None] = os.close) -> None:
+        self.fd = fd
+        self._close = close
+        self._users = 1
+
+    def hold(self) -> Self:
+        self._users += 1
+        return self
+
+    def release(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._close(self.fd)
+
+
+class Closer:
+    """Closes descriptors where closing can wait: one after the other, in a thread.
+
+    close(2) waits for the daemon of a FUSE file system (flush), for the server of a network
+    one, and for the journal when it is the last use of a deleted file.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[int] = deque()
+        self._is_running = False
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor of a local file: here, unless it is the last use of its blocks."""
+        if stat.S_ISREG((found := os.fstat(fd)).st_mode) and found.st_nlink == 0:
+            self.close_in_thread(fd)
+        else:
+            os.close(fd)
+
+    def close_in_thread(self, fd: int) -> None:
+        self._waiting.append(fd)
+        if not self._is_running:
+            self._is_running = True
+            self._idle = trio.Event()
+            token = trio.lowlevel.current_trio_token()
+            trio.lowlevel.start_thread_soon(
+                self._close_all, functools.partial(self._finished, token), "trio_amped closer"
+            )
+
+    def _close_all(self) -> None:
+        while self._waiting:
+            fd = self._waiting.popleft()
+            try:
+                os.close(fd)
+            except OSError as error:  # the descriptor is gone all the same; close(2)
+                log.warning("closing a descriptor failed: %s", error)
+
+    def _finished(self, token: trio.lowlevel.TrioToken, _result: object) -> None:
+        try:
+            token.run_sync_soon(self._rest)
+        except trio.RunFinishedError:
+            self._close_all()
+
+    def _rest(self) -> None:
+        self._is_running = False
+        if self._waiting:
+            self.close_in_thread(self._waiting.popleft())
+        else:
+            self._idle.set()
+
+    async def finish(self) -> None:
+        """Wait until all is closed, for at most a second, cancelled or not."""
+        with trio.move_on_after(_PATIENCE, shield=True):
+            while not self._idle.is_set():
+                await self._idle.wait()

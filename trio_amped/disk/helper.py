@@ -1,0 +1,104 @@
+"""A helper's whole life: take an order from the socket, wait for the disk, answer. Blocks.
+
+The same loop runs in a thread and in a process of its own; it ends when its socket does. It
+never reads a mapping in Python: CPython keeps the GIL through a page fault, and a page of a
+truncated file is SIGBUS. kernel.populate and os.preadv give the GIL away and report errors.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+
+from . import kernel, opening
+from .messages import MAX_MESSAGE, MAX_READ, Operation, Order, Reply
+
+_SCRATCH = 256 * 1024
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer the orders that arrive on `channel` until it ends; closes it."""
+    with channel:
+        while True:
+            message, received, _, _ = socket.recv_fds(
+                channel, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC
+            )
+            if not message:
+                return
+            try:
+                reply, descriptor = _perform(Order.unpack(message), received)
+            finally:
+                for number in received:
+                    os.close(number)
+            _answer(channel, reply, descriptor)
+
+
+def _answer(channel: socket.socket, reply: Reply, descriptor: int | None) -> None:
+    # A BrokenPipe: the event loop is gone, and so is the one who asked.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        if descriptor is None:
+            channel.send(reply.pack())
+        else:
+            try:
+                socket.send_fds(channel, [reply.pack()], [descriptor])
+            finally:
+                os.close(descriptor)
+
+
+def _perform(order: Order, received: list[int]) -> tuple[Reply, int | None]:
+    if order.operation is not Operation.ROOT and not received:
+        return Reply(errno.EMFILE), None  # the kernel had no place left for the descriptor
+    try:
+        match order.operation:
+            case Operation.ROOT:
+                return _described(opening.open_root_waiting(order.path))
+            case Operation.OPEN:
+                return _described(opening.open_waiting(received[0], order.path))
+            case Operation.LOAD:
+                load(received[0], order.offset, order.length)
+                return Reply(0), None
+            case Operation.READ:
+                length = min(order.length, MAX_READ)
+                return Reply(0, os.pread(received[0], length, order.offset)), None
+    except OSError as error:
+        return Reply(error.errno or errno.EIO), None
+
+
+def _described(opened: opening.Opened) -> tuple[Reply, int]:
+    return Reply(0, opening.pack_facts(opened)), opened.descriptor
+
+
+def load(descriptor: int, offset: int, length: int) -> None:
+    """Bring a part of a file into memory; what lies past its end is not an error.
+
+    Raises OSError (EIO) where the disk cannot read it.
+    """
+    try:
+        kernel.populate(descriptor, offset, length)
+    except OSError as error:
+        # EFAULT is a truncated file or an unreadable page: read(2) tells them apart.
+        # EINVAL: a kernel before 5.14. ENODEV: a file system that cannot map.
+        if error.errno not in (errno.EFAULT, errno.EINVAL, errno.ENODEV, errno.EACCES):
+            raise
+        _read_through(descriptor, offset, length)
+
+
+def _read_through(descriptor: int, offset: int, length: int) -> None:
+    scratch = memoryview(bytearray(min(length, _SCRATCH)))
+    end = offset + length
+    while offset < end:
+        count = os.preadv(descriptor, [scratch[: end - offset]], offset)
+        if count == 0:
+            return
+        offset += count
+
+
+def main() -> None:
+    """A helper process: its socket is the descriptor that the command line names."""
+    # The terminal's ^C and a service manager's SIGTERM reach the whole group; a helper has
+    # work to finish for connections that are being drained, and ends with its socket.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    serve(socket.socket(fileno=int(sys.argv[1])))

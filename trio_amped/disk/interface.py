@@ -1,0 +1,26 @@
+"""What the serving room asks of a disk; local.py is the real one, tests have a simulated one."""
+
+from typing import Protocol
+
+from .pages import FileChanged, OpenFile
+
+__all__ = ["Disk", "FileChanged", "OpenFile"]
+
+
+class Disk(Protocol):
+    """Every wait for the disk is an `await` here; `OSError` is what a disk says when it fails."""
+
+    async def open(self, path: bytes) -> OpenFile:
+        """Open a path relative to the root. Raises OSError. The caller calls `close`."""
+
+    async def ready(self, file: OpenFile, offset: int, end: int) -> int:
+        """How many bytes at `offset` can be sent without waiting: at least one.
+
+        Not for a file that `is_by_copy`. Raises FileChanged, OSError.
+        """
+
+    async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
+        """The next bytes, at least one and not past `end`. Raises FileChanged, OSError."""
+
+    def close(self, file: OpenFile) -> None:
+        """Give an open file back."""

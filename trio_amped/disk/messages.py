@@ -1,0 +1,60 @@
+"""The wire format between the event loop and a helper. Pure.
+
+One message a job and one a reply, over a SOCK_SEQPACKET socket that keeps them apart;
+descriptors travel beside them (SCM_RIGHTS, unix(7)).
+"""
+
+import enum
+import struct
+from typing import Final, NamedTuple, Self
+
+# A reply to READ carries the bytes: below the least that net.core.wmem_default has been.
+MAX_READ: Final = 64 * 1024
+MAX_MESSAGE: Final = MAX_READ + 1024
+
+
+class Operation(enum.IntEnum):
+    """What the event loop asks of a helper, because it may wait for the disk."""
+
+    OPEN = 1  # a path below the root: the descriptor comes back
+    ROOT = 2  # the root itself, by its own path
+    LOAD = 3  # a part of a file: bring its pages into memory, say so
+    READ = 4  # a part of a file that the loop must not read even then (FUSE, network)
+
+
+class Order(NamedTuple):
+    """What to do; the descriptor that it is done to travels beside it."""
+
+    operation: Operation
+    path: bytes = b""
+    offset: int = 0
+    length: int = 0
+
+    def pack(self) -> bytes:
+        return _ORDER.pack(self.operation, self.offset, self.length) + self.path
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Self:
+        """Raises struct.error or ValueError on a message that `pack` did not make."""
+        operation, offset, length = _ORDER.unpack_from(message)
+        return cls(Operation(operation), message[_ORDER.size :], offset, length)
+
+
+class Reply(NamedTuple):
+    """What came of it: an errno (0: done) and the facts or bytes that were asked for."""
+
+    errno: int
+    content: bytes = b""
+
+    def pack(self) -> bytes:
+        return _REPLY.pack(self.errno) + self.content
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Self:
+        """Raises struct.error on a message that `pack` did not make."""
+        (number,) = _REPLY.unpack_from(message)
+        return cls(number, message[_REPLY.size :])
+
+
+_ORDER: Final = struct.Struct("!Bqq")
+_REPLY: Final = struct.Struct("!i")

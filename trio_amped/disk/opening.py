@@ -1,0 +1,203 @@
+"""Opens a path below the root and says what was opened. Waits for the disk unless told not to.
+
+It runs in a helper, and on the event loop where it is told not to wait (`cached`) or where
+nobody minds waiting (`--gate never`).
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Self
+
+from . import kernel
+
+# O_NONBLOCK: a FIFO, or a file under a write lease, must not hold the open. O_NOCTTY: a
+# terminal in the root must not become ours.
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_MAGICLINKS
+# NO_XDEV: a hung FUSE mount below the root hangs even an open from the caches.
+_CACHED: Final = _BENEATH | kernel.RESOLVE_NO_XDEV | kernel.RESOLVE_CACHED
+
+ST_NOATIME: Final = 1024  # statvfs(3), f_flag
+ST_RELATIME: Final = 4096
+_DAY: Final = 86_400 * 10**9
+
+
+class Volume(NamedTuple):
+    """What is known of the file system under a file: asked once, never on the event loop."""
+
+    magic: int
+    mount_flags: int
+
+    @property
+    def name(self) -> str:
+        return kernel.FILE_SYSTEMS.get(self.magic, f"file system {self.magic:#x}")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether open, fstat, read and close may all wait for somebody else's process."""
+        return self.name in _REMOTE
+
+    @property
+    def is_memory(self) -> bool:
+        return self.name in ("tmpfs", "ramfs")
+
+
+_REMOTE: Final = frozenset(
+    ("fuse", "nfs", "cifs", "smb2", "9p", "ceph", "afs", "lustre", "gfs2", "ocfs2", "vboxsf")
+)
+
+
+class Status(NamedTuple):
+    """The part of fstat(2) that matters here; the times in ns since the epoch."""
+
+    mode: int
+    uid: int
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Self:
+        found = os.fstat(descriptor)
+        return cls(
+            found.st_mode,
+            found.st_uid,
+            found.st_dev,
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_atime_ns,
+        )
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+class Opened(NamedTuple):
+    """An open descriptor and all that is known of it: opened once, and then only that."""
+
+    descriptor: int
+    status: Status
+    volume: Volume
+    noatime: bool  # O_NOATIME was granted: reading never writes an access time
+
+    def atime_is_due(self, now_ns: int) -> bool:
+        """Whether the next read updates the access time, and so may wait for a journal.
+
+        The rule of relatime: at most once a day, unless the file changed since (mount(8)).
+        """
+        status = self.status
+        if self.noatime or self.volume.mount_flags & ST_NOATIME:
+            return False
+        if not self.volume.mount_flags & ST_RELATIME:
+            return True
+        newest_change = max(status.mtime_ns, status.ctime_ns)
+        return status.atime_ns <= newest_change or now_ns - status.atime_ns >= _DAY
+
+
+_FACTS: Final = struct.Struct("!IIQQqqqqIQ?")
+
+
+def pack_facts(opened: Opened) -> bytes:
+    return _FACTS.pack(*opened.status, *opened.volume, opened.noatime)
+
+
+def unpack_facts(descriptor: int, facts: bytes) -> Opened:
+    *status, magic, mount_flags, noatime = _FACTS.unpack(facts)
+    return Opened(descriptor, Status(*status), Volume(magic, mount_flags), noatime)
+
+
+def volume_of(descriptor: int) -> Volume:
+    """Can wait, on a network. Raises OSError."""
+    return Volume(kernel.file_system(descriptor), os.fstatvfs(descriptor).f_flag)
+
+
+def _open_beneath(root: int, path: bytes, resolve: int) -> tuple[int, bool]:
+    try:
+        return kernel.openat2(root, path, _FLAGS | os.O_NOATIME, resolve), True
+    except PermissionError as error:
+        if error.errno != errno.EPERM:  # O_NOATIME is only for the owner and CAP_FOWNER
+            raise
+    return kernel.openat2(root, path, _FLAGS, resolve), False
+
+
+def _open_without_links(root: int, path: bytes) -> tuple[int, bool]:
+    """Where openat2 is missing: name by name, and no symbolic link is followed at all."""
+    *parents, name = path.split(b"/")
+    directory = os.dup(root)
+    try:
+        for parent in parents:
+            below = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=directory), False
+    finally:
+        os.close(directory)
+
+
+def can_open_cached() -> bool:
+    """Whether this kernel can open from its caches alone (Linux 5.12)."""
+    return kernel.has_openat2(_CACHED)
+
+
+def open_cached(root: int, path: bytes, volume: Volume) -> Opened:
+    """Open what the kernel's caches hold, on the root's own file system. Cannot wait.
+
+    Raises OSError: EAGAIN and EXDEV where a helper must look; the others are answers.
+    """
+    descriptor, noatime = _open_beneath(root, path or b".", _CACHED)
+    return Opened(descriptor, Status.of(descriptor), volume, noatime)
+
+
+def open_waiting(root: int, path: bytes) -> Opened:
+    """Open a path below the root, whatever it takes. Raises OSError; EXDEV: it leads outside."""
+    path = path or b"."
+    if kernel.has_openat2(_BENEATH):
+        descriptor, noatime = _retry_raced(root, path)
+    else:
+        descriptor, noatime = _open_without_links(root, path)
+    with _closed_on_error(descriptor):
+        return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime)
+
+
+def _retry_raced(root: int, path: bytes) -> tuple[int, bool]:
+    for _ in range(8):
+        # openat2(2): EAGAIN when a rename anywhere raced with the walk past a "..".
+        with contextlib.suppress(BlockingIOError):
+            return _open_beneath(root, path, _BENEATH)
+    return _open_beneath(root, path, _BENEATH)
+
+
+def open_root_cached(path: bytes) -> int:
+    """The root directory, from the kernel's caches. Cannot wait; raises BlockingIOError."""
+    flags = os.O_PATH | os.O_DIRECTORY
+    return kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED)
+
+
+def open_root_waiting(path: bytes) -> Opened:
+    """The root directory, links followed. Can wait; raises OSError."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    with _closed_on_error(descriptor):
+        return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime=True)
+
+
+@contextlib.contextmanager
+def _closed_on_error(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(descriptor)
+        raise

@@ -1,0 +1,210 @@
+"""The page gate: is the next window of an open file in memory? Never waits for the disk.
+
+Where the answer is "don't know", it is "no": a helper loads the window then.
+"""
+
+import dataclasses
+import enum
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final
+
+from ..config import GateMode
+from . import kernel
+from .descriptors import Descriptor
+from .opening import Opened, Status
+from .pool import Job
+
+WINDOW: Final = 512 * 1024  # bytes: what one helper loads at a time, and one answer covers
+_BLOCK: Final = 64 * 1024  # bytes: the grain of the memory of what helpers have loaded
+_BLOCKS: Final = 32_768  # at most so many are remembered: 2 GiB
+
+
+class Gate(enum.StrEnum):
+    """Who answers for a file's pages."""
+
+    MINCORE = "mincore"  # the kernel, by a mapping that is never dereferenced
+    NOWAIT = "nowait"  # the kernel, by a read that refuses to wait
+    ALWAYS = "always"  # nobody: every window goes to a helper
+    MEMORY = "memory"  # the file system keeps its files nowhere else
+    NEVER = "never"  # nobody is asked: the event loop waits (SPED)
+
+
+class FileChanged(Exception):
+    """The file was truncated or rewritten while it was being sent: nothing honest can follow."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class OpenFile:
+    """An open file: descriptor and metadata together, so that they cannot differ.
+
+    Whoever got it from a disk gives it back by that disk's `close`.
+    """
+
+    descriptor: Descriptor
+    status: Status
+    gate: Gate
+    # Its bytes come from `read` alone: the event loop may not use the descriptor (FUSE, network).
+    is_by_copy: bool = False
+    # The first window is a helper's whatever the gate says: it takes the wait for the journal.
+    must_load_first: bool = False
+    is_cold: bool = False  # a window of it was a miss: ask for the next one ahead of need
+    ahead: Job | None = None
+    mapping: kernel.ShadowMapping | None = None
+
+    @property
+    def fd(self) -> int:
+        return self.descriptor.fd
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        status = self.status
+        return status.device, status.inode, status.size, status.mtime_ns, status.ctime_ns
+
+
+class PageGate:
+    """Answers for the pages of open files; `mode` is the user's choice of who does."""
+
+    def __init__(self, mode: GateMode) -> None:
+        self._mode = mode
+        self._loaded = _Loaded()
+        self._refused_nowait: set[int] = set()  # devices; learned by trying
+        self._scratch = memoryview(bytearray(WINDOW))
+
+    def choose(self, opened: Opened) -> Gate:
+        """Who answers for this file. Decided by ownership and capability: a lie looks true."""
+        status, volume = opened.status, opened.volume
+        if self._mode == "never":
+            return Gate.NEVER
+        if self._mode == "always" or volume.is_remote:
+            return Gate.ALWAYS
+        if volume.is_memory:
+            return Gate.MEMORY
+        if self._mode != "nowait" and _is_told_the_truth(opened):
+            return Gate.MINCORE
+        if self._mode != "mincore" and status.device not in self._refused_nowait:
+            return Gate.NOWAIT
+        return Gate.ALWAYS
+
+    def resident(self, file: OpenFile, offset: int, length: int) -> int:
+        """How many bytes from `offset` on are in memory without a gap, at most `length`.
+
+        Raises FileChanged when the file is not what it was, OSError.
+        """
+        length = self.clamp(file, offset, length)
+        if file.must_load_first:
+            return 0
+        match file.gate:
+            case Gate.MINCORE:
+                if file.mapping is None:
+                    file.mapping = kernel.ShadowMapping(file.fd, file.status.size)
+                return file.mapping.resident(offset, length)
+            case Gate.NOWAIT:
+                return self._read_nowait(file, offset, length)
+            case Gate.ALWAYS:
+                return 0
+            case Gate.MEMORY | Gate.NEVER:
+                return length
+
+    def clamp(self, file: OpenFile, offset: int, length: int) -> int:
+        """`length`, cut off at the end that the file has now. Raises FileChanged, OSError.
+
+        mincore still reports the pages of a truncated file, and sendfile sends nothing then.
+        A file that grew is taken for a log that was written to: what it had is still there.
+        """
+        now = os.fstat(file.fd)
+        if now.st_mtime_ns != file.status.mtime_ns and now.st_size <= file.status.size:
+            raise FileChanged
+        if now.st_size <= offset:
+            raise FileChanged
+        return min(length, now.st_size - offset)
+
+    def _read_nowait(self, file: OpenFile, offset: int, length: int) -> int:
+        # Only what a helper has loaded before: on a cold file RWF_NOWAIT starts read-ahead, and
+        # that may wait for the file's extent blocks (18 s were measured on a hung disk).
+        if not self._loaded.holds(file.version, offset, length):
+            return 0
+        try:
+            return os.preadv(file.fd, [self._scratch[:length]], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._refused_nowait.add(file.status.device)
+            file.gate = Gate.ALWAYS
+            return 0
+
+    def is_known_cold(self, file: OpenFile, offset: int, length: int) -> bool:
+        """Whether a helper should load this ahead of need; asks only what costs little."""
+        match file.gate:
+            case Gate.NOWAIT:
+                return not self._loaded.holds(file.version, offset, length)
+            case _:
+                return self.resident(file, offset, length) < length
+
+    def note_loaded(self, file: OpenFile, offset: int, length: int) -> None:
+        """A helper has loaded this part of the file."""
+        file.must_load_first = False
+        if file.gate is Gate.NOWAIT:
+            self._loaded.add(file.version, offset, length)
+
+    def explain(self, root: Opened) -> str:
+        """One line for the log: who answers for the files of this root, and why."""
+        gate, name, mode = self.choose(root), root.volume.name, self._mode
+        uid, owner = os.geteuid(), root.status.uid
+        if mode == "never":
+            return "never: the event loop itself waits for the disk, as --gate never asks"
+        if mode == "always":
+            return "always: a helper reads every window first, as --gate always asks"
+        match gate:
+            case Gate.MEMORY:
+                return f"memory: {name} keeps its files nowhere else"
+            case Gate.MINCORE if kernel.has_fowner():
+                return f"mincore: the kernel tells it about any file, by CAP_FOWNER ({name})"
+            case Gate.MINCORE:
+                return f"mincore: the kernel tells uid {uid} about the files it owns ({name})"
+        if root.volume.is_remote:
+            return f"always: any call may wait on {name}, so helpers open, read and close"
+        stranger = f"mincore tells uid {uid} nothing true about files of uid {owner}"
+        remedy = f"to spare helpers, chown the files to uid {uid}"
+        if gate is Gate.NOWAIT and name not in _WITHOUT_NOWAIT:
+            return f"nowait after a helper's first touch: {stranger} ({name}); {remedy}"
+        return f"always: {stranger}, and there is no other gate on {name}; {remedy}"
+
+
+# Known for the log alone; what counts is what trying shows.
+_WITHOUT_NOWAIT: Final = frozenset(("overlayfs", "fuse"))
+
+
+def _is_told_the_truth(opened: Opened) -> bool:
+    """Whether mincore answers this process honestly about the file (since Linux 5.2)."""
+    return kernel.owns(opened.status.uid) or kernel.may_write(opened.descriptor)
+
+
+class _Loaded:
+    """Which blocks of which versions of files helpers have loaded; the oldest is forgotten."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[Hashable, None] = OrderedDict()
+
+    def add(self, version: Hashable, offset: int, length: int) -> None:
+        for block in _blocks(offset, length):
+            self._blocks[version, block] = None
+            self._blocks.move_to_end((version, block))
+        while len(self._blocks) > _BLOCKS:
+            self._blocks.popitem(last=False)
+
+    def holds(self, version: Hashable, offset: int, length: int) -> bool:
+        return all((version, block) in self._blocks for block in _blocks(offset, length))
+
+
+def _blocks(offset: int, length: int) -> range:
+    return range(offset // _BLOCK, (offset + length - 1) // _BLOCK + 1)
+
+
+def widened(offset: int, end: int, size: int) -> tuple[int, int]:
+    """A part of a file as helpers load it: whole blocks, so that they can be remembered."""
+    return offset - offset % _BLOCK, min(size, -(-end // _BLOCK) * _BLOCK)

@@ -1,0 +1,256 @@
+"""The bounded pool of helpers: jobs in, replies out as I/O events. Awaits, never blocks."""
+
+import array
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Hashable, Iterator
+from typing import Final
+
+import trio
+
+from ..stats import Stats
+from .carriers import Carrier
+from .descriptors import Closer, Descriptor
+from .messages import MAX_MESSAGE, Order, Reply
+
+log = logging.getLogger("trio_amped.disk")
+
+_DEATHS: Final = 3  # a job that has killed so many helpers fails
+_FIRST_PAUSE: Final = 0.05  # seconds before a helper that failed at once is replaced; doubles
+_LONGEST_PAUSE: Final = 5.0
+_SPARE: Final = 2  # helpers that are started before the first job
+_FD_SIZE: Final = array.array("i").itemsize
+
+
+class HelperDied(Exception):
+    """The socket of a helper ended; `has_order` if it may have begun the work."""
+
+    def __init__(self, has_order: bool) -> None:
+        self.has_order = has_order
+
+
+class Job:
+    """One order to a helper and, later, its reply; shared by all that need the same one.
+
+    Everyone who got it from `HelperPool.submit` calls `drop` once. A job that nobody waits for
+    any more is not begun; it holds a descriptor of its own, so nothing is left dangling.
+    """
+
+    def __init__(
+        self, order: Order, descriptor: Descriptor | None, key: Hashable, closer: Closer
+    ) -> None:
+        self.order = order
+        self.descriptor = descriptor.hold() if descriptor else None
+        self.key = key
+        self.owners = 1
+        self.deaths = 0
+        self.done = trio.Event()
+        self._closer = closer
+        self._reply = Reply(errno.EIO)
+        self._received: int | None = None
+
+    async def wait(self) -> tuple[bytes, int]:
+        """The content and the descriptor (-1: none) of the reply. A checkpoint.
+
+        Raises OSError, with the errno that the helper met.
+        """
+        await self.done.wait()
+        if self._reply.errno:
+            raise OSError(self._reply.errno, os.strerror(self._reply.errno))
+        received, self._received = self._received, None
+        return self._reply.content, -1 if received is None else received
+
+    def drop(self) -> None:
+        self.owners -= 1
+        if self.owners == 0 and self._received is not None:
+            self._close_received()
+
+    def finish(self, reply: Reply, received: int | None = None) -> None:
+        self._reply, self._received = reply, received
+        if self.descriptor:
+            self.descriptor.release()
+        if self.owners == 0 and received is not None:
+            self._close_received()
+        self.done.set()
+
+    def _close_received(self) -> None:
+        assert self._received is not None
+        self._closer.close_in_thread(self._received)
+        self._received = None
+
+
+class _Helper:
+    """The event loop's end of one helper."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = trio.socket.from_stdlib_socket(channel)
+        self.has_ended = False
+        self.idle_scope = trio.CancelScope()
+
+    async def call(self, job: Job) -> tuple[Reply, int | None]:
+        """Raises HelperDied."""
+        rights = []
+        if job.descriptor:
+            fds = array.array("i", [job.descriptor.fd])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        try:
+            await self._channel.sendmsg([job.order.pack()], rights)
+        except OSError:
+            raise HelperDied(has_order=False) from None
+        try:
+            message, ancillary, _, _ = await self._channel.recvmsg(
+                MAX_MESSAGE, socket.CMSG_SPACE(_FD_SIZE), socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            message = b""
+        if not message:
+            raise HelperDied(has_order=True)
+        received = [fd for _, _, data in ancillary for fd in array.array("i", data)]
+        return Reply.unpack(message), received[0] if received else None
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class HelperPool:
+    """At most `size` helpers, and at most `queue` jobs that wait for one."""
+
+    def __init__(
+        self,
+        carry: Carrier,
+        closer: Closer,
+        nursery: trio.Nursery,
+        stats: Stats,
+        *,
+        size: int,
+        queue: int,
+    ) -> None:
+        self._carry = carry
+        self._closer = closer
+        self._nursery = nursery
+        self._stats = stats
+        self._size = size
+        self._queue_bound = queue
+        self._queue: deque[Job] = deque()
+        self._shared: dict[Hashable, Job] = {}
+        self._idle = trio.lowlevel.ParkingLot()
+        self._starting = 0
+        for _ in range(min(_SPARE, size)):
+            self._add_helper()
+
+    def submit(
+        self,
+        order: Order,
+        descriptor: Descriptor | None = None,
+        *,
+        key: Hashable = None,
+        is_ahead: bool = False,
+    ) -> Job:
+        """A job that does this; the same job for the same `key` while it is under way.
+
+        `is_ahead`: nobody waits for it yet, so it goes only where there is room. The caller
+        calls `drop` when it needs the job no longer. Raises BlockingIOError: too many wait.
+        """
+        if key is not None and (shared := self._shared.get(key)):
+            self._stats.coalesced += 1
+            shared.owners += 1
+            return shared
+        if len(self._queue) >= (self._size if is_ahead else self._queue_bound):
+            raise BlockingIOError(errno.EAGAIN, "too many jobs wait for the disk helpers")
+        job = Job(order, descriptor, key, self._closer)
+        self._stats.jobs += 1
+        if key is not None:
+            self._shared[key] = job
+        self._queue.append(job)
+        self._idle.unpark()
+        self._start_ahead_of_need()
+        return job
+
+    def _finish(self, job: Job, reply: Reply, received: int | None = None) -> None:
+        if job.key is not None:
+            del self._shared[job.key]
+        job.finish(reply, received)
+
+    def _start_ahead_of_need(self) -> None:
+        """Keep one helper idle, up to the bound: to start one takes longer than a job."""
+        if not len(self._idle) and not self._starting and self._stats.helpers < self._size:
+            self._add_helper()
+
+    def _add_helper(self) -> None:
+        self._starting += 1
+        self._stats.helpers += 1
+        self._nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        """Own one helper after the other, and give it job after job."""
+        pause = _FIRST_PAUSE
+        self._starting -= 1
+        while True:
+            with contextlib.suppress(HelperDied), self._new_helper() as helper:
+                while True:
+                    await self._do(await self._next_job(helper), helper)
+                    pause = _FIRST_PAUSE
+            log.warning("a disk helper ended: another one takes its place")
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    @contextlib.contextmanager
+    def _new_helper(self) -> Iterator[_Helper]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        helper = _Helper(ours)
+
+        async def carry() -> None:
+            await self._carry(theirs)
+            helper.has_ended = True
+            helper.idle_scope.cancel()
+
+        try:
+            self._nursery.start_soon(carry)
+            yield helper
+        finally:
+            helper.close()
+
+    async def _next_job(self, helper: _Helper) -> Job:
+        """Raises HelperDied when the helper ends while it is idle."""
+        while not helper.has_ended:
+            while self._queue:
+                job = self._queue.popleft()
+                if job.owners:
+                    return job
+                self._finish(job, Reply(errno.ECANCELED))
+            with trio.CancelScope() as helper.idle_scope:
+                await self._idle.park()
+        self._idle.unpark()  # the wake-up may have been for a job: let another helper look
+        raise HelperDied(has_order=False)
+
+    async def _do(self, job: Job, helper: _Helper) -> None:
+        self._stats.helpers_busy += 1
+        try:
+            reply, received = await helper.call(job)
+        except HelperDied as death:
+            self._run_again(job, death)
+            raise
+        except trio.Cancelled:
+            self._finish(job, Reply(errno.ECANCELED))
+            raise
+        finally:
+            self._stats.helpers_busy -= 1
+        self._finish(job, reply, received)
+
+    def _run_again(self, job: Job, death: HelperDied) -> None:
+        job.deaths += death.has_order
+        if job.deaths >= _DEATHS:
+            log.error("%s has ended %d disk helpers: given up", job.order, job.deaths)
+            self._finish(job, Reply(errno.EIO))
+        else:
+            self._queue.appendleft(job)
+            self._idle.unpark()
+
+    def close(self) -> None:
+        """Let go of the jobs that were not begun; the nursery ends the helpers."""
+        while self._queue:
+            self._finish(self._queue.popleft(), Reply(errno.ECANCELED))

@@ -1,0 +1,1 @@
+"""The semantics room: what HTTP means. Pure: bytes and ints in, values out."""

@@ -1,0 +1,64 @@
+"""Owns the expected errors of HTTP, and which status an errno of opening a file is. Pure."""
+
+import errno
+from typing import TypeAlias
+
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Field lines in order. Names: lower-case in requests (h11), Title-Case in what we send."""
+
+
+class HttpError(Exception):
+    """An expected error: what the client is told, and what the log is told.
+
+    `status` is a 4xx or 5xx code. `detail` is for the log and never for the client.
+    `headers` are the fields that the status asks for (Allow, Content-Range).
+    """
+
+    def __init__(self, status: int, detail: str, headers: Headers = ()) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+
+
+# A forbidden path, a path out of the root and a missing one must look alike.
+_NO_SUCH_FILE = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EXDEV,  # leads out of the root (RESOLVE_BENEATH)
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,  # a name this file system cannot have
+        errno.EILSEQ,  # the same, where names must be UTF-8
+        errno.ENXIO,  # a socket, or a device with no driver
+        errno.ENODEV,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+    }
+)
+
+_TRY_LATER = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ETIMEDOUT,
+        errno.ESTALE,
+    }
+)
+
+
+def status_of_errno(code: int) -> int:
+    """The status for an errno of opening a file: 404, 503 (try later), or else 500."""
+    if code in _NO_SUCH_FILE:
+        return 404
+    if code in _TRY_LATER:
+        return 503
+    return 500

@@ -1,0 +1,110 @@
+"""Owns where a request head ends in a stream of bytes, and how large it may be. Pure."""
+
+import re
+
+from .errors import HttpError
+
+LINE_SLACK = 32
+"""Bytes of a request line besides its target: method, two spaces, version, CRLF."""
+
+# NUL, a CR that is not followed by LF, a LF that does not follow CR. The last byte of the match
+# is the first one at which the fault is certain. (RFC 9112 2.2 allows a bare LF; refusing it
+# is what keeps us and any proxy in front of us of one opinion about where a line ends.)
+_FAULT = re.compile(rb"\x00|\r[^\n]|(?<!\r)\n")
+
+
+class HeadReader:
+    """Cuts a stream of bytes into request heads (RFC 9112 2.1, 2.2).
+
+    Limits, in bytes or lines:
+
+    - `max_head`: a head, with the empty lines before it and the one that ends it -> 431;
+    - `max_target`: a request line with its CRLF has at most `max_target + LINE_SLACK` -> 414;
+    - `max_fields`: field lines (continuation lines count) -> 431.
+
+    A NUL, a bare CR or a bare LF -> 400.
+
+    No answer depends on how the bytes were split: each fault becomes certain at one offset of
+    the stream, the lowest offset wins, and at the same offset the lowest status. Each byte is
+    looked at a bounded number of times, however small the pieces are.
+    """
+
+    def __init__(self, max_head: int, max_target: int, max_fields: int) -> None:
+        self._max_head = max_head
+        self._max_line = max_target + LINE_SLACK
+        self._max_lines = max_fields + 1
+        self._buffer = bytearray()
+        self._fault: tuple[int, str] | None = None
+        self._restart()
+
+    def _restart(self) -> None:
+        self._head = 0  # where the request line starts, after any empty lines
+        self._line = 0  # where the current line starts
+        self._seen = 0  # bytes that were looked at
+        self._lines = 0  # lines that are finished: the request line and fields
+
+    @property
+    def pending(self) -> bool:
+        """Whether a part of a head (any byte at all) is buffered."""
+        return bool(self._buffer)
+
+    @property
+    def buffered(self) -> bytes:
+        """A copy of the bytes after the last head that `next_head` returned."""
+        return bytes(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes of the stream. After an error they are dropped."""
+        if self._fault is None:
+            self._buffer += data
+
+    def next_head(self) -> bytes | None:
+        """One head with its final CRLFCRLF, without empty lines before it (RFC 9112 2.2).
+
+        None if more bytes are needed; bytes after the head stay buffered. Raises HttpError 400,
+        414 or 431 at the first fault of the stream, and again at every later call.
+        """
+        while self._fault is None:
+            newline = self._buffer.find(b"\n", self._seen)
+            stop = newline + 1 or len(self._buffer)
+            empty = newline == self._line + 1
+            ends_head = empty and self._lines > 0
+            self._fault = self._first_fault(stop, newline >= 0, empty, ends_head)
+            if self._fault is not None:
+                break
+            self._seen = stop
+            if newline < 0:
+                return None
+            if ends_head:
+                return self._take(stop)
+            self._line = stop
+            if empty:
+                self._head = stop
+            else:
+                self._lines += 1
+        raise HttpError(*self._fault)
+
+    def _take(self, stop: int) -> bytes:
+        head = bytes(self._buffer[self._head : stop])
+        del self._buffer[:stop]
+        self._restart()
+        return head
+
+    def _first_fault(
+        self, stop: int, ends_line: bool, empty: bool, ends_head: bool
+    ) -> tuple[int, str] | None:
+        """The fault at the lowest offset of what is new before `stop`, in the current line."""
+        faults: list[tuple[int, int, str]] = []
+        # From one byte before: a CR at the end of the last piece was undecided.
+        malformed = _FAULT.search(self._buffer, max(self._line, self._seen - 1), stop)
+        if malformed:
+            faults.append((malformed.end() - 1, 400, "NUL, bare CR or bare LF in the head"))
+        # A line (a head) of N bytes at most is too long once its Nth byte does not end it.
+        line_limit = self._line + self._max_line
+        if self._lines == 0 and line_limit < stop + (not ends_line):
+            faults.append((line_limit - 1, 414, "request line too long"))
+        if self._max_head < stop + (not ends_head):
+            faults.append((self._max_head - 1, 431, "head too large"))
+        if ends_line and not empty and self._lines == self._max_lines:
+            faults.append((stop - 1, 431, "too many fields"))
+        return min(faults)[1:] if faults else None

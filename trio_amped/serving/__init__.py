@@ -1,0 +1,1 @@
+"""The serving room: the only one that awaits sockets. Accept, connection, handler, body."""

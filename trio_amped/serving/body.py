@@ -1,0 +1,101 @@
+"""Sends a response: head and small bodies in one piece, files by gated windows. Awaits both
+the disk and the client, never both at once."""
+
+from typing import Final
+
+import trio
+
+from ..disk.interface import Disk, FileChanged, OpenFile
+from ..semantics.response import Body, FileSpan
+from .transport import Transport
+
+# Up to here a copy and one send are cheaper than a sendfile (docs/design.md).
+_SMALL: Final = 32 * 1024  # bytes
+# After so long the pages of a window may have been evicted again: the gate is asked anew.
+_RESIDENCY: Final = 0.1  # seconds
+
+
+class BodySender:
+    """A body on its way: `prepare` while an error can still be answered, then `send`."""
+
+    def __init__(self, transport: Transport, disk: Disk, file: OpenFile | None, body: Body) -> None:
+        self._transport = transport
+        self._disk = disk
+        self._file = file
+        self._parts: list[bytes | FileSpan] = list(body)
+        self._ready_to = 0  # the gate's answer: up to this offset of the file
+        self._asked_at = 0.0
+
+    async def prepare(self) -> None:
+        """Have the first bytes of the file at hand. Raises FileChanged, OSError."""
+        if sum(map(len, self._parts)) <= _SMALL:
+            for index, part in enumerate(self._parts):
+                if isinstance(part, FileSpan):
+                    self._parts[index] = await self._read_all(part)
+            return
+        for index, part in enumerate(self._parts):
+            if isinstance(part, FileSpan):
+                await self._prepare_span(index, part)
+                return
+
+    async def _read_all(self, span: FileSpan) -> bytes:
+        assert self._file is not None
+        pieces = []
+        offset, end = span.offset, span.offset + span.length
+        while offset < end:
+            pieces.append(await self._disk.read(self._file, offset, end))
+            offset += len(pieces[-1])
+        return b"".join(pieces)
+
+    async def _prepare_span(self, index: int, span: FileSpan) -> None:
+        assert self._file is not None
+        end = span.offset + span.length
+        if self._sends_file(self._file):
+            await self._ask_gate(self._file, span.offset, end)
+        else:
+            first = await self._disk.read(self._file, span.offset, end)
+            rest = FileSpan(span.offset + len(first), span.length - len(first))
+            self._parts[index : index + 1] = [first, rest]
+
+    async def send(self, head: bytes) -> None:
+        """Send the head and all of the body. Raises ClientGone, FileChanged, OSError."""
+        if all(isinstance(part, bytes) for part in self._parts):
+            await self._transport.send(b"".join((head, *self._parts)))  # type: ignore[arg-type]
+            return
+        await self._transport.send(head, more=True)
+        for part in self._parts:
+            if isinstance(part, bytes):
+                await self._transport.send(part)
+            else:
+                await self._send_span(part)
+
+    async def _send_span(self, span: FileSpan) -> None:
+        assert self._file is not None
+        offset, end = span.offset, span.offset + span.length
+        while offset < end:
+            if self._sends_file(self._file):
+                offset += await self._send_some(self._file, offset, end)
+            else:
+                data = await self._disk.read(self._file, offset, end)
+                await self._transport.send(data)
+                offset += len(data)
+
+    def _sends_file(self, file: OpenFile) -> bool:
+        return self._transport.can_send_files and not file.is_by_copy
+
+    async def _send_some(self, file: OpenFile, offset: int, end: int) -> int:
+        """Send what the client takes of the bytes that are in memory."""
+        if offset >= self._ready_to or trio.current_time() > self._asked_at + _RESIDENCY:
+            await self._ask_gate(file, offset, end)
+            await trio.lowlevel.checkpoint()  # one fast client must not have the loop alone
+        sent = self._transport.try_send_file(file.fd, offset, self._ready_to - offset)
+        if sent is None:
+            await self._transport.writable()
+            return 0
+        if sent == 0:
+            raise FileChanged
+        return sent
+
+    async def _ask_gate(self, file: OpenFile, offset: int, end: int) -> None:
+        self._ready_to = offset + await self._disk.ready(file, offset, end)
+        self._asked_at = trio.current_time()

@@ -1,0 +1,118 @@
+"""Accepts connections, bounds their number, and drains them. Awaits the listeners."""
+
+import contextlib
+import logging
+import os
+import socket
+
+import trio
+
+from ..config import Config
+from ..disk.interface import Disk
+from ..disk.local import open_disk
+from ..stats import Stats
+from .connection import Connection
+from .transport import Pace, SocketTransport
+
+log = logging.getLogger("trio_amped")
+
+Address = tuple[str, int]
+
+
+async def serve(
+    config: Config, *, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve files until cancelled: `addresses = await nursery.start(trio_amped.serve, config)`.
+
+    Starts with the (host, port) pairs that it listens on. Raises OSError when the root or the
+    address cannot be used. No signal handlers, no logging set-up. To read the counters or to
+    drain, make a `Server` and start its `serve`.
+    """
+    await Server(config).serve(task_status=task_status)
+
+
+class Server:
+    """One server; `stats` are its counters, which may be read at any time."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.stats = Stats()
+        self._connections: set[Connection] = set()
+        self._accepting = trio.CancelScope()
+        self._drain_timeout: float | None = None
+        self._room = trio.Semaphore(config.max_connections)
+
+    async def serve(
+        self, *, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until cancelled or drained. Raises OSError; see `serve`."""
+        listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
+        async with contextlib.AsyncExitStack() as stack:
+            for listener in listeners:
+                stack.push_async_callback(trio.aclose_forcefully, listener)
+            disk = await stack.enter_async_context(open_disk(self.config, self.stats))
+            addresses = [_address(listener.socket) for listener in listeners]
+            for host, port in addresses:
+                name = f"[{host}]" if ":" in host else host
+                log.info("serving %s at http://%s:%d/", os.fspath(self.config.root), name, port)
+            log.info("%s", disk.explain())
+            bounded = [_BoundedListener(listener, self._room) for listener in listeners]
+            async with trio.open_nursery() as connections:
+
+                async def handler(stream: trio.SocketStream) -> None:
+                    await self._handle(stream, disk)
+
+                task_status.started(addresses)
+                with self._accepting:
+                    await trio.serve_listeners(handler, bounded, handler_nursery=connections)
+                if self._drain_timeout is not None:
+                    connections.cancel_scope.deadline = trio.current_time() + self._drain_timeout
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
+
+        The default is `config.drain_timeout`.
+        """
+        self._drain_timeout = self.config.drain_timeout if timeout is None else timeout
+        self._accepting.cancel()
+        for connection in self._connections:
+            connection.drain()
+
+    async def _handle(self, stream: trio.SocketStream, disk: Disk) -> None:
+        # A plain socket from here on: it is tried first and awaited only when it must be.
+        sock = socket.socket(fileno=stream.socket.detach())
+        transport = SocketTransport(sock, Pace(self.config, self.stats))
+        connection = Connection(transport, self.config, disk, self.stats)
+        self._connections.add(connection)
+        self.stats.connections += 1
+        self.stats.connections_open += 1
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            self.stats.connections_open -= 1
+            self._room.release()
+
+
+class _BoundedListener(trio.abc.Listener[trio.SocketStream]):
+    """Leaves connections in the kernel's queue while there is no room for them."""
+
+    def __init__(self, listener: trio.SocketListener, room: trio.Semaphore) -> None:
+        self._listener = listener
+        self._room = room
+
+    async def accept(self) -> trio.SocketStream:
+        await self._room.acquire()
+        try:
+            return await self._listener.accept()
+        except BaseException:
+            self._room.release()
+            raise
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+def _address(sock: trio.socket.SocketType) -> Address:
+    host, port = sock.getsockname()[:2]
+    return host, port

@@ -1,0 +1,193 @@
+"""The bytes of one connection: plain sockets without a copy, any other trio stream with one.
+
+Awaits the client, and sees to it that the client makes progress.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import trio
+
+from ..config import Config
+from ..stats import Stats
+
+_RECEIVE: Final = 16 * 1024
+_LINGER_SECONDS: Final = 5.0
+_LINGER_BYTES: Final = 4 * 1024 * 1024
+# trio sets 16 KiB, which makes every sendfile of a window into dozens. With this much unsent in
+# the kernel a window goes in one or two calls, and a slow client still holds little memory.
+_NOT_SENT_LOWAT: Final = 512 * 1024
+
+
+class ClientGone(Exception):
+    """The client reset or closed the connection, or makes no progress: nobody to answer to."""
+
+
+class Transport(Protocol):
+    """What a connection does to its client. One owner: whoever closes is the only one to use."""
+
+    can_send_files: bool  # whether `try_send_file` may be called
+
+    async def receive(self) -> bytes:
+        """Some bytes; b"" at the end of the stream. Raises ClientGone."""
+
+    async def send(self, data: bytes, more: bool = False) -> None:
+        """Send all of it; `more`: it need not leave before what follows. Raises ClientGone."""
+
+    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+        """Send what the socket takes now of a file whose bytes are in memory.
+
+        None: the client must take some first, see `writable`. 0: the file ends before `offset`.
+        Raises ClientGone, OSError of the file.
+        """
+
+    async def writable(self) -> None:
+        """Wait until the client has taken some. Raises ClientGone."""
+
+    async def finish(self) -> None:
+        """End our side, and wait a little for the end of theirs (RFC 9112 9.6)."""
+
+    async def close(self) -> None:
+        """Close at once."""
+
+
+class Pace:
+    """The least progress (slow-read attacks): `minimum` bytes for every `timeout` seconds spent
+    on waiting for the client. Time spent on waiting for our disk is not counted."""
+
+    def __init__(self, config: Config, stats: Stats) -> None:
+        self.minimum = config.send_minimum
+        self._timeout = config.send_timeout
+        self._stats = stats
+        self._waited = 0.0
+        self._taken = 0
+
+    def note(self, count: int) -> None:
+        """The client took so many bytes."""
+        self._stats.bytes_sent += count
+        self._taken += count
+        if self._taken >= self.minimum:
+            self._taken, self._waited = 0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around a wait for the client. Raises ClientGone when it does not keep up."""
+        start = trio.current_time()
+        with trio.move_on_at(start + self._timeout - self._waited) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise ClientGone("it takes too little of what is sent to it")
+        self._waited += trio.current_time() - start
+
+
+class SocketTransport:
+    """A plain TCP or UNIX socket: every call is tried first, and awaited only when it must be."""
+
+    can_send_files = True
+
+    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+        """Takes the socket over, which must be non-blocking."""
+        self._socket = sock
+        self._pace = pace
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError, AttributeError):
+                lowat = socket.TCP_NOTSENT_LOWAT
+                sock.setsockopt(socket.IPPROTO_TCP, lowat, _NOT_SENT_LOWAT)
+
+    async def receive(self) -> bytes:
+        while True:
+            try:
+                return self._socket.recv(_RECEIVE)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except OSError as error:
+                raise ClientGone(str(error)) from None
+
+    async def send(self, data: bytes, more: bool = False) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                sent = self._socket.send(rest, socket.MSG_MORE if more else 0)
+            except BlockingIOError:
+                await self.writable()
+            except OSError as error:
+                raise ClientGone(str(error)) from None
+            else:
+                self._pace.note(sent)
+                rest = rest[sent:]
+
+    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+        try:
+            sent = os.sendfile(self._socket.fileno(), fd, offset, length)
+        except BlockingIOError:
+            return None
+        except (ConnectionError, TimeoutError) as error:
+            raise ClientGone(str(error)) from None
+        self._pace.note(sent)
+        return sent
+
+    async def writable(self) -> None:
+        with self._pace.waiting():
+            await trio.lowlevel.wait_writable(self._socket)
+
+    async def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        await _read_out(self)
+
+    async def close(self) -> None:
+        self._socket.close()
+
+
+class StreamTransport:
+    """Any trio stream (TLS, memory): the bytes are copied."""
+
+    can_send_files = False
+
+    def __init__(self, stream: trio.abc.Stream, pace: Pace) -> None:
+        self._stream = stream
+        self._pace = pace
+
+    async def receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(_RECEIVE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ClientGone(str(error)) from None
+
+    async def send(self, data: bytes, more: bool = False) -> None:
+        # In pieces of what must go in one timeout, since a stream does not tell its progress.
+        for start in range(0, len(data), self._pace.minimum):
+            piece = data[start : start + self._pace.minimum]
+            with self._pace.waiting():
+                try:
+                    await self._stream.send_all(piece)
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    raise ClientGone(str(error)) from None
+            self._pace.note(len(piece))
+
+    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+        raise NotImplementedError
+
+    async def writable(self) -> None:
+        raise NotImplementedError
+
+    async def finish(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_eof()
+            await _read_out(self)
+
+    async def close(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+async def _read_out(transport: Transport) -> None:
+    """Lingering close: to close on unread bytes is a reset, which can destroy our answer."""
+    left = _LINGER_BYTES
+    with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(ClientGone):
+        while left > 0 and (data := await transport.receive()):
+            left -= len(data)

@@ -1,0 +1,38 @@
+"""The counters that a program can read. Pure."""
+
+import dataclasses
+from collections import Counter
+
+
+@dataclasses.dataclass(slots=True)
+class Stats:
+    """Counts since the server started; the ones marked "now" go up and down.
+
+    A window is the part of a file that is sent between two questions to the page gate.
+    """
+
+    connections: int = 0  # accepted
+    connections_open: int = 0  # now
+    requests: int = 0
+    responses: Counter[int] = dataclasses.field(default_factory=Counter)  # by status
+    bytes_sent: int = 0
+    opened_cached: int = 0  # files opened on the event loop
+    opened_by_helper: int = 0
+    files_open: int = 0  # now
+    resident: int = 0  # windows that were in memory when they were asked for
+    misses: int = 0  # windows that were not, or that nobody could vouch for
+    jobs: int = 0  # orders to helpers
+    coalesced: int = 0  # misses that joined a job already under way
+    gates: Counter[str] = dataclasses.field(default_factory=Counter)  # files, by page gate
+    helpers: int = 0  # now, those that are being replaced included
+    helpers_busy: int = 0  # now
+
+    def as_dict(self) -> dict[str, int | dict[str, int]]:
+        """All of it, ready for JSON."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: {str(key): count for key, count in value.items()}
+            if isinstance(value, Counter)
+            else value
+            for name, value in values.items()
+        }
