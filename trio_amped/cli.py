@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = Config(**options)
     except ValueError as error:
         parser.error(_with_option(str(error)))
+    _allow_descriptors()
     return trio.run(_run, config)
 
 
@@ -83,6 +85,12 @@ def _with_option(message: str) -> str:
     """A ValueError of Config, with the option's name instead of the setting's."""
     name, _, rest = message.partition(" ")
     return f"--{name.replace('_', '-')} {rest}"
+
+
+def _allow_descriptors() -> None:
+    """Each connection needs some: take all that the administrator allows (getrlimit(2))."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _run(config: Config) -> int:

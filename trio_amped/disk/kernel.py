@@ -30,6 +30,7 @@ _PROT_NONE: Final = 0
 _PROT_READ: Final = 1
 _MAP_SHARED: Final = 1
 _CAP_FOWNER: Final = 3
+_CAPABILITY_VERSION_3: Final = 0x20080522  # include/uapi/linux/capability.h
 _OVERFLOW_UID: Final = 65534
 
 # include/uapi/linux/magic.h: file systems by the first field of statfs(2).
@@ -72,6 +73,18 @@ class _OpenHow(ctypes.Structure):
     )
 
 
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapabilityData(ctypes.Structure):
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
 def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
     function = library[name]  # a new object each time, so that prototypes do not collide
     function.restype = result
@@ -85,6 +98,13 @@ _MMAP = (_pointer, _pointer, _size, _int, _int, _int, ctypes.c_int64)
 _openat2_cached = _function(_keeping_gil, "syscall", *_OPENAT2)
 _openat2_waiting = _function(_releasing_gil, "syscall", *_OPENAT2)
 _faccessat2 = _function(_keeping_gil, "syscall", _long, _long, _int, ctypes.c_char_p, _int, _int)
+_capget = _function(
+    _keeping_gil,
+    "capget",
+    _int,
+    ctypes.POINTER(_CapabilityHeader),
+    ctypes.POINTER(_CapabilityData),
+)
 _mincore = _function(_keeping_gil, "mincore", _int, _pointer, _size, ctypes.c_char_p)
 _mmap_shadow = _function(_keeping_gil, "mmap", *_MMAP)
 _munmap_shadow = _function(_keeping_gil, "munmap", _int, _pointer, _size)
@@ -141,14 +161,16 @@ def may_write(descriptor: int) -> bool:
     return bool(found == 0)
 
 
-@functools.cache
 def has_fowner() -> bool:
-    """Whether CAP_FOWNER is effective; root in a container may well be without it."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> _CAP_FOWNER & 1)
-    return False
+    """Whether CAP_FOWNER is effective; root in a container may well be without it.
+
+    Asked each time (capget(2), 1 us): a program may drop its privileges after it has started.
+    """
+    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+    data = (_CapabilityData * 2)()
+    if _capget(header, data) < 0:
+        return False
+    return bool(data[0].effective >> _CAP_FOWNER & 1)
 
 
 @functools.cache

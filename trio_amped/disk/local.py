@@ -31,24 +31,32 @@ _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno
 @contextlib.asynccontextmanager
 async def open_disk(config: Config, stats: Stats) -> AsyncIterator["LocalDisk"]:
     """The files below `config.root`, with helpers ready. Raises OSError about the root."""
-    closer = Closer()
-    path = os.fsencode(config.root)
+    # Absolute, since the path is resolved again and again; not normalised, since what ".."
+    # means is for the kernel to say.
+    path = os.path.join(os.getcwdb(), os.fsencode(config.root))
     root = await trio.to_thread.run_sync(_open_root, path)
-    async with trio.open_nursery() as nursery:
-        if config.helpers == "thread":
-            carry = carriers.in_threads(trio.CapacityLimiter(config.max_helpers))
-        else:
-            carry = carriers.in_process
-        size = 0 if config.gate == "never" else config.max_helpers
-        pool = HelperPool(carry, closer, nursery, stats, size=size, queue=config.max_queue)
-        disk = LocalDisk(config, stats, pool, closer, path, root)
-        try:
-            yield disk
-        finally:
-            nursery.cancel_scope.cancel()
-            pool.close()
-            disk.close_root()
-            await closer.finish()
+    closer = Closer()
+    try:
+        async with trio.open_nursery() as nursery:
+            pool = _start_pool(config, stats, closer, nursery)
+            disk = LocalDisk(config, stats, pool, closer, path, root)
+            try:
+                yield disk
+            finally:
+                nursery.cancel_scope.cancel()
+                pool.close()
+                disk.close_root()
+    finally:
+        await closer.finish()
+
+
+def _start_pool(config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery) -> HelperPool:
+    if config.helpers == "thread":
+        carry = carriers.in_threads(trio.CapacityLimiter(config.max_helpers))
+    else:
+        carry = carriers.in_process
+    size = 0 if config.gate == "never" else config.max_helpers
+    return HelperPool(carry, closer, nursery, stats, size=size, queue=config.max_queue)
 
 
 def _open_root(path: bytes) -> Opened:

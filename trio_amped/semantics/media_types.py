@@ -1,7 +1,9 @@
-"""Owns the Content-Type of a file name. Pure: one table, the same on every machine.
+"""Owns the Content-Type of a file name. Pure: the same on every machine.
 
-(The standard `mimetypes` reads the system's tables, and its own differ between Pythons.)
+Our own table says what the web uses; for the rest, the one that is built into `mimetypes`.
 """
+
+import mimetypes
 
 DEFAULT = b"application/octet-stream"
 
@@ -162,6 +164,8 @@ def _by_extension(table: bytes) -> dict[bytes, bytes]:
 
 
 _TYPES = _by_extension(_TABLE)
+# An instance has the built-in table alone; the module's functions add the system's files to it.
+_RARE = mimetypes.MimeTypes().types_map[True]
 
 
 def media_type(name: bytes) -> bytes:
@@ -169,5 +173,14 @@ def media_type(name: bytes) -> bytes:
 
     Case does not matter. Without a known extension it is application/octet-stream.
     """
-    stem, _, extension = name.rpartition(b"/")[2].rpartition(b".")
-    return _TYPES.get(extension.lower(), DEFAULT) if stem else DEFAULT
+    stem, _, extension = name.rpartition(b"/")[2].lower().rpartition(b".")
+    if not stem:
+        return DEFAULT
+    return _TYPES.get(extension) or _rare_type(extension.decode("latin-1"))
+
+
+def _rare_type(extension: str) -> bytes:
+    kind = _RARE.get(f".{extension}")
+    if kind is None:
+        return DEFAULT
+    return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()

@@ -1,0 +1,52 @@
+"""The room is pure: it imports nothing that could ask, wait, or tell the time."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import trio_amped.semantics
+
+MODULES = sorted(Path(trio_amped.semantics.__file__).parent.glob("*.py"))
+ALLOWED = {
+    "collections.abc",
+    "dataclasses",
+    "datetime",  # for calendars, not for clocks
+    "email.utils",
+    "enum",
+    "errno",
+    "http",
+    "ipaddress",
+    "math",
+    "mimetypes",  # for the table that is built in
+    "re",
+    "typing",
+    "urllib.parse",
+}
+CLOCKS = {"now", "today", "utcnow", "localtime"}
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """The modules that are imported, but for those of the room itself (`from .x import y`)."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level != 1:
+            found.add(f"{'.' * node.level}{node.module or ''}")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_are_pure(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert imports(tree) <= ALLOWED
+    called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not called & CLOCKS
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_each_module_says_that_it_is_pure(path: Path) -> None:
+    doc = ast.get_docstring(ast.parse(path.read_text()))
+    assert doc is not None
+    assert "Pure" in doc.splitlines()[0]

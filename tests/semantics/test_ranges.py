@@ -1,0 +1,157 @@
+"""What a Range field asks for."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_amped.semantics.ranges import parse_range
+
+HUGE = b"9" * 65536
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [  # of 10000 bytes, as in RFC 9110 14.1.2
+        (b"bytes=0-499", ((0, 500),)),
+        (b"bytes=500-999", ((500, 500),)),
+        (b"bytes=-500", ((9500, 500),)),
+        (b"bytes=9500-", ((9500, 500),)),
+        (b"bytes=0-0,-1", ((0, 1), (9999, 1))),
+        (b"bytes= 0-999, 4500-5499, -1000", ((0, 1000), (4500, 1000), (9000, 1000))),
+        (b"bytes=500-600,601-999", ((500, 101), (601, 399))),
+        (b"bytes=500-700,601-999", ((500, 201), (601, 399))),
+        (b"bytes=0-", ((0, 10000),)),
+        (b"bytes=9999-", ((9999, 1),)),
+        (b"bytes=9999-9999", ((9999, 1),)),
+        (b"bytes=0-9999", ((0, 10000),)),
+        (b"bytes=0-10000", ((0, 10000),)),  # cut
+        (b"bytes=-10000", ((0, 10000),)),
+        (b"bytes=-20000", ((0, 10000),)),
+        (b"bytes=0001-0002", ((1, 2),)),
+        (b"bytes=00-00", ((0, 1),)),
+        (b"BYTES=0-1", ((0, 2),)),
+        (b"bytes=,0-1", ((0, 2),)),
+        (b"bytes=0-1,", ((0, 2),)),
+        (b"bytes=0-1\t,\t,, 3-3 ", ((0, 2), (3, 1))),
+        (b"bytes=10000-", ()),
+        (b"bytes=10000-20000", ()),
+        (b"bytes=-0", ()),
+        (b"bytes=-000", ()),
+        (b"bytes=20000-,-0", ()),
+        (b"bytes=20000-,0-1,-0", ((0, 2),)),
+        (b"bytes=2-3,0-1", ((2, 2), (0, 2))),  # in the order asked for
+        (b"bytes=0-" + HUGE, ((0, 10000),)),
+        (b"bytes=-" + HUGE, ((0, 10000),)),
+        (b"bytes=" + HUGE + b"-", ()),
+        (b"bytes=" + HUGE + b"-" + HUGE, ()),
+        (b"bytes=" + HUGE + b"-" + HUGE[1:], None),
+        (b"bytes=" + b"0" * 65536 + b"1-2", ((1, 2),)),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_of_10000_bytes(value: bytes, expected: object) -> None:
+    assert parse_range(value, 10000) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"bytes",
+        b"bytes=",
+        b"bytes=,",
+        b"bytes= ",
+        b"bytes=-",
+        b"bytes=1",
+        b"bytes=a-b",
+        b"bytes=1-b",
+        b"bytes=5-4",
+        b"bytes=0-1,5-4",
+        b"bytes=0-1,x",
+        b"bytes=0-1 2-3",
+        b"bytes=0--1",
+        b"bytes=--1",
+        b"bytes=+0-1",
+        b"bytes=0 -1",
+        b"bytes=0- 1",
+        b"bytes=0-1;",
+        b"bytes=0_1-2",
+        b"bytes=\xb2-3",
+        b"bytes=0-1\n",
+        b"bytes:0-1",
+        b"bytes =0-1",
+        b" bytes=0-1",
+        b"byte=0-1",
+        b"seconds=0-1",
+        b"=0-1",
+        b"0-1",
+        b"none",
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("size", [0, 10])
+def test_is_ignored(value: bytes, size: int) -> None:
+    assert parse_range(value, size) is None
+
+
+@pytest.mark.parametrize(
+    "value", [b"bytes=0-", b"bytes=0-0", b"bytes=-1", b"bytes=-0", b"bytes=5-"]
+)
+def test_an_empty_representation_satisfies_no_range(value: bytes) -> None:
+    assert parse_range(value, 0) == ()
+
+
+POSITIONS = st.integers(0, 40) | st.integers(0, 10**30)
+SPECS = (
+    st.tuples(POSITIONS, POSITIONS).map(lambda p: f"{min(p)}-{max(p)}")
+    | POSITIONS.map(lambda p: f"{p}-")
+    | POSITIONS.map(lambda p: f"-{p}")
+)
+
+
+def naive(spec: str, data: bytes) -> bytes:
+    """What a spec asks for, as a slice; a suffix is what is left after dropping the rest."""
+    first, last = spec.split("-")
+    if not first:
+        return data[::-1][: int(last)][::-1]
+    return data[int(first) : int(last) + 1] if last else data[int(first) :]
+
+
+@given(st.lists(SPECS, min_size=1), st.integers(0, 40), st.sampled_from([",", ", ", " ,\t,"]))
+def test_ranges_are_slices(specs: list[str], size: int, comma: str) -> None:
+    data = bytes(range(size))
+    found = parse_range(b"bytes=" + comma.join(specs).encode(), size)
+    assert found is not None
+    slices = [part for spec in specs if (part := naive(spec, data))]
+    assert [data[offset : offset + length] for offset, length in found] == slices
+    assert all(length > 0 and offset + length <= size for offset, length in found)
+
+
+@given(st.integers(0, 10**4299), st.integers(0, 10**4299), st.integers(1, 2**63))
+def test_long_numbers_are_numbers(first: int, last: int, size: int) -> None:
+    found = parse_range(b"bytes=%d-%d" % (first, last), size)
+    if last < first:
+        assert found is None
+    elif first >= size:
+        assert found == ()
+    else:
+        assert found == ((first, min(last, size - 1) - first + 1),)
+
+
+ODD = st.lists(st.sampled_from([b"bytes", b"=", b"-", b",", b" ", b"1", b"05"])).map(b"".join)
+WELL_FORMED = re.compile(rb"bytes=[ \t,]*(\d+-\d*|-\d+)([ \t]*,[ \t,]*((\d+-\d*|-\d+)|$))*[ \t]*")
+
+
+@given(ODD | st.text("0123456789-, ").map(lambda s: b"bytes=" + s.encode()))
+def test_malformed_is_ignored(value: bytes) -> None:
+    backwards = any(int(last) < int(first) for first, last in re.findall(rb"(\d+)-(\d+)", value))
+    expected = bool(WELL_FORMED.fullmatch(value)) and not backwards
+    assert (parse_range(value, 10) is not None) == expected
+
+
+@pytest.mark.parametrize("unit", [b"0", b"-", b",", b" ", b"0-,", b"=", b"0-0 ", b" ,"], ids=repr)
+def test_64_kib_of_anything(unit: bytes) -> None:
+    for end in (b"", b"-", b"x"):
+        parse_range(b"bytes=" + unit * (65536 // len(unit)) + end, 10)

@@ -1,0 +1,259 @@
+"""Which response a request gets."""
+
+from http import HTTPStatus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_amped.semantics.errors import Headers, HttpError
+from trio_amped.semantics.request import Request
+from trio_amped.semantics.response import (
+    FileSpan,
+    Representation,
+    Response,
+    complete,
+    error_response,
+    options,
+    redirect,
+    select_response,
+)
+
+MODIFIED = 784111777
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
+TAG = b'"%x-a"' % (MODIFIED * 10**9)
+NOW = MODIFIED + 1000.0
+FILE = Representation(10, MODIFIED * 10**9, b"text/css; charset=utf-8")
+EMPTY = Representation(0, MODIFIED * 10**9, b"text/css; charset=utf-8")
+TEXT = (b"Content-Type", b"text/plain; charset=utf-8")
+
+DESCRIBED = {b"Last-Modified": DATE, b"ETag": TAG, b"Accept-Ranges": b"bytes"}
+WHOLE = {b"Content-Type": b"text/css; charset=utf-8", b"Content-Length": b"10", **DESCRIBED}
+
+
+def request(*headers: tuple[bytes, bytes], method: bytes = b"GET") -> Request:
+    return Request(method, b"/", b"1.1", headers)
+
+
+def select(
+    *headers: tuple[bytes, bytes], method: bytes = b"GET", file: Representation = FILE
+) -> Response:
+    return select_response(request(*headers, method=method), file, NOW)
+
+
+def fields(response: Response) -> dict[bytes, bytes]:
+    found = dict(response.headers)
+    assert len(found) == len(response.headers)
+    return found
+
+
+def test_the_whole_file() -> None:
+    response = select()
+    assert response.status == 200
+    assert fields(response) == WHOLE
+    assert response.body == (FileSpan(0, 10),)
+
+
+def test_an_empty_file() -> None:
+    response = select(file=EMPTY)
+    assert response.status == 200
+    assert fields(response)[b"Content-Length"] == b"0"
+    assert sum(map(len, response.body)) == 0
+
+
+def test_head() -> None:
+    response = select(method=b"HEAD")
+    assert (response.status, fields(response), response.body) == (200, WHOLE, ())
+
+
+def test_a_fresh_file_has_a_weak_tag() -> None:
+    response = select_response(request(), FILE, MODIFIED + 1.0)
+    assert fields(response)[b"ETag"] == b"W/" + TAG
+
+
+def test_a_file_from_the_future_was_modified_now() -> None:
+    response = select_response(request(), Representation(1, 10**19, b"a/b"), MODIFIED + 0.5)
+    assert fields(response)[b"Last-Modified"] == DATE
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [(b"if-none-match", TAG), (b"if-none-match", b"*"), (b"if-modified-since", DATE)],
+    ids=repr,
+)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_not_modified(condition: tuple[bytes, bytes], method: bytes) -> None:
+    response = select(condition, (b"range", b"bytes=0-1"), method=method)
+    assert response == Response(304, ((b"ETag", TAG),), ())
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [(b"if-match", b'"x"'), (b"if-unmodified-since", b"Sun, 06 Nov 1994 08:49:36 GMT")],
+    ids=repr,
+)
+def test_precondition_failed(condition: tuple[bytes, bytes]) -> None:
+    response = select(condition, (b"range", b"bytes=0-1"))
+    assert response.status == 412
+    assert response.body == (b"412 Precondition Failed\n",)
+    assert fields(response) == dict([TEXT, (b"Content-Length", b"24")])
+    assert select(condition, method=b"HEAD") == Response(412, response.headers, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "content_range", "span"),
+    [
+        (b"bytes=0-0", b"bytes 0-0/10", FileSpan(0, 1)),
+        (b"bytes=2-5", b"bytes 2-5/10", FileSpan(2, 4)),
+        (b"bytes=5-", b"bytes 5-9/10", FileSpan(5, 5)),
+        (b"bytes=-3", b"bytes 7-9/10", FileSpan(7, 3)),
+        (b"bytes=0-99", b"bytes 0-9/10", FileSpan(0, 10)),
+        (b"bytes=0-1,50-", b"bytes 0-1/10", FileSpan(0, 2)),  # one of the two can be satisfied
+    ],
+    ids=repr,
+)
+def test_a_part(value: bytes, content_range: bytes, span: FileSpan) -> None:
+    response = select((b"range", value))
+    assert response.status == 206
+    assert response.body == (span,)
+    length = b"%d" % len(span)
+    expected = {**WHOLE, b"Content-Range": content_range, b"Content-Length": length}
+    assert fields(response) == expected
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(((b"range", b"lines=0-1"),), id="unknown unit"),
+        pytest.param(((b"range", b"bytes=x"),), id="malformed"),
+        pytest.param(((b"range", b"bytes=0-1,3-4"),), id="several"),
+        pytest.param(((b"range", b"bytes=0-1"), (b"range", b"bytes=0-1")), id="given twice"),
+        pytest.param(((b"range", b"bytes=0-1"), (b"if-range", b'"x"')), id="If-Range is false"),
+        pytest.param(((b"range", b"bytes=99-"), (b"if-range", b'"x"')), id="and unsatisfiable"),
+        pytest.param(((b"if-range", TAG),), id="If-Range alone"),
+    ],
+)
+def test_ranges_that_do_not_count(headers: Headers) -> None:
+    assert select(*headers) == select()
+
+
+@pytest.mark.parametrize("validator", [TAG, DATE], ids=repr)
+def test_if_range_that_is_true(validator: bytes) -> None:
+    response = select((b"range", b"bytes=0-1"), (b"if-range", validator))
+    assert response.status == 206
+
+
+@pytest.mark.parametrize(
+    ("file", "value"),
+    [(FILE, b"bytes=10-"), (FILE, b"bytes=-0"), (EMPTY, b"bytes=0-"), (EMPTY, b"bytes=-5")],
+    ids=repr,
+)
+def test_unsatisfiable(file: Representation, value: bytes) -> None:
+    response = select((b"range", value), file=file)
+    assert response.status == 416
+    assert fields(response)[b"Content-Range"] == b"bytes */%d" % file.size
+    assert b"ETag" not in fields(response)
+
+
+@pytest.mark.parametrize("value", [b"bytes=0-1", b"bytes=99-"])
+def test_head_has_no_ranges(value: bytes) -> None:
+    assert select((b"range", value), method=b"HEAD") == select(method=b"HEAD")
+
+
+def test_redirect() -> None:
+    response = redirect(b"/a/?b", request())
+    assert response.status == 301
+    assert response.body == (b"301 Moved Permanently\n",)
+    assert fields(response) == dict([TEXT, (b"Content-Length", b"22"), (b"Location", b"/a/?b")])
+    assert redirect(b"/a/?b", request(method=b"HEAD")) == Response(301, response.headers, ())
+
+
+def test_options() -> None:
+    expected = ((b"Allow", b"GET, HEAD, OPTIONS"), (b"Content-Length", b"0"))
+    assert options() == Response(200, expected, ())
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", None], ids=repr)
+def test_error(method: bytes | None) -> None:
+    response = error_response(HttpError(404, "secret", ((b"Allow", b"GET"),)), method)
+    assert response.status == 404
+    assert response.body == (b"404 Not Found\n",)
+    assert fields(response) == dict([TEXT, (b"Content-Length", b"14"), (b"Allow", b"GET")])
+
+
+def test_only_503_says_when_to_come_back() -> None:
+    assert b"Retry-After" in fields(error_response(HttpError(503, ""), b"GET"))
+    assert b"Retry-After" not in fields(error_response(HttpError(500, ""), b"GET"))
+
+
+def test_complete() -> None:
+    response = Response(200, ((b"A", b"b"),), (b"body",))
+    kept = complete(response, MODIFIED + 0.9, False)
+    assert kept == Response(200, ((b"Date", DATE), (b"A", b"b")), (b"body",))
+    closed = complete(response, MODIFIED + 0.9, True)
+    assert closed.headers == (*kept.headers, (b"Connection", b"close"))
+
+
+def test_the_length_of_a_span() -> None:
+    assert len(FileSpan(5, 7)) == 7
+
+
+ERRORS = st.sampled_from([400, 404, 405, 412, 414, 416, 417, 431, 500, 501, 503, 505])
+
+
+@given(ERRORS, st.text(min_size=20), st.sampled_from([b"GET", b"HEAD", None]))
+def test_errors_tell_the_client_nothing(status: int, detail: str, method: bytes | None) -> None:
+    response = error_response(HttpError(status, detail), method)
+    assert response == error_response(HttpError(status, ""), method)
+    text = b"%d %s\n" % (status, HTTPStatus(status).phrase.encode())
+    assert fields(response)[b"Content-Length"] == b"%d" % len(text)
+    assert response.body == (() if method == b"HEAD" else (text,))
+
+
+CONDITIONS = [b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"]
+CONDITIONS += [b"if-range", b"host", b"accept"]
+VALUES = [TAG, b"W/" + TAG, b'"x"', b"*", b"", DATE, b"Sun, 06 Nov 1994 08:49:36 GMT"]
+HEADERS = st.lists(
+    st.tuples(st.sampled_from(CONDITIONS), st.sampled_from(VALUES) | st.binary(max_size=40))
+)
+RANGES = st.lists(
+    st.sampled_from([b"bytes=0-1", b"bytes=-1", b"bytes=9-", b"bytes=0-,1-", b"bytes=-0", b"x"])
+    | st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda p: b"bytes=%d-%d" % p)
+)
+FILES = st.builds(
+    Representation,
+    st.just(10) | st.integers(0, 2**62),
+    st.just(MODIFIED * 10**9) | st.integers(-(2**62), 2**62),
+    st.just(b"text/html"),
+)
+CLOCKS = st.just(NOW) | st.floats(MODIFIED - 5, MODIFIED + 5)
+
+
+@given(HEADERS, FILES, CLOCKS)
+def test_head_is_get_without_the_body(
+    headers: list[tuple[bytes, bytes]], file: Representation, now: float
+) -> None:
+    get = select_response(request(*headers), file, now)
+    head = select_response(request(*headers, method=b"HEAD"), file, now)
+    assert (head.status, head.headers) == (get.status, get.headers)
+    assert head.body == ()
+
+
+@given(HEADERS, RANGES, FILES, CLOCKS)
+def test_every_response_is_sound(
+    headers: list[tuple[bytes, bytes]], ranges: list[bytes], file: Representation, now: float
+) -> None:
+    lines = [(b"range", value) for value in ranges]
+    response = select_response(request(*headers, *lines), file, now)
+    found = fields(response)
+    assert response.status in (200, 206, 304, 412, 416)
+    if response.status == 304:
+        assert response.body == ()
+        assert set(found) == {b"ETag"}
+        return
+    assert found[b"Content-Length"] == b"%d" % sum(map(len, response.body))
+    assert (b"Content-Range" in found) == (response.status in (206, 416))
+    for part in response.body:
+        if isinstance(part, FileSpan):
+            assert part.offset + part.length <= file.size
+            assert part.length == file.size or response.status == 206
