@@ -1,0 +1,155 @@
+"""One row of the rig: start a server on a slow disk, load it, measure it, judge it. Blocks."""
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench import servers
+from bench.disks import HOT, HOT_SIZE, Disk
+from bench.load import ProbeReport, StreamReport
+from tests import mounts
+
+LIMIT = 20_000_000
+CLIENTS = 8
+RATE = 400
+WARM_UP = 1.0
+MAX_P99, MAX_STALL, MIN_SHARE, BITE = 5.0, 50.0, 0.95, 1000.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One server to be measured, and what is asked of it: "amped", "bites" or nothing."""
+
+    name: str
+    options: tuple[str, ...] = ()
+    nginx: bool = False
+    nobody: bool = False
+    overlay: bool = False
+    bounds: str = ""
+
+
+@dataclass
+class Result:
+    """What was measured for a row; times in milliseconds, rates in bytes a second."""
+
+    disk: str
+    row: str
+    requests: int = 0
+    p50: float = math.nan
+    p99: float = math.nan
+    max: float = math.nan
+    cold: float = math.nan
+    errors: list[str] = field(default_factory=list)
+    probe_lag: float = math.nan
+    failed: list[str] = field(default_factory=list)
+
+    def judge(self, bounds: str) -> None:
+        """Note every bound that does not hold (a time that is not a number holds none)."""
+        if self.errors:
+            self.failed.append(f"{len(self.errors)} errors, first: {self.errors[0]}")
+        elif bounds == "bites" and not self.max > BITE:
+            self.failed.append(f"max is not > {BITE:.0f} ms: the rig does not bite")
+        elif bounds == "amped":
+            if not self.p99 <= MAX_P99:
+                self.failed.append(f"p99 is not <= {MAX_P99:g} ms")
+            if not self.max <= MAX_STALL:
+                self.failed.append(f"max is not <= {MAX_STALL:g} ms")
+            if not self.cold >= MIN_SHARE * LIMIT:
+                self.failed.append(f"cold is not >= {MIN_SHARE:.0%} of the limit")
+
+    def plain(self) -> dict[str, object]:
+        """For JSON, which has no word for what is not a number."""
+        return {key: None if value != value else value for key, value in asdict(self).items()}
+
+    def line(self, bounds: str) -> str:
+        """The row of the table."""
+        verdict = "FAIL" if self.failed else "pass" if bounds else "-"
+        return (
+            f"| {self.disk:7} | {self.row:14} | {self.p50:9.2f} | {self.p99:9.2f} "
+            f"| {self.max:9.2f} | {self.cold / 1e6:9.2f} | {self.cold / LIMIT:8.1%} "
+            f"| {len(self.errors):6} | {verdict:7} |"
+        )
+
+
+HEADER = """\
+| disk    | row            |  p50 (ms) |  p99 (ms) |  max (ms) | cold MB/s | of limit | errors | verdict |
+| ------- | -------------- | --------: | --------: | --------: | --------: | -------: | -----: | ------- |"""  # noqa: E501
+
+
+def measure(disk: Disk, row: Row, scratch: Path) -> Result:
+    """Run one row from eviction to verdict."""
+    result = Result(disk.name, row.name)
+    try:
+        with contextlib.ExitStack() as stack:
+            below = root = stack.enter_context(disk.fresh())
+            if row.overlay:
+                root = stack.enter_context(mounts.overlayfs(scratch, below))
+            slow = stack.enter_context(mounts.slow_cgroup(below, LIMIT))
+            mounts.load(root / HOT)
+            server = servers.nginx if row.nginx else servers.trio_amped
+            user = mounts.as_nobody if row.nobody else mounts.identity
+            port = stack.enter_context(
+                server(root, row.options, lambda command: slow.command(user(command)))
+            )
+            probe, stream = put_load(port, disk)
+            if not mounts.resident_pages(below / HOT):
+                result.errors.append("the hot file left memory")
+    except (RuntimeError, AssertionError, OSError) as error:
+        result.errors.append(str(error))
+    else:
+        result.errors += probe.errors + stream.errors
+        result.cold = stream.bytes / (stream.ended - stream.started)
+        result.probe_lag = probe.lag * 1000
+        during = [wait for due, wait in probe.samples if stream.started <= due <= stream.ended]
+        ordered = sorted(1000 * wait for wait in during)
+        if ordered:
+            result.requests, result.max = len(ordered), ordered[-1]
+            result.p50 = ordered[math.ceil(0.50 * len(ordered)) - 1]
+            result.p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
+    result.judge(row.bounds)
+    return result
+
+
+def put_load(port: int, disk: Disk) -> tuple[ProbeReport, StreamReport]:
+    """Stream the cold files of a disk while the probe runs."""
+    address = [servers.HOST, str(port)]
+    base = [sys.executable, "-m", "bench.load"]
+    probing = [*base, "probe", *address, f"/{HOT}", str(HOT_SIZE), str(RATE)]
+    streaming = [*base, "stream", *address, str(CLIENTS)]
+    files = json.dumps([(file.name, file.size, file.crc) for file in disk.files])
+    patience = 120 + 4 * sum(file.size for file in disk.files) / LIMIT
+    with _started(probing) as probe, _started(streaming) as stream:
+        time.sleep(WARM_UP)
+        try:
+            streamed, _ = stream.communicate(files, patience)
+            probed, _ = probe.communicate("", patience)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"the load did not end within {patience:.0f} s") from error
+    if stream.returncode or probe.returncode:
+        raise RuntimeError("the load failed, see above")
+    return ProbeReport(**json.loads(probed)), StreamReport(**json.loads(streamed))
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """A load process that does not outlive the block."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        text=True,
+        cwd=mounts.REPOSITORY,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
