@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import trio
 
@@ -41,8 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return trio.run(_run, config)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, and not the whole usage before it."""
+        self.exit(_UNUSABLE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="trio-amped",
         description="Serve a folder over HTTP, and never let the disk stop the event loop.",
         epilog="^C or SIGTERM: stop accepting, finish what is being sent, exit 0; twice: at once.",
@@ -103,9 +109,9 @@ async def _run(config: Config) -> int:
         except OSError as error:
             print(f"trio-amped: error: {_explain(config, error)}", file=sys.stderr)
             status = _UNUSABLE
-        else:
-            log.info("stopped; %s", _summary(server))
         nursery.cancel_scope.cancel()
+    if status == 0:
+        log.info("stopped; %s", _summary(server))
     return status
 
 

@@ -66,9 +66,9 @@ class Config:
             if isinstance(value, float) and value != value:
                 raise ValueError(f"{field.name} must be a number")
             if least is not None and value < least:
-                raise ValueError(f"{field.name} must be at least {least:g}")
+                raise ValueError(f"{field.name} must be at least {least}")
             if most is not None and value > most:
-                raise ValueError(f"{field.name} must be at most {most:g}")
+                raise ValueError(f"{field.name} must be at most {most}")
         for name, choices in (("gate", GateMode), ("helpers", HelperKind)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}")

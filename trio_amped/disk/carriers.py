@@ -5,7 +5,7 @@ until it ends or is cancelled, and see to it that this end is closed in our proc
 """
 
 import logging
-import os.path
+import os
 import socket
 import subprocess
 import sys
@@ -50,23 +50,43 @@ def in_threads(limiter: trio.CapacityLimiter) -> Carrier:
     return carry
 
 
-async def in_process(channel: socket.socket) -> None:
-    """The helper is a process: with it, ours can exit whatever the disk does."""
-    with channel:
-        number = channel.fileno()
-        try:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, _PACKAGE, str(number)],
-                pass_fds=[number],
-                stdin=subprocess.DEVNULL,
-            )
-        except OSError as error:
-            log.error("cannot start a disk helper: %s", error)
-            return
+def in_processes(limiter: trio.CapacityLimiter) -> Carrier:
+    """Helpers are processes: with them, ours can exit whatever the disk does.
+
+    trio's own open_process would take a thread of trio's default limiter to start one.
+    """
+
+    async def carry(channel: socket.socket) -> None:
+        with channel:
+            try:
+                process = await trio.to_thread.run_sync(_start, channel.fileno(), limiter=limiter)
+            except OSError as error:
+                log.error("cannot start a disk helper: %s", error)
+                return
+        await _end_of(process)
+
+    return carry
+
+
+def _start(number: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, _PACKAGE, str(number)],
+        pass_fds=[number],
+        stdin=subprocess.DEVNULL,
+    )
+
+
+async def _end_of(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process; when cancelled, kill it."""
+    pidfd = os.pidfd_open(process.pid)
     try:
-        await process.wait()
+        await trio.lowlevel.wait_readable(pidfd)
     finally:
-        if process.returncode is None:
-            process.kill()
-            with trio.move_on_after(_KILL_TIMEOUT, shield=True):
-                await process.wait()
+        process.kill()  # does nothing to one that has ended
+        with trio.move_on_after(_KILL_TIMEOUT, shield=True) as patience:
+            await trio.lowlevel.wait_readable(pidfd)
+        if patience.cancelled_caught:  # stuck in the kernel: it is a zombie some day, not ours
+            trio.lowlevel.start_thread_soon(process.wait, lambda _: None)
+        else:
+            process.wait()
+        os.close(pidfd)

@@ -59,7 +59,8 @@ class Closer:
         self._waiting.append(fd)
         if not self._is_running:
             self._is_running = True
-            self._idle = trio.Event()
+            if self._idle.is_set():
+                self._idle = trio.Event()
             token = trio.lowlevel.current_trio_token()
             trio.lowlevel.start_thread_soon(
                 self._close_all, functools.partial(self._finished, token), "trio_amped closer"

@@ -22,16 +22,21 @@ def serve(channel: socket.socket) -> None:
     """Answer the orders that arrive on `channel` until it ends; closes it."""
     with channel:
         while True:
-            message, received, _, _ = socket.recv_fds(
-                channel, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC
-            )
+            try:
+                message, received, _, _ = socket.recv_fds(
+                    channel, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC
+                )
+            except ConnectionResetError:  # it ended before our last answer was read
+                return
             if not message:
                 return
             try:
                 reply, descriptor = _perform(Order.unpack(message), received)
             finally:
                 for number in received:
-                    os.close(number)
+                    # It says what an earlier write came to, and is closed all the same; close(2)
+                    with contextlib.suppress(OSError):
+                        os.close(number)
             _answer(channel, reply, descriptor)
 
 

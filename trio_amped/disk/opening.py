@@ -137,6 +137,10 @@ def _open_beneath(root: int, path: bytes, resolve: int) -> tuple[int, bool]:
 def _open_without_links(root: int, path: bytes) -> tuple[int, bool]:
     """Where openat2 is missing: name by name, and no symbolic link is followed at all."""
     *parents, name = path.split(b"/")
+    if b".." in (*parents, name):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    if b"\0" in path:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     directory = os.dup(root)
     try:
         for parent in parents:

@@ -168,9 +168,16 @@ class PageGate:
                 return f"mincore: the kernel tells uid {uid} about the files it owns ({name})"
         if root.volume.is_remote:
             return f"always: any call may wait on {name}, so helpers open, read and close"
+        has_nowait = name not in _WITHOUT_NOWAIT
+        if mode == "nowait" and has_nowait:
+            return f"nowait after a helper's first touch, as --gate nowait asks ({name})"
+        if mode == "nowait":
+            return f"always: {name} has no reads that refuse to wait, as --gate nowait asks for"
         stranger = f"mincore tells uid {uid} nothing true about files of uid {owner}"
         remedy = f"to spare helpers, chown the files to uid {uid}"
-        if gate is Gate.NOWAIT and name not in _WITHOUT_NOWAIT:
+        if mode == "mincore":
+            return f"always: {stranger}, and --gate mincore asks for no other; {remedy}"
+        if has_nowait:
             return f"nowait after a helper's first touch: {stranger} ({name}); {remedy}"
         return f"always: {stranger}, and there is no other gate on {name}; {remedy}"
 

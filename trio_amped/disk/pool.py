@@ -117,7 +117,10 @@ class _Helper:
 
 
 class HelperPool:
-    """At most `size` helpers, and at most `queue` jobs that wait for one."""
+    """At most `size` helpers, and at most `queue` jobs that wait for one.
+
+    A job is waited for at most `timeout` seconds.
+    """
 
     def __init__(
         self,
@@ -128,6 +131,7 @@ class HelperPool:
         *,
         size: int,
         queue: int,
+        timeout: float,
     ) -> None:
         self._carry = carry
         self._closer = closer
@@ -135,6 +139,8 @@ class HelperPool:
         self._stats = stats
         self._size = size
         self._queue_bound = queue
+        self._ahead_bound = min(size, queue // 2)
+        self._timeout = timeout
         self._queue: deque[Job] = deque()
         self._shared: dict[Hashable, Job] = {}
         self._idle = trio.lowlevel.ParkingLot()
@@ -159,7 +165,7 @@ class HelperPool:
             self._stats.coalesced += 1
             shared.owners += 1
             return shared
-        if len(self._queue) >= (self._size if is_ahead else self._queue_bound):
+        if len(self._queue) >= (self._ahead_bound if is_ahead else self._queue_bound):
             raise BlockingIOError(errno.EAGAIN, "too many jobs wait for the disk helpers")
         job = Job(order, descriptor, key, self._closer)
         self._stats.jobs += 1
@@ -169,6 +175,16 @@ class HelperPool:
         self._idle.unpark()
         self._start_ahead_of_need()
         return job
+
+    async def result(self, job: Job) -> tuple[bytes, int]:
+        """The result of a job, which is dropped. Raises TimeoutError when the disk hangs."""
+        try:
+            with trio.fail_after(self._timeout):
+                return await job.wait()
+        except trio.TooSlowError:
+            raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer") from None
+        finally:
+            job.drop()
 
     def _finish(self, job: Job, reply: Reply, received: int | None = None) -> None:
         if job.key is not None:
@@ -200,7 +216,11 @@ class HelperPool:
 
     @contextlib.contextmanager
     def _new_helper(self) -> Iterator[_Helper]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            log.error("cannot start a disk helper: %s", error)
+            raise HelperDied(has_order=False) from None
         helper = _Helper(ours)
 
         async def carry() -> None:
@@ -220,6 +240,7 @@ class HelperPool:
             while self._queue:
                 job = self._queue.popleft()
                 if job.owners:
+                    self._start_ahead_of_need()
                     return job
                 self._finish(job, Reply(errno.ECANCELED))
             with trio.CancelScope() as helper.idle_scope:

@@ -45,8 +45,8 @@ class HeadReader:
 
     @property
     def pending(self) -> bool:
-        """Whether a part of a head (any byte at all) is buffered."""
-        return bool(self._buffer)
+        """Whether a part of a head is buffered; whole empty lines before it are none."""
+        return len(self._buffer) > self._head
 
     @property
     def buffered(self) -> bytes:

@@ -23,7 +23,7 @@ class BodySender:
         self._disk = disk
         self._file = file
         self._parts: list[bytes | FileSpan] = list(body)
-        self._ready_to = 0  # the gate's answer: up to this offset of the file
+        self._ready = range(0)  # the gate's answer: this part of the file
         self._asked_at = 0.0
 
     async def prepare(self) -> None:
@@ -34,7 +34,7 @@ class BodySender:
                     self._parts[index] = await self._read_all(part)
             return
         for index, part in enumerate(self._parts):
-            if isinstance(part, FileSpan):
+            if isinstance(part, FileSpan) and part.length:
                 await self._prepare_span(index, part)
                 return
 
@@ -85,10 +85,11 @@ class BodySender:
 
     async def _send_some(self, file: OpenFile, offset: int, end: int) -> int:
         """Send what the client takes of the bytes that are in memory."""
-        if offset >= self._ready_to or trio.current_time() > self._asked_at + _RESIDENCY:
+        if offset not in self._ready or trio.current_time() > self._asked_at + _RESIDENCY:
             await self._ask_gate(file, offset, end)
             await trio.lowlevel.checkpoint()  # one fast client must not have the loop alone
-        sent = self._transport.try_send_file(file.fd, offset, self._ready_to - offset)
+        stop = min(self._ready.stop, end)
+        sent = self._transport.try_send_file(file.fd, offset, stop - offset)
         if sent is None:
             await self._transport.writable()
             return 0
@@ -97,5 +98,5 @@ class BodySender:
         return sent
 
     async def _ask_gate(self, file: OpenFile, offset: int, end: int) -> None:
-        self._ready_to = offset + await self._disk.ready(file, offset, end)
+        self._ready = range(offset, offset + await self._disk.ready(file, offset, end))
         self._asked_at = trio.current_time()

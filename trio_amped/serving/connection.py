@@ -1,6 +1,5 @@
 """One connection: heads in, responses out, and its deadlines. Awaits the client."""
 
-import contextlib
 import logging
 import time
 from http import HTTPStatus
@@ -36,6 +35,7 @@ class Connection:
         self._idle_scope: trio.CancelScope | None = None
         self._is_draining = False
         self._request: Request | None = None
+        self._method: bytes | None = None
         self._first_deadline: float | None = trio.current_time() + config.head_timeout
 
     async def run(self) -> None:
@@ -63,7 +63,7 @@ class Connection:
 
     async def _serve_next(self) -> bool:
         """Answer one request; whether another may follow."""
-        self._request = None
+        self._request, self._method = None, None
         try:
             self._request = await self._next_request()
         except HttpError as error:
@@ -88,6 +88,7 @@ class Connection:
         try:
             # h11 only ever sees whole heads, so what it makes of them cannot depend on how
             # they were split, and its own limit for incomplete ones never applies.
+            self._method = head.partition(b" ")[0]
             self._h11.receive_data(head)
             event = self._h11.next_event()
             assert isinstance(event, h11.Request)
@@ -104,9 +105,9 @@ class Connection:
         The deadline of the first head runs from the start, that of a later one from its first
         byte: it is absolute, so that a byte now and then does not help.
         """
+        deadline, self._first_deadline = self._first_deadline, None
         if (head := self._reader.next_head()) is not None:
             return head
-        deadline, self._first_deadline = self._first_deadline, None
         if not self._reader.pending:
             idle_until = trio.current_time() + self._config.keep_alive_timeout
             if not await self._first_bytes(deadline or idle_until):
@@ -114,8 +115,12 @@ class Connection:
         with trio.move_on_at(deadline or trio.current_time() + self._config.head_timeout):
             while (head := self._reader.next_head()) is None:
                 if not await self._receive():
+                    if not self._reader.pending:
+                        return None  # nothing but empty lines, which are no head
                     raise HttpError(400, "the connection ended within a head")
             return head
+        if not self._reader.pending:
+            return None
         raise HttpError(408, "the head took too long")
 
     async def _first_bytes(self, idle_until: float) -> bool:
@@ -136,10 +141,9 @@ class Connection:
         """Send a response. Raises ClientGone, FileChanged, OSError."""
         await body.send(self._head(response))
 
-    def _head(self, response: Response) -> bytes:
+    def _head(self, response: Response, *, is_last: bool = False) -> bytes:
         """Tell h11 the whole response: it checks the framing and decides about keep-alive."""
-        # A body that was not read is never parsed for a next request.
-        close = self._is_draining or self._h11.their_state is not h11.DONE
+        close = is_last or self._is_draining or not self._may_go_on
         response = complete(response, time.time(), close)
         head = self._h11.send(
             h11.Response(
@@ -156,17 +160,31 @@ class Connection:
         self._stats.responses[response.status] += 1
         return head
 
+    @property
+    def _may_go_on(self) -> bool:
+        """What follows an unread body, or a CONNECT, is never parsed for a next request."""
+        request = self._request
+        return request is not None and not request.has_body and request.method != b"CONNECT"
+
     async def _refuse(self, error: HttpError) -> None:
-        """Answer what is no request, and end."""
+        """Answer what is no request, or a bug, and end."""
         log.debug("%s: %s", error.status, error.detail)
-        response = error_response(error, None)
-        await self.respond(response, BodySender(self.transport, self._disk, None, response.body))
+        # h11 knows the method of a request that it understood, and counts the body after it.
+        response = error_response(error, self._request.method if self._request else None)
+        sent = () if self._method == b"HEAD" else response.body
+        body = BodySender(self.transport, self._disk, None, sent)
+        await body.send(self._head(response, is_last=True))
         await self.transport.finish()
 
     async def _answer_for_bug(self) -> None:
+        """Nothing but Cancelled may leave a connection: the others share its nursery."""
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            with contextlib.suppress(ClientGone):
+            try:
                 await self._refuse(HttpError(500, "a bug"))
+            except ClientGone:
+                pass
+            except Exception:
+                log.exception("a bug in the answer for a bug")
 
     def _target(self) -> str:
         return self._request.target.decode("latin-1") if self._request else "a request"

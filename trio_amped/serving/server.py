@@ -84,6 +84,8 @@ class Server:
         transport = SocketTransport(sock, Pace(self.config, self.stats))
         connection = Connection(transport, self.config, disk, self.stats)
         self._connections.add(connection)
+        if self._drain_timeout is not None:
+            connection.drain()
         self.stats.connections += 1
         self.stats.connections_open += 1
         try:

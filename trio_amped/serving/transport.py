@@ -4,8 +4,12 @@ Awaits the client, and sees to it that the client makes progress.
 """
 
 import contextlib
+import errno
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -17,6 +21,20 @@ from ..stats import Stats
 _RECEIVE: Final = 16 * 1024
 _LINGER_SECONDS: Final = 5.0
 _LINGER_BYTES: Final = 4 * 1024 * 1024
+# What sendfile says of the client (tcp(7)); all else is about the file.
+_OF_THE_CLIENT: Final = frozenset(
+    (
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+    )
+)
 # trio sets 16 KiB, which makes every sendfile of a window into dozens. With this much unsent in
 # the kernel a window goes in one or two calls, and a slow client still holds little memory.
 _NOT_SENT_LOWAT: Final = 512 * 1024
@@ -72,6 +90,15 @@ class Pace:
         if self._taken >= self.minimum:
             self._taken, self._waited = 0, 0.0
 
+    def renew(self) -> None:
+        """The client has taken enough: a new period begins."""
+        self._taken, self._waited = 0, 0.0
+
+    @property
+    def due(self) -> int:
+        """So many bytes end the period under way."""
+        return self.minimum - self._taken
+
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Around a wait for the client. Raises ClientGone when it does not keep up."""
@@ -125,14 +152,31 @@ class SocketTransport:
             sent = os.sendfile(self._socket.fileno(), fd, offset, length)
         except BlockingIOError:
             return None
-        except (ConnectionError, TimeoutError) as error:
-            raise ClientGone(str(error)) from None
+        except OSError as error:
+            if error.errno in _OF_THE_CLIENT:
+                raise ClientGone(str(error)) from None
+            raise
         self._pace.note(sent)
         return sent
 
     async def writable(self) -> None:
-        with self._pace.waiting():
-            await trio.lowlevel.wait_writable(self._socket)
+        # A socket becomes writable in steps as large as its buffer, which take an honest slow
+        # client long: what has left the kernel's queue meanwhile is what the client has taken.
+        queued = self._queued()
+        while True:
+            try:
+                with self._pace.waiting():
+                    await trio.lowlevel.wait_writable(self._socket)
+                return
+            except ClientGone:
+                before, queued = queued, self._queued()
+                if before - queued < self._pace.minimum:
+                    raise
+                self._pace.renew()
+
+    def _queued(self) -> int:
+        """How many bytes the kernel holds that the client has not acknowledged (SIOCOUTQ)."""
+        return int(struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))[0])
 
     async def finish(self) -> None:
         with contextlib.suppress(OSError):
@@ -160,8 +204,9 @@ class StreamTransport:
 
     async def send(self, data: bytes, more: bool = False) -> None:
         # In pieces of what must go in one timeout, since a stream does not tell its progress.
-        for start in range(0, len(data), self._pace.minimum):
-            piece = data[start : start + self._pace.minimum]
+        rest = memoryview(data)
+        while rest:
+            piece, rest = rest[: self._pace.due], rest[self._pace.due :]
             with self._pace.waiting():
                 try:
                     await self._stream.send_all(piece)

@@ -1,0 +1,86 @@
+"""Properties of the pure parsers: where heads end, and what a target may name."""
+
+from itertools import pairwise
+from typing import Final
+
+from hypothesis import strategies as st
+
+from trio_amped.semantics.errors import HttpError
+from trio_amped.semantics.head import HeadReader
+from trio_amped.semantics.target import Target, parse_target
+
+_LIMITS: Final = (300, 60, 6)  # max_head, max_target, max_fields
+_HEAD_TOKENS: Final = [
+    *[b"\r\n", b"\r", b"\n", b"\0", b" ", b": ", b"a", b"a" * 40, b"GET / HTTP/1.1\r\n"],
+    *[b"Host: a\r\n", b"\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"],
+]
+HEAD_STREAMS: Final = st.lists(
+    st.sampled_from(_HEAD_TOKENS) | st.binary(max_size=6), max_size=40
+).map(b"".join)
+CUTS: Final = st.lists(st.integers(0, 4000), max_size=12).map(tuple)
+
+
+def check_heads(stream: bytes, cuts: tuple[int, ...]) -> None:
+    """Any split gives the same heads, the same error and the same rest."""
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    whole = _read([stream])
+    assert _read([stream[start:stop] for start, stop in pairwise(edges)]) == whole
+    assert _read([stream[at : at + 1] for at in range(len(stream))]) == whole
+    for head in whole[0]:
+        assert head.endswith(b"\r\n\r\n")
+        assert b"\r\n\r\n" not in head[:-4]
+        assert len(head) <= _LIMITS[0]
+        assert head in stream
+
+
+def _read(pieces: list[bytes]) -> tuple[list[bytes], int | None, bytes]:
+    reader = HeadReader(*_LIMITS)
+    heads: list[bytes] = []
+    for piece in pieces:
+        reader.feed(piece)
+        try:
+            while (head := reader.next_head()) is not None:
+                heads.append(head)
+        except HttpError as error:
+            return heads, error.status, b""
+    return heads, None, reader.buffered
+
+
+_TARGET_TOKENS: Final = [
+    *[b"/", b"//", b".", b"..", b"/../", b"%2e", b"%2F", b"%5c", b"\\", b"%00", b"%", b"%25"],
+    *[b"a", b"b.txt", b"index.html", b".well-known", b"?", b"#", b"~", b"%FF", b"\xff", b" "],
+    *[b"http://", b"https://", b"h:80", b"[::1]", b"@", b"%C3%A9", b"*"],
+]
+TARGETS: Final = st.lists(st.sampled_from(_TARGET_TOKENS) | st.binary(max_size=4), max_size=20).map(
+    b"".join
+)
+
+
+def check_target(target: bytes) -> None:
+    """Nothing but HttpError is raised, and a path that comes out is safe to open."""
+    try:
+        parsed = parse_target(target)
+    except HttpError as error:
+        _check_refusal(error)
+    else:
+        _check_parsed(parsed)
+
+
+def _check_refusal(error: HttpError) -> None:
+    assert error.status in (400, 404)
+    assert error.detail
+
+
+def _check_parsed(parsed: Target) -> None:
+    segments = parsed.path.split(b"/") if parsed.path else []
+    for segment in segments:
+        assert segment not in (b"", b".", b"..")
+        assert b"\0" not in segment
+        assert not segment.startswith(b".") or segment == b".well-known" == segments[0]
+    assert parsed.path or parsed.is_directory, "only a directory has no name"
+    assert not parsed.file_path().startswith(b"/")
+    location = parsed.slash_location()
+    assert location.startswith(b"/")
+    assert not location.startswith((b"//", b"/\\"))
+    again = parse_target(location)
+    assert (again.path, again.is_directory, again.query) == (parsed.path, True, parsed.query)

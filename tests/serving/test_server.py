@@ -1,0 +1,179 @@
+"""The server in this process: accept, bound, drain. Real sockets and files, and no clock."""
+
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.serving.cases import LARGE, get
+from tests.serving.client import Answer, parse
+from tests.simulated import SimDisk, failure
+from trio_amped import Config, Server, serve
+from trio_amped.serving.server import _BoundedListener
+
+PATIENCE = 20.0  # seconds: a wait that takes this long has failed
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_bytes(b"0123456789")
+    (tmp_path / "large.bin").write_bytes(LARGE * 50)
+    return tmp_path
+
+
+def config(root: Path, max_connections: int = 100) -> Config:
+    return Config(root=root, port=0, max_helpers=2, max_connections=max_connections)
+
+
+@contextlib.asynccontextmanager
+async def running(server: Server) -> AsyncIterator[tuple[str, int]]:
+    """A server, which has ended when this ends; cancelled unless it was drained."""
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            (address,) = await nursery.start(server.serve)
+            yield address
+            nursery.cancel_scope.cancel()
+        assert server.stats.connections_open == 0
+        assert server.stats.files_open == 0
+
+
+async def ask(address: tuple[str, int], request: bytes) -> Answer:
+    async with await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(request)
+        await stream.send_eof()
+        (answer,) = parse(await read_all(stream), [])
+    return answer
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    return b"".join([bytes(data) async for data in stream])
+
+
+async def test_serve_is_one_line_in_a_nursery(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="trio_amped")
+    async with trio.open_nursery() as nursery:
+        ((host, port),) = await nursery.start(serve, config(root))
+        assert (await ask((host, port), get("/a.txt"))).body == b"0123456789"
+        assert (await ask((host, port), get("/large.bin"))).body == LARGE * 50
+        nursery.cancel_scope.cancel()
+    assert f"http://127.0.0.1:{port}/" in caplog.text
+    assert "gate" in caplog.text
+    with socket.socket() as probe:
+        assert probe.connect_ex((host, port)) == errno.ECONNREFUSED
+
+
+async def test_a_root_that_cannot_be_served(tmp_path: Path) -> None:
+    with pytest.RaisesGroup(FileNotFoundError, flatten_subgroups=True, allow_unwrapped=True):
+        await serve(config(tmp_path / "missing"))
+
+
+async def test_an_address_that_is_in_use(root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        with pytest.raises(OSError, match=r".") as caught:
+            await serve(Config(root=root, port=other.getsockname()[1]))
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_connections_are_counted_and_bounded(root: Path) -> None:
+    server = Server(config(root, max_connections=1))
+    async with running(server) as address, trio.open_nursery() as nursery:
+        first = await trio.open_tcp_stream(*address)
+        second = await trio.open_tcp_stream(*address)
+        await second.send_all(get("/a.txt", "Connection: close"))
+        for _ in range(3):
+            await first.send_all(get("/a.txt"))
+            assert await first.receive_some()
+            assert server.stats.connections == server.stats.connections_open == 1
+        nursery.start_soon(first.aclose)
+        (answer,) = parse(await read_all(second), [])
+        assert answer.status == 200
+        assert server.stats.connections == 2
+        await second.aclose()
+
+
+async def test_drain_closes_what_is_idle_and_ends_the_server(root: Path) -> None:
+    server = Server(config(root))
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            (address,) = await nursery.start(server.serve)
+            idle = await trio.open_tcp_stream(*address)
+            await idle.send_all(get("/a.txt"))
+            assert await idle.receive_some()
+            server.drain()
+        assert await idle.receive_some() == b""
+        await idle.aclose()
+
+
+async def test_drain_lets_a_body_finish(root: Path) -> None:
+    server = Server(config(root))
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            (address,) = await nursery.start(server.serve)
+            busy = await trio.open_tcp_stream(*address)
+            await busy.send_all(get("/large.bin"))
+            received = bytes(await busy.receive_some())
+            server.drain()
+            (answer,) = parse(received + await read_all(busy), [])
+            assert answer.body == LARGE * 50
+            await busy.aclose()
+
+
+async def test_drain_does_not_wait_for_ever(root: Path) -> None:
+    server = Server(config(root))
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            (address,) = await nursery.start(server.serve)
+            stuck = await trio.open_tcp_stream(*address)
+            await stuck.send_all(get("/large.bin"))
+            assert await stuck.receive_some()
+            server.drain(timeout=0)
+        assert server.stats.files_open == 0
+        await stuck.aclose()
+
+
+async def test_a_connection_that_was_accepted_while_draining(autojump_clock: MockClock) -> None:
+    server = Server(Config())
+    server.drain()
+    ours, theirs = trio.socket.socketpair()
+    with ours:
+        await server._handle(trio.SocketStream(theirs), SimDisk({}))
+    assert trio.current_time() == 0
+
+
+class FailingListener:
+    """Accepts nothing; as trio's, it may be asked again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def accept(self) -> trio.SocketStream:
+        self.asked += 1
+        raise failure(errno.EMFILE)
+
+
+async def test_room_is_given_back_when_accepting_fails() -> None:
+    listener, room = FailingListener(), trio.Semaphore(1)
+    bounded = _BoundedListener(listener, room)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(OSError, match="Too many open files"):
+            await bounded.accept()
+    assert (listener.asked, room.value) == (2, 1)
+
+
+async def test_room_is_given_back_when_accepting_is_cancelled() -> None:
+    room = trio.Semaphore(1)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    bounded = _BoundedListener(listener, room)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bounded.accept)
+        await wait_all_tasks_blocked()
+        assert room.value == 0
+        nursery.cancel_scope.cancel()
+    assert room.value == 1
+    await bounded.aclose()

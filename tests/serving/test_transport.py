@@ -1,0 +1,159 @@
+"""Plain sockets as the kernel has them, and streams that can do less."""
+
+import logging
+import socket
+import struct
+
+import pytest
+import trio
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+
+from tests.serving.cases import FILES, LARGE, get
+from tests.serving.client import parse
+from tests.serving.peers import Peer, Stream, by_tcp_socket, by_unix_socket, connected
+from tests.simulated import SimDisk, failure
+from trio_amped.config import Config
+from trio_amped.serving.transport import (
+    ClientGone,
+    Pace,
+    SocketTransport,
+    StreamTransport,
+    Transport,
+)
+from trio_amped.stats import Stats
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
+HUGE = {b"large": LARGE * 50}  # more than the kernel's buffers hold
+
+
+def reset(peer: Peer) -> None:
+    """Close the client's end with a RST."""
+    assert isinstance(peer.stream, trio.SocketStream)
+    peer.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    peer.stream.socket.close()
+
+
+async def test_a_body_over_tcp() -> None:
+    disk = SimDisk(HUGE, real_descriptors=True)
+    async with connected(disk, link=by_tcp_socket) as peer:
+        await peer.send(get("/large", "Connection: close"))
+        (answer,) = parse(await peer.receive_all(), [])
+    assert answer.body == HUGE[b"large"]
+
+
+@pytest.mark.parametrize("request_", [b"", b"GET /", get("/large")], ids=["idle", "head", "body"])
+async def test_a_reset_ends_a_connection_quietly(
+    request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SimDisk(HUGE, real_descriptors=True)
+    async with connected(disk, link=by_tcp_socket) as peer:
+        await peer.send(request_)
+        await wait_all_tasks_blocked()
+        reset(peer)
+        await peer.ended.wait()
+        assert disk.open_files == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+
+
+@pytest.mark.parametrize("target", ["/a.txt", "/large.bin", "/nope"])
+async def test_a_reset_during_a_miss_ends_a_connection_quietly(
+    target: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SimDisk(FILES, open_latency=1, load_latency=1, real_descriptors=True)
+    async with connected(disk, link=by_unix_socket) as peer:
+        await peer.send(get(target))
+        await trio.sleep(0.5)
+        await trio.aclose_forcefully(peer.stream)
+        await peer.ended.wait()
+    assert "the client" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+
+
+async def test_a_file_that_sendfile_cannot_read(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gate said yes, and the system call says EBADF: the disk's fault, not the client's."""
+    disk = SimDisk(FILES)  # without real descriptors
+    async with connected(disk, link=by_unix_socket) as peer:
+        await peer.send(get("/large.bin"))
+        (answer,) = parse(await peer.receive_all(), [])
+    assert (answer.is_complete, answer.body) == (False, b"")
+    assert "reading failed while it was sent" in caplog.text
+
+
+class OneWay(trio.abc.Stream):
+    """A stream that cannot end one side alone, as TLS."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def test_a_stream_without_half_close_is_closed(autojump_clock: MockClock) -> None:
+    def by_one_way(pace: Pace) -> tuple[Stream, Transport]:
+        client, server = memory_stream_pair()
+        return client, StreamTransport(OneWay(server), pace)
+
+    async with connected(SimDisk(FILES), link=by_one_way) as peer:
+        await peer.send(get("/a.txt", "Connection: close"))
+        (answer,) = parse(await peer.receive_all(), [])
+        await peer.ended.wait()
+        assert trio.current_time() == 0
+    assert answer.body == b"0123456789"
+
+
+async def test_a_stream_transport_sends_no_files(autojump_clock: MockClock) -> None:
+    transport = StreamTransport(memory_stream_pair()[0], Pace(Config(), Stats()))
+    assert not transport.can_send_files
+    with pytest.raises(NotImplementedError):
+        transport.try_send_file(0, 0, 1)
+    with pytest.raises(NotImplementedError):
+        await transport.writable()
+
+
+class Failing(socket.socket):
+    """A socket on which everything fails."""
+
+    def recv(self, *_: object) -> bytes:
+        raise failure(113)  # EHOSTUNREACH
+
+    def send(self, *_: object) -> int:
+        raise failure(113)
+
+    def shutdown(self, *_: object) -> None:
+        raise failure(107)  # ENOTCONN
+
+
+async def test_any_error_of_a_socket_means_that_the_client_is_gone() -> None:
+    transport = SocketTransport(Failing(), Pace(Config(), Stats()))
+    with pytest.raises(ClientGone):
+        await transport.receive()
+    with pytest.raises(ClientGone):
+        await transport.send(b"a")
+    await transport.finish()
+    await transport.close()
+
+
+async def test_requests_are_logged_where_somebody_listens(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="trio_amped.access")
+    async with connected(SimDisk(FILES)) as peer:
+        await peer.send(get("/a.txt?b") + get("/nope", "Connection: close"))
+        await peer.receive_all()
+        await peer.stream.send_eof()
+        await peer.ended.wait()
+        assert peer.stats.requests == 2
+        assert peer.stats.responses == {200: 1, 404: 1}
+    assert caplog.messages == ["GET /a.txt?b HTTP/1.1 200 10", "GET /nope HTTP/1.1 404 14"]

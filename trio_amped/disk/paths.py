@@ -1,0 +1,122 @@
+"""The path gate: opens files below the root, from the kernel's caches or by a helper. Awaits."""
+
+import errno
+import logging
+import os
+from typing import Final
+
+import trio
+
+from ..config import Config
+from ..stats import Stats
+from . import opening
+from .descriptors import Descriptor
+from .messages import Operation, Order
+from .opening import Opened
+from .pool import HelperPool
+
+log = logging.getLogger("trio_amped.disk")
+
+# What the caches' answer may mean: not known, beyond a mount (or outside of the root), stale.
+_ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR))
+
+
+async def open_root(path: bytes) -> Opened:
+    """The root directory to begin with. Raises OSError."""
+    return await trio.to_thread.run_sync(_open_root, path)
+
+
+def _open_root(path: bytes) -> Opened:
+    root = opening.open_root_waiting(path)
+    if not os.access(path, os.X_OK):
+        os.close(root.descriptor)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
+    return root
+
+
+class PathGate:
+    """Opens paths below a root, and follows the root when its own path leads elsewhere."""
+
+    def __init__(
+        self, config: Config, stats: Stats, pool: HelperPool, path: bytes, root: Opened
+    ) -> None:
+        self.root = root
+        self._path = path
+        self._descriptor = Descriptor(root.descriptor)
+        self._config = config
+        self._stats = stats
+        self._pool = pool
+        self._next_check = trio.current_time() + config.revalidate
+
+    async def open(self, path: bytes) -> Opened:
+        """Open a path below the root ("" is the root). Raises OSError."""
+        await self._check_root()
+        if self._config.gate == "never":
+            self._stats.opened_cached += 1
+            return opening.open_waiting(self._descriptor.fd, path)
+        if self.asks_caches:
+            try:
+                opened = opening.open_cached(self._descriptor.fd, path, self.root.volume)
+            except OSError as error:
+                if error.errno not in _ASK_A_HELPER:
+                    raise
+            else:
+                self._stats.opened_cached += 1
+                return opened
+        self._stats.opened_by_helper += 1
+        return await self._ask_helper(Order(Operation.OPEN, path), self._descriptor)
+
+    @property
+    def asks_caches(self) -> bool:
+        """Whether the kernel's caches are asked first; else a helper always opens."""
+        if self._config.gate == "always" or self.root.volume.is_remote:
+            return False
+        return opening.can_open_cached()
+
+    async def _ask_helper(self, order: Order, directory: Descriptor | None) -> Opened:
+        job = self._pool.submit(order, directory)
+        facts, descriptor = await self._pool.result(job)
+        if descriptor < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opening.unpack_facts(descriptor, facts)
+
+    async def _check_root(self) -> None:
+        """Resolve the root's path again when that is due: a deploy may have switched a link."""
+        now = trio.current_time()
+        if now < self._next_check:
+            return
+        self._next_check = now + self._config.revalidate
+        try:
+            if not self._is_root_unchanged():
+                self._change_root(await self._reopen_root())
+        except OSError as error:
+            log.warning("%s: %s; serving what it was", os.fsdecode(self._path), error)
+
+    def _is_root_unchanged(self) -> bool:
+        """Whether the caches show the same directory; no is "don't know", too."""
+        if not self.asks_caches:
+            return False
+        try:
+            descriptor = opening.open_root_cached(self._path)
+        except OSError:
+            return False
+        found = os.fstat(descriptor)
+        os.close(descriptor)
+        return (found.st_dev, found.st_ino) == (self.root.status.device, self.root.status.inode)
+
+    async def _reopen_root(self) -> Opened:
+        if self._config.gate == "never":
+            return opening.open_root_waiting(self._path)
+        return await self._ask_helper(Order(Operation.ROOT, self._path), None)
+
+    def _change_root(self, root: Opened) -> None:
+        before, after = self.root.status, root.status
+        if (before.device, before.inode) == (after.device, after.inode):
+            os.close(root.descriptor)
+            return
+        log.info("%s is another directory now", os.fsdecode(self._path))
+        self._descriptor.release()
+        self.root, self._descriptor = root, Descriptor(root.descriptor)
+
+    def close(self) -> None:
+        self._descriptor.release()
