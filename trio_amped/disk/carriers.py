@@ -78,15 +78,25 @@ def _start(number: int) -> subprocess.Popen[bytes]:
 
 async def _end_of(process: subprocess.Popen[bytes]) -> None:
     """Wait for the end of a process; when cancelled, kill it."""
-    pidfd = os.pidfd_open(process.pid)
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError as error:
+        log.error("cannot watch a disk helper: %s", error)
+        process.kill()
+        _reap_later(process)
+        return
     try:
         await trio.lowlevel.wait_readable(pidfd)
     finally:
         process.kill()  # does nothing to one that has ended
         with trio.move_on_after(_KILL_TIMEOUT, shield=True) as patience:
             await trio.lowlevel.wait_readable(pidfd)
-        if patience.cancelled_caught:  # stuck in the kernel: it is a zombie some day, not ours
-            trio.lowlevel.start_thread_soon(process.wait, lambda _: None)
+        os.close(pidfd)
+        if patience.cancelled_caught:  # stuck in the kernel
+            _reap_later(process)
         else:
             process.wait()
-        os.close(pidfd)
+
+
+def _reap_later(process: subprocess.Popen[bytes]) -> None:
+    trio.lowlevel.start_thread_soon(process.wait, lambda _: None)

@@ -13,7 +13,7 @@ import socket
 import sys
 
 from . import kernel, opening
-from .messages import MAX_MESSAGE, MAX_READ, Operation, Order, Reply
+from .messages import ANCILLARY_SIZE, MAX_MESSAGE, MAX_READ, Operation, Order, Reply, descriptors_in
 
 _SCRATCH = 256 * 1024
 
@@ -23,9 +23,7 @@ def serve(channel: socket.socket) -> None:
     with channel:
         while True:
             try:
-                message, received, _, _ = socket.recv_fds(
-                    channel, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC
-                )
+                message, received = receive(channel)
             except ConnectionResetError:  # it ended before our last answer was read
                 return
             if not message:
@@ -34,10 +32,14 @@ def serve(channel: socket.socket) -> None:
                 reply, descriptor = _perform(Order.unpack(message), received)
             finally:
                 for number in received:
-                    # It says what an earlier write came to, and is closed all the same; close(2)
-                    with contextlib.suppress(OSError):
-                        os.close(number)
+                    close(number)
             _answer(channel, reply, descriptor)
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and its descriptors; socket.recv_fds leaves its flags unused (Python 3.11)."""
+    message, ancillary, _, _ = channel.recvmsg(MAX_MESSAGE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+    return message, descriptors_in(ancillary)
 
 
 def _answer(channel: socket.socket, reply: Reply, descriptor: int | None) -> None:
@@ -49,7 +51,13 @@ def _answer(channel: socket.socket, reply: Reply, descriptor: int | None) -> Non
             try:
                 socket.send_fds(channel, [reply.pack()], [descriptor])
             finally:
-                os.close(descriptor)
+                close(descriptor)
+
+
+def close(descriptor: int) -> None:
+    """An error says what an earlier write came to, and the descriptor is closed all the same."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def _perform(order: Order, received: list[int]) -> tuple[Reply, int | None]:

@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from .pages import FileChanged, OpenFile
+from .pages import FRESH, FileChanged, OpenFile
 
-__all__ = ["Disk", "FileChanged", "OpenFile"]
+__all__ = ["FRESH", "Disk", "FileChanged", "OpenFile"]
 
 
 class Disk(Protocol):

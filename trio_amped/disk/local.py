@@ -15,7 +15,7 @@ from ..stats import Stats
 from . import carriers
 from .descriptors import Closer, Descriptor
 from .messages import MAX_READ, Operation, Order
-from .pages import WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
+from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
 from .paths import PathGate, open_root
 from .pool import HelperPool, Job
 
@@ -93,36 +93,37 @@ class LocalDisk:
         Raises FileChanged, OSError.
         """
         stop = min(end, offset - offset % WINDOW + WINDOW)
-        if self._is_on_its_way(file, offset):
-            count = 0
-        else:
+        job = self._take_ahead(file, offset)
+        count = 0
+        if job is None:
             count = self._pages.resident(file, offset, stop - offset)
-        if count:
+        if count or (job and job.done.is_set()):
             self._stats.resident += 1
         else:
             self._stats.misses += 1
-            await self._load(file, offset, stop)
+        if not count:
+            stop = min(stop, await self._load(file, job or self._submit_load(file, offset, stop)))
             count = self._pages.clamp(file, offset, stop - offset)
         if file.is_cold:
             self._ask_ahead(file, offset + count, end)
         return count
 
-    def _is_on_its_way(self, file: OpenFile, offset: int) -> bool:
+    def _take_ahead(self, file: OpenFile, offset: int) -> Job | None:
+        """The job that was asked for ahead of need, if it tells about `offset`, and lately."""
         job = file.ahead
-        if job is None:
-            return False
-        order = job.order
-        return order.offset <= offset < order.offset + order.length
+        if job is None or offset not in job.span:
+            return None
+        if job.done.is_set() and trio.current_time() > job.finished_at + FRESH:
+            return None
+        file.ahead = None
+        return job
 
-    async def _load(self, file: OpenFile, offset: int, stop: int) -> None:
-        if self._is_on_its_way(file, offset):
-            assert file.ahead is not None
-            job, file.ahead = file.ahead, None
-        else:
-            job = self._submit_load(file, offset, stop)
+    async def _load(self, file: OpenFile, job: Job) -> int:
+        """Wait for the job, which is dropped. Returns the offset up to which it has loaded."""
         await self._pool.result(job)
         file.is_cold = True
         self._pages.note_loaded(file, job.order.offset, job.order.length)
+        return job.span.stop
 
     def _submit_load(
         self, file: OpenFile, offset: int, stop: int, *, is_ahead: bool = False
@@ -134,7 +135,7 @@ class LocalDisk:
 
     def _ask_ahead(self, file: OpenFile, offset: int, end: int) -> None:
         stop = min(end, offset + WINDOW)
-        if offset >= stop or self._is_on_its_way(file, offset):
+        if offset >= stop or (file.ahead and offset in file.ahead.span):
             return
         if self._pages.is_known_cold(file, offset, stop - offset):
             self._drop_ahead(file)

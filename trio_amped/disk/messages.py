@@ -4,13 +4,24 @@ One message a job and one a reply, over a SOCK_SEQPACKET socket that keeps them 
 descriptors travel beside them (SCM_RIGHTS, unix(7)).
 """
 
+import array
 import enum
+import socket
 import struct
 from typing import Final, NamedTuple, Self
 
 # A reply to READ carries the bytes: below the least that net.core.wmem_default has been.
 MAX_READ: Final = 64 * 1024
 MAX_MESSAGE: Final = MAX_READ + 1024
+
+
+_FD_SIZE: Final = array.array("i").itemsize
+ANCILLARY_SIZE: Final = socket.CMSG_SPACE(_FD_SIZE)  # room for one descriptor
+
+
+def descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a message."""
+    return [number for _, _, data in ancillary for number in array.array("i", data)]
 
 
 class Operation(enum.IntEnum):

@@ -191,6 +191,17 @@ def open_root_cached(path: bytes) -> int:
     return kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED)
 
 
+def identity(descriptor: int) -> tuple[str, ...] | None:
+    """Which mount and inode a descriptor is on, without asking its file system. Cannot wait.
+
+    fstat would ask the daemon of a FUSE mount that the path leads to by now. See proc(5), fdinfo;
+    None where the kernel (before 5.15) does not show the inode.
+    """
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+        found = tuple(line.strip() for line in lines if line.startswith(("mnt_id:", "ino:")))
+    return found if len(found) == 2 else None
+
+
 def open_root_waiting(path: bytes) -> Opened:
     """The root directory, links followed. Can wait; raises OSError."""
     descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY)

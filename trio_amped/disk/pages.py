@@ -18,6 +18,8 @@ from .opening import Opened, Status
 from .pool import Job
 
 WINDOW: Final = 512 * 1024  # bytes: what one helper loads at a time, and one answer covers
+# Seconds that an answer about pages is believed: after that they may have been evicted again.
+FRESH: Final = 0.1
 _BLOCK: Final = 64 * 1024  # bytes: the grain of the memory of what helpers have loaded
 _BLOCKS: Final = 32_768  # at most so many are remembered: 2 GiB
 

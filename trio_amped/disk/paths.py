@@ -19,6 +19,7 @@ log = logging.getLogger("trio_amped.disk")
 
 # What the caches' answer may mean: not known, beyond a mount (or outside of the root), stale.
 _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR))
+_PATH_MAX: Final = 4096  # bytes, with the NUL at the end; linux/limits.h
 
 
 async def open_root(path: bytes) -> Opened:
@@ -50,6 +51,8 @@ class PathGate:
 
     async def open(self, path: bytes) -> Opened:
         """Open a path below the root ("" is the root). Raises OSError."""
+        if len(path) >= _PATH_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         await self._check_root()
         if self._config.gate == "never":
             self._stats.opened_cached += 1
@@ -100,9 +103,11 @@ class PathGate:
             descriptor = opening.open_root_cached(self._path)
         except OSError:
             return False
-        found = os.fstat(descriptor)
-        os.close(descriptor)
-        return (found.st_dev, found.st_ino) == (self.root.status.device, self.root.status.inode)
+        try:
+            found = opening.identity(descriptor)
+            return found is not None and found == opening.identity(self._descriptor.fd)
+        finally:
+            os.close(descriptor)
 
     async def _reopen_root(self) -> Opened:
         if self._config.gate == "never":

@@ -15,7 +15,7 @@ import trio
 from ..stats import Stats
 from .carriers import Carrier
 from .descriptors import Closer, Descriptor
-from .messages import MAX_MESSAGE, Order, Reply
+from .messages import ANCILLARY_SIZE, MAX_MESSAGE, Order, Reply, descriptors_in
 
 log = logging.getLogger("trio_amped.disk")
 
@@ -23,7 +23,7 @@ _DEATHS: Final = 3  # a job that has killed so many helpers fails
 _FIRST_PAUSE: Final = 0.05  # seconds before a helper that failed at once is replaced; doubles
 _LONGEST_PAUSE: Final = 5.0
 _SPARE: Final = 2  # helpers that are started before the first job
-_FD_SIZE: Final = array.array("i").itemsize
+_CLOSED: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 
 class HelperDied(Exception):
@@ -49,9 +49,15 @@ class Job:
         self.owners = 1
         self.deaths = 0
         self.done = trio.Event()
+        self.finished_at = 0.0
         self._closer = closer
         self._reply = Reply(errno.EIO)
         self._received: int | None = None
+
+    @property
+    def span(self) -> range:
+        """The part of the file that it is about."""
+        return range(self.order.offset, self.order.offset + self.order.length)
 
     async def wait(self) -> tuple[bytes, int]:
         """The content and the descriptor (-1: none) of the reply. A checkpoint.
@@ -75,6 +81,7 @@ class Job:
             self.descriptor.release()
         if self.owners == 0 and received is not None:
             self._close_received()
+        self.finished_at = trio.current_time()
         self.done.set()
 
     def _close_received(self) -> None:
@@ -99,17 +106,19 @@ class _Helper:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         try:
             await self._channel.sendmsg([job.order.pack()], rights)
-        except OSError:
-            raise HelperDied(has_order=False) from None
+        except OSError as error:
+            if error.errno in _CLOSED:
+                raise HelperDied(has_order=False) from None
+            return Reply(error.errno or errno.EIO), None
         try:
             message, ancillary, _, _ = await self._channel.recvmsg(
-                MAX_MESSAGE, socket.CMSG_SPACE(_FD_SIZE), socket.MSG_CMSG_CLOEXEC
+                MAX_MESSAGE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
             )
         except OSError:
             message = b""
         if not message:
             raise HelperDied(has_order=True)
-        received = [fd for _, _, data in ancillary for fd in array.array("i", data)]
+        received = descriptors_in(ancillary)
         return Reply.unpack(message), received[0] if received else None
 
     def close(self) -> None:
@@ -144,7 +153,6 @@ class HelperPool:
         self._queue: deque[Job] = deque()
         self._shared: dict[Hashable, Job] = {}
         self._idle = trio.lowlevel.ParkingLot()
-        self._starting = 0
         for _ in range(min(_SPARE, size)):
             self._add_helper()
 
@@ -193,18 +201,17 @@ class HelperPool:
 
     def _start_ahead_of_need(self) -> None:
         """Keep one helper idle, up to the bound: to start one takes longer than a job."""
-        if not len(self._idle) and not self._starting and self._stats.helpers < self._size:
+        free = self._stats.helpers - self._stats.helpers_busy
+        if free <= len(self._queue) and self._stats.helpers < self._size:
             self._add_helper()
 
     def _add_helper(self) -> None:
-        self._starting += 1
         self._stats.helpers += 1
         self._nursery.start_soon(self._work)
 
     async def _work(self) -> None:
         """Own one helper after the other, and give it job after job."""
         pause = _FIRST_PAUSE
-        self._starting -= 1
         while True:
             with contextlib.suppress(HelperDied), self._new_helper() as helper:
                 while True:
@@ -240,7 +247,6 @@ class HelperPool:
             while self._queue:
                 job = self._queue.popleft()
                 if job.owners:
-                    self._start_ahead_of_need()
                     return job
                 self._finish(job, Reply(errno.ECANCELED))
             with trio.CancelScope() as helper.idle_scope:

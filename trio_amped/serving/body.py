@@ -5,14 +5,12 @@ from typing import Final
 
 import trio
 
-from ..disk.interface import Disk, FileChanged, OpenFile
+from ..disk.interface import FRESH, Disk, FileChanged, OpenFile
 from ..semantics.response import Body, FileSpan
 from .transport import Transport
 
 # Up to here a copy and one send are cheaper than a sendfile (docs/design.md).
 _SMALL: Final = 32 * 1024  # bytes
-# After so long the pages of a window may have been evicted again: the gate is asked anew.
-_RESIDENCY: Final = 0.1  # seconds
 
 
 class BodySender:
@@ -85,7 +83,7 @@ class BodySender:
 
     async def _send_some(self, file: OpenFile, offset: int, end: int) -> int:
         """Send what the client takes of the bytes that are in memory."""
-        if offset not in self._ready or trio.current_time() > self._asked_at + _RESIDENCY:
+        if offset not in self._ready or trio.current_time() > self._asked_at + FRESH:
             await self._ask_gate(file, offset, end)
             await trio.lowlevel.checkpoint()  # one fast client must not have the loop alone
         stop = min(self._ready.stop, end)

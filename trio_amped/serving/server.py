@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import socket
 
@@ -39,7 +40,8 @@ class Server:
         self.stats = Stats()
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
-        self._drain_timeout: float | None = None
+        self._drain_by = math.inf
+        self._handlers: trio.CancelScope | None = None
         self._room = trio.Semaphore(config.max_connections)
 
     async def serve(
@@ -65,15 +67,18 @@ class Server:
                 task_status.started(addresses)
                 with self._accepting:
                     await trio.serve_listeners(handler, bounded, handler_nursery=connections)
-                if self._drain_timeout is not None:
-                    connections.cancel_scope.deadline = trio.current_time() + self._drain_timeout
+                self._handlers = connections.cancel_scope
+                self._handlers.deadline = self._drain_by
 
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
 
-        The default is `config.drain_timeout`.
+        The default is `config.drain_timeout`. A later call may be in more, or less, of a hurry.
         """
-        self._drain_timeout = self.config.drain_timeout if timeout is None else timeout
+        timeout = self.config.drain_timeout if timeout is None else timeout
+        self._drain_by = trio.current_time() + timeout
+        if self._handlers:
+            self._handlers.deadline = self._drain_by
         self._accepting.cancel()
         for connection in self._connections:
             connection.drain()
@@ -84,7 +89,7 @@ class Server:
         transport = SocketTransport(sock, Pace(self.config, self.stats))
         connection = Connection(transport, self.config, disk, self.stats)
         self._connections.add(connection)
-        if self._drain_timeout is not None:
+        if self._drain_by < math.inf:
             connection.drain()
         self.stats.connections += 1
         self.stats.connections_open += 1
@@ -97,19 +102,22 @@ class Server:
 
 
 class _BoundedListener(trio.abc.Listener[trio.SocketStream]):
-    """Leaves connections in the kernel's queue while there is no room for them."""
+    """Leaves connections in the kernel's queue, all but one, while there is no room for them."""
 
     def __init__(self, listener: trio.SocketListener, room: trio.Semaphore) -> None:
         self._listener = listener
         self._room = room
 
     async def accept(self) -> trio.SocketStream:
-        await self._room.acquire()
+        # Room is waited for with a connection in hand: one that waits for a connection must not
+        # keep the last place from another listener.
+        stream = await self._listener.accept()
         try:
-            return await self._listener.accept()
+            await self._room.acquire()
         except BaseException:
-            self._room.release()
+            await trio.aclose_forcefully(stream)
             raise
+        return stream
 
     async def aclose(self) -> None:
         await self._listener.aclose()
