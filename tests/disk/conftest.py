@@ -1,0 +1,134 @@
+"""Real disks, made once: each test has a folder of its own on them, and leaves nothing open."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.disk.support import MIB, Rescuer, descriptors, eventually, mappings
+from tests.mounts import FuseDisk, fuse_disk, loop_ext4, overlayfs, public_directory, tmpfs
+
+
+class BrokenDisk(NamedTuple):
+    """An ext4 whose disk waits, hangs and fails as `disk` is told; `root` is on it."""
+
+    disk: FuseDisk
+    root: Path
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    with public_directory() as directory:
+        yield directory
+
+
+def folder_on(mount: Path) -> Path:
+    path = Path(tempfile.mkdtemp(dir=mount))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _ext4(place: Path) -> Iterator[Path]:
+    with loop_ext4(place, 96 * MIB, read_ahead_kb=128) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def _tmpfs(place: Path) -> Iterator[Path]:
+    with tmpfs(place) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def _overlay(place: Path, _ext4: Path) -> Iterator[Path]:
+    lower = folder_on(_ext4)
+    with overlayfs(_ext4, lower) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def _fuse(place: Path) -> Iterator[FuseDisk]:
+    backing = place / "backing"
+    backing.mkdir()
+    with fuse_disk(place, backing) as disk:
+        yield disk
+
+
+@pytest.fixture(scope="session")
+def _rescuer(_fuse: FuseDisk) -> Iterator[Rescuer]:
+    rescuer = Rescuer(_fuse)
+    yield rescuer
+    rescuer.close()
+
+
+@pytest.fixture(scope="session")
+def _broken_ext4(place: Path, _fuse: FuseDisk) -> Iterator[Path]:
+    with loop_ext4(place, 64 * MIB, read_ahead_kb=128, image=_fuse.path / "image") as mount:
+        yield mount
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open(place: Path) -> Iterator[None]:
+    """Every test gives back what it opened (a thread may still be busy with it)."""
+    before = {*descriptors(place), *mappings(place)}
+    yield
+    eventually(lambda: not {*descriptors(place), *mappings(place)} - before)
+
+
+@contextmanager
+def temporary_folder_on(mount: Path) -> Iterator[Path]:
+    path = folder_on(mount)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def root(_ext4: Path) -> Iterator[Path]:
+    """A folder on an ext4 with a small read-ahead."""
+    with temporary_folder_on(_ext4) as path:
+        yield path
+
+
+@pytest.fixture
+def tmpfs_root(_tmpfs: Path) -> Iterator[Path]:
+    with temporary_folder_on(_tmpfs) as path:
+        yield path
+
+
+@pytest.fixture
+def overlay_root(_overlay: Path) -> Iterator[Path]:
+    with temporary_folder_on(_overlay) as path:
+        yield path
+
+
+@pytest.fixture
+def fuse(_fuse: FuseDisk, _rescuer: Rescuer) -> Iterator[FuseDisk]:
+    """A FUSE disk; a test that hangs it does not hang for ever."""
+    with _rescuer.armed():
+        try:
+            yield _fuse
+        finally:
+            _fuse.reset()
+
+
+@pytest.fixture
+def fuse_root(fuse: FuseDisk) -> Path:
+    return fuse.path / folder_on(fuse.backing).name
+
+
+@pytest.fixture
+def broken(_broken_ext4: Path, fuse: FuseDisk) -> Iterator[BrokenDisk]:
+    with temporary_folder_on(_broken_ext4) as path:
+        yield BrokenDisk(fuse, path)
+        fuse.reset()
+
+
+@pytest.fixture(params=["thread", "process"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Both kinds of helpers."""
+    return str(request.param)

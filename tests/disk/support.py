@@ -1,0 +1,235 @@
+"""What the tests of the disk room share: a look at this process from outside, and a rescuer.
+
+Nothing here waits for a fixed time. `GUARD` is how long a broken test may take to fail.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import trio
+
+from tests.mounts import REPOSITORY, FuseDisk, as_nobody
+from trio_amped.config import Config
+from trio_amped.disk import helper
+from trio_amped.disk.local import LocalDisk, open_disk
+from trio_amped.disk.opening import Opened, open_waiting
+from trio_amped.disk.pages import OpenFile
+from trio_amped.stats import Stats
+
+GUARD = 15.0  # seconds
+KIB = 1024
+MIB = 1024 * KIB
+
+
+# ---------------------------------------------------------------- a look at this process
+
+
+def descriptors(below: Path) -> list[str]:
+    """What this process has open at or below a path, deleted files included."""
+    return sorted(link for link in _links() if link.startswith(str(below)))
+
+
+def _links() -> Iterator[str]:
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that listed them, another thread's
+            yield os.readlink(f"/proc/self/fd/{number}")
+
+
+def mappings(below: Path) -> list[str]:
+    """The lines of /proc/self/maps of files at or below a path."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if str(below) in line]
+
+
+def helper_threads() -> int:
+    """How many threads are inside helper.serve."""
+    count = 0
+    for frame in list(sys._current_frames().values()):
+        found = frame
+        while found is not None:
+            if found.f_code is helper.serve.__code__:
+                count += 1
+                break
+            found = found.f_back  # type: ignore[assignment]
+    return count
+
+
+def children() -> set[int]:
+    """The processes that are our children, zombies included."""
+    found: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError):
+            text = Path(f"/proc/self/task/{task}/children").read_text()
+            found |= set(map(int, text.split()))
+    return found
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what threads and processes do by themselves; fail when they do not."""
+    deadline = time.monotonic() + GUARD
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.002)
+
+
+async def eventually_async(condition: Callable[[], bool]) -> None:
+    """The same, and the event loop goes on. (Real time, also where the clock is a mock.)"""
+    deadline = time.monotonic() + GUARD
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        await trio.to_thread.run_sync(time.sleep, 0.002)
+
+
+async def in_thread(work: Callable[[], object]) -> None:
+    """Something that blocks (a question to the FUSE process), off the loop."""
+    await trio.to_thread.run_sync(work)
+
+
+# ---------------------------------------------------------------- disks
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    root: Path, stats: Stats | None = None, **settings: object
+) -> AsyncIterator[LocalDisk]:
+    """`open_disk`, with a guard, and without the exception group around a test's failure."""
+    config = Config(root=root, **({"max_helpers": 4} | settings))  # type: ignore[arg-type]
+    failure: BaseException | None = None
+    async with open_disk(config, stats if stats is not None else Stats()) as disk:
+        try:
+            with trio.fail_after(2 * GUARD):
+                yield disk
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+@contextlib.asynccontextmanager
+async def opened(disk: LocalDisk, path: bytes) -> AsyncIterator[OpenFile]:
+    file = await disk.open(path)
+    try:
+        yield file
+    finally:
+        disk.close(file)
+
+
+@contextlib.contextmanager
+def opened_at(path: Path) -> Iterator[Opened]:
+    """A file as `opening` sees it, closed afterwards."""
+    directory = os.open(path.parent, os.O_PATH)
+    try:
+        found = open_waiting(directory, os.fsencode(path.name))
+    finally:
+        os.close(directory)
+    try:
+        yield found
+    finally:
+        os.close(found.descriptor)
+
+
+async def loop_turns(count: int) -> None:
+    """So many whole turns of the event loop: it is not blocked."""
+    for _ in range(count):
+        await trio.lowlevel.checkpoint()
+
+
+# ---------------------------------------------------------------- when a test is right to fail
+
+_RESCUE = """if True:
+    import os, select, socket, sys
+    line, patience = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2])
+    while os.read(0, 1):  # armed
+        needed = not select.select([0], [], [], patience)[0]
+        if needed:
+            ours, theirs = socket.socketpair()
+            socket.send_fds(line, [b"?"], [theirs.fileno()])
+            theirs.close()
+            ours.send(b'["reset"]\\n')
+            ours.recv(100)
+            ours.close()
+        os.read(0, 1)  # disarmed
+        os.write(1, b"y" if needed else b"n")
+"""
+
+
+class Rescuer:
+    """Lets a hung disk go when the test process does not, because it waits for the disk itself.
+
+    It is a process: where the GIL is kept, no thread of ours runs, nor pytest's timeout.
+    """
+
+    def __init__(self, disk: FuseDisk) -> None:
+        line = disk._line.fileno()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _RESCUE, str(line), str(GUARD)],
+            pass_fds=[line],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(b"a")
+        try:
+            yield
+        finally:
+            self._process.stdin.write(b"d")
+            answer = self._process.stdout.read(1)
+        assert answer == b"n", "this process waited for the disk, and had to be rescued"
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+# ---------------------------------------------------------------- strangers
+
+
+def as_stranger(name: str, *arguments: object) -> object:
+    """What a function of `strangers.py` returns, when nobody (65534) calls it."""
+    return _elsewhere(as_nobody, "tests.disk.strangers", name, *arguments)
+
+
+def _elsewhere(
+    wrap: Callable[[list[str]], list[str]], module: str, name: str, *arguments: object
+) -> object:
+    program = (
+        "import importlib, json, sys; module, name, arguments = json.loads(sys.argv[1]); "
+        "print(json.dumps(getattr(importlib.import_module(module), name)(*arguments)))"
+    )
+    question = json.dumps([module, name, arguments], default=str)
+    done = subprocess.run(
+        wrap([sys.executable, "-W", "error", "-c", program, question]),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+        env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+        | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def elsewhere(wrap: Callable[[list[str]], list[str]], name: str, *arguments: object) -> object:
+    """The same for another kind of stranger: `wrap` says how to become one."""
+    return _elsewhere(wrap, "tests.disk.strangers", name, *arguments)
+
+
+def is_readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+def main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

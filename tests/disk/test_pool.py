@@ -1,0 +1,731 @@
+"""The pool: one job for the same misses, bounded, and no helper's death is the end of a job.
+
+The helpers here are in the test's own hands: it takes an order from a helper's socket and
+answers it there, so that nothing depends on a thread or on the time.
+"""
+
+import array
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.disk.support import children, descriptors, eventually_async, serving
+from tests.mounts import needs
+from trio_amped.disk.descriptors import Closer, Descriptor
+from trio_amped.disk.messages import MAX_MESSAGE, Operation, Order, Reply
+from trio_amped.disk.pool import HelperPool, Job
+from trio_amped.stats import Stats
+
+pytestmark = needs("root", "loop")
+
+
+DONE = Reply(0)
+
+
+class Hand:
+    """A helper whose every move the test makes."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.received: list[int] = []
+        self._death = trio.Event()
+
+    async def live(self) -> None:
+        with self.channel:
+            await self._death.wait()
+
+    def take(self) -> Order | None:
+        """The order that has arrived, if any."""
+        try:
+            message, ancillary, _, _ = self.channel.recvmsg(
+                MAX_MESSAGE, socket.CMSG_SPACE(16), socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            return None
+        for _, _, data in ancillary:
+            self.received += array.array("i", data)
+        return Order.unpack(message)
+
+    def answer(self, reply: Reply = DONE, *descriptors: int) -> None:
+        self.forget()
+        socket.send_fds(self.channel, [reply.pack()], descriptors)
+
+    def forget(self) -> None:
+        while self.received:
+            os.close(self.received.pop())
+
+    def die(self) -> None:
+        self.forget()
+        self._death.set()
+
+
+class Hands:
+    """A pool, and all of its helpers in the order in which they were started."""
+
+    pool: HelperPool
+
+    def __init__(self, nursery: trio.Nursery, closer: Closer) -> None:
+        self.helpers: list[Hand] = []
+        self.stats = Stats()
+        self.nursery = nursery
+        self.closer = closer
+
+    async def carry(self, channel: socket.socket) -> None:
+        helper = Hand(channel)
+        self.helpers.append(helper)
+        await helper.live()
+
+    async def working(self) -> list[tuple[Hand, Order]]:
+        """The helpers that have a new order, when everything has come to rest."""
+        await wait_all_tasks_blocked()
+        taken = [(helper, helper.take()) for helper in self.helpers if helper.channel.fileno() >= 0]
+        return [(helper, order) for helper, order in taken if order]
+
+    async def the_order(self) -> tuple[Hand, Order]:
+        (found,) = await self.working()
+        return found
+
+
+@asynccontextmanager
+async def a_pool(size: int = 4, queue: int = 8, patience: float = 1e6) -> AsyncIterator[Hands]:
+    closer = Closer()
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        hands = Hands(nursery, closer)
+        hands.pool = HelperPool(
+            hands.carry, closer, nursery, hands.stats, size=size, queue=queue, timeout=patience
+        )
+        try:
+            with trio.fail_after(10_000):  # it may be virtual time
+                await wait_all_tasks_blocked()
+                yield hands
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+        hands.pool.close()
+    for helper in hands.helpers:
+        helper.forget()
+    await closer.finish()
+    if failure:
+        raise failure
+    assert hands.stats.helpers_busy == 0
+
+
+def load(number: int = 0) -> Order:
+    return Order(Operation.LOAD, offset=number, length=1)
+
+
+@contextmanager
+def a_descriptor(root: Path) -> Iterator[Descriptor]:
+    (root / "file").touch()
+    descriptor = Descriptor(os.open(root / "file", os.O_RDONLY))
+    yield descriptor
+    descriptor.release()
+
+
+# ---------------------------------------------------------------- orders and answers
+
+
+async def test_an_order_goes_out_with_its_descriptor_and_the_answer_comes_back(root: Path) -> None:
+    async with a_pool() as hands:
+        with a_descriptor(root) as descriptor:
+            job = hands.pool.submit(Order(Operation.READ, b"", 5, 7), descriptor)
+            assert hands.stats.jobs == 1
+        helper, order = await hands.the_order()
+        assert order == Order(Operation.READ, b"", 5, 7)
+        (received,) = helper.received
+        assert os.readlink(f"/proc/self/fd/{received}") == str(root / "file")
+        assert hands.stats.helpers_busy == 1
+        helper.answer(Reply(0, b"content"))
+        assert await job.wait() == (b"content", -1)
+        job.drop()
+        assert hands.stats.helpers_busy == 0
+        assert descriptors(root) == [], "the job had a hold on it, and let go"
+
+
+async def test_an_error_comes_back() -> None:
+    async with a_pool() as hands:
+        job = hands.pool.submit(load())
+        helper, _ = await hands.the_order()
+        helper.answer(Reply(errno.ENOSPC))
+        with pytest.raises(OSError, match="No space left") as caught:
+            await job.wait()
+        assert caught.value.errno == errno.ENOSPC
+        job.drop()
+
+
+async def test_a_descriptor_comes_back(root: Path) -> None:
+    (root / "file").touch()
+    async with a_pool() as hands:
+        job = hands.pool.submit(Order(Operation.OPEN, b"file"))
+        helper, _ = await hands.the_order()
+        sent = os.open(root / "file", os.O_RDONLY)
+        helper.answer(Reply(0, b"facts"), sent)
+        os.close(sent)
+        content, fd = await job.wait()
+        assert content == b"facts"
+        assert os.readlink(f"/proc/self/fd/{fd}") == str(root / "file")
+        assert not os.get_inheritable(fd)
+        job.drop()
+        os.close(fd)
+
+
+async def test_the_answer_is_an_io_event() -> None:
+    """It arrives on a socket that trio waits for: nothing enters the loop by another way."""
+    woken = []
+
+    class Watcher(trio.abc.Instrument):
+        def after_io_wait(self, timeout: float) -> None:
+            woken.append(trio.lowlevel.current_statistics().run_sync_soon_queue_size)
+
+    async with a_pool(size=1) as hands:
+        (helper,) = hands.helpers
+        before = trio.lowlevel.current_statistics().io_statistics
+        job = hands.pool.submit(load())
+        await hands.the_order()
+        during = trio.lowlevel.current_statistics().io_statistics
+        assert (before.tasks_waiting_read, during.tasks_waiting_read) == (1, 2)
+        trio.lowlevel.add_instrument(watcher := Watcher())
+        helper.answer()
+        await job.wait()
+        trio.lowlevel.remove_instrument(watcher)
+        job.drop()
+        assert set(woken) == {0}
+
+
+# ---------------------------------------------------------------- one job for the same misses
+
+
+async def test_the_same_misses_are_one_job(root: Path) -> None:
+    async with a_pool() as hands:
+        with a_descriptor(root) as descriptor:
+            jobs = [hands.pool.submit(load(), descriptor, key="window") for _ in range(5)]
+            other = hands.pool.submit(load(1), descriptor, key="another")
+        assert len(set(map(id, jobs))) == 1
+        assert (hands.stats.jobs, hands.stats.coalesced) == (2, 4)
+        first, second = sorted(await hands.working(), key=lambda found: found[1].offset)
+        assert [first[1], second[1]] == [load(0), load(1)], "two orders for six"
+        first[0].answer(Reply(0, b"one"))
+        for job in jobs:
+            assert await job.wait() == (b"one", -1)
+            job.drop()
+        second[0].answer()
+        await other.wait()
+        other.drop()
+        assert descriptors(root) == []
+
+
+async def test_what_is_done_is_done_anew_the_next_time() -> None:
+    async with a_pool() as hands:
+        for number in (0, errno.EIO, 0):
+            job = hands.pool.submit(load(), key="window")
+            helper, _ = await hands.the_order()
+            helper.answer(Reply(number))
+            await job.done.wait()
+            job.drop()
+        assert (hands.stats.jobs, hands.stats.coalesced) == (3, 0)
+
+
+async def test_jobs_without_a_key_are_not_shared() -> None:
+    async with a_pool() as hands:
+        jobs = [hands.pool.submit(load()) for _ in range(2)]
+        for helper, _ in await hands.working():
+            helper.answer()
+        for job in jobs:
+            await job.wait()
+            job.drop()
+        assert (hands.stats.jobs, hands.stats.coalesced) == (2, 0)
+
+
+async def test_a_job_that_was_given_up_can_be_joined() -> None:
+    """Before it was begun, and while it is under way."""
+    async with a_pool(size=1) as hands:
+        busy = hands.pool.submit(load(0), key=0)
+        helper, _ = await hands.the_order()
+        busy.drop()
+        assert hands.pool.submit(load(0), key=0) is busy
+        waiting = hands.pool.submit(load(1), key=1)
+        waiting.drop()
+        assert hands.pool.submit(load(1), key=1) is waiting
+        for job in (busy, waiting):
+            helper.answer()
+            assert await job.wait() == (b"", -1)
+            job.drop()
+            await hands.working()
+
+
+# ---------------------------------------------------------------- bounds
+
+
+async def test_two_helpers_are_started_ahead_and_one_is_kept_idle() -> None:
+    async with a_pool(size=4) as hands:
+        assert (len(hands.helpers), hands.stats.helpers) == (2, 2)
+        jobs = []
+        for number in range(5):
+            jobs.append(hands.pool.submit(load(number)))
+            await wait_all_tasks_blocked()
+            assert len(hands.helpers) == hands.stats.helpers
+            assert hands.stats.helpers_busy == min(number + 1, 4)
+            idle = hands.stats.helpers - hands.stats.helpers_busy
+            # two, where a helper was woken for a job that a new one has taken
+            assert idle in (1, 2) or hands.stats.helpers == 4
+        for _ in jobs:
+            for helper, _order in await hands.working():
+                helper.answer()
+        for job in jobs:
+            await job.wait()
+            job.drop()
+        assert hands.stats.helpers == 4
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 0), (1, 1), (2, 2), (3, 2)])
+async def test_not_more_are_started_than_allowed(size: int, expected: int) -> None:
+    async with a_pool(size=size) as hands:
+        assert len(hands.helpers) == hands.stats.helpers == expected
+
+
+async def test_a_burst_gets_all_helpers() -> None:
+    """Many misses in one turn of the loop: no job waits while there is room for a helper."""
+    async with a_pool(size=6) as hands:
+        jobs = [hands.pool.submit(load(number)) for number in range(6)]
+        begun = await hands.working()
+        for helper, _ in begun:
+            helper.answer()
+        for job in jobs:
+            job.drop()
+        assert len(begun) == 6
+
+
+async def test_the_queue_is_bounded() -> None:
+    async with a_pool(size=1, queue=2) as hands:
+        jobs = [hands.pool.submit(load(0), key=0)]
+        await wait_all_tasks_blocked()
+        jobs += [hands.pool.submit(load(1), key=1), hands.pool.submit(load(2), key=2)]
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(3), key=3)
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(3))
+        jobs += [hands.pool.submit(load(2), key=2)]  # to join one takes no place
+        assert (hands.stats.jobs, hands.stats.coalesced) == (3, 1)
+        for number in range(3):
+            helper, order = await hands.the_order()
+            assert order == load(number), "first come, first served"
+            helper.answer()
+        for job in jobs:
+            await job.wait()
+            job.drop()
+        hands.pool.submit(load(3), key=3).drop()
+
+
+async def test_jobs_ahead_of_need_leave_room() -> None:
+    async with a_pool(size=2, queue=8) as hands:
+        jobs = [hands.pool.submit(load(number)) for number in range(2)]
+        await wait_all_tasks_blocked()
+        jobs += [hands.pool.submit(load(number), is_ahead=True) for number in (2, 3)]
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(4), is_ahead=True)
+        jobs += [hands.pool.submit(load(number)) for number in range(4, 10)]
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(10))
+        for job in jobs:
+            job.drop()
+
+
+async def test_jobs_ahead_of_need_leave_room_in_a_short_queue() -> None:
+    async with a_pool(size=4, queue=2) as hands:
+        jobs: list[Job] = []
+        try:
+            for number in range(4):
+                jobs.append(hands.pool.submit(load(number)))
+                await wait_all_tasks_blocked()
+            with suppress(BlockingIOError):
+                for number in range(4, 10):
+                    jobs.append(hands.pool.submit(load(number), is_ahead=True))
+            jobs.append(hands.pool.submit(load(10)))
+        finally:
+            for job in jobs:
+                job.drop()
+
+
+# ---------------------------------------------------------------- who has gone away
+
+
+async def test_a_job_that_nobody_waits_for_is_not_begun(root: Path) -> None:
+    async with a_pool(size=1) as hands:
+        first = hands.pool.submit(load(0))
+        helper, _ = await hands.the_order()
+        with a_descriptor(root) as descriptor:
+            dropped = hands.pool.submit(load(1), descriptor, key=1)
+        wanted = hands.pool.submit(load(2))
+        dropped.drop()
+        assert descriptors(root), "it is still in the queue"
+        helper.answer()
+        await first.wait()
+        first.drop()
+        assert await hands.the_order() == (helper, load(2))
+        assert descriptors(root) == []
+        assert dropped.done.is_set()
+        again = hands.pool.submit(load(1), key=1)
+        assert again is not dropped
+        helper.answer()
+        await wanted.wait()
+        wanted.drop()
+        await hands.the_order()
+        helper.answer()
+        await again.wait()
+        again.drop()
+
+
+async def test_a_cancelled_waiter_leaves_nothing_behind(root: Path) -> None:
+    """Neither its descriptor, nor the one that comes back too late."""
+    async with a_pool() as hands:
+        with a_descriptor(root) as descriptor:
+            job = hands.pool.submit(Order(Operation.OPEN, b"file"), descriptor)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(job.wait)
+                helper, _ = await hands.the_order()
+                scope.cancel()
+        job.drop()
+        sent = os.open(root / "file", os.O_RDONLY)
+        helper.answer(Reply(0, b"facts"), sent)
+        os.close(sent)
+        await wait_all_tasks_blocked()
+        await hands.closer.finish()
+        assert job.done.is_set()
+        assert descriptors(root) == []
+
+
+async def test_cancelled_when_the_answer_is_there(root: Path) -> None:
+    (root / "file").touch()
+    async with a_pool() as hands:
+        job = hands.pool.submit(Order(Operation.OPEN, b"file"))
+        helper, _ = await hands.the_order()
+        sent = os.open(root / "file", os.O_RDONLY)
+        helper.answer(Reply(0, b"facts"), sent)
+        os.close(sent)
+        await job.done.wait()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await job.wait()
+        assert scope.cancelled_caught
+        assert len(descriptors(root)) == 1
+        job.drop()
+        await hands.closer.finish()
+        assert descriptors(root) == []
+
+
+async def test_the_end_of_the_pool_ends_all_jobs(root: Path) -> None:
+    with a_descriptor(root) as descriptor:
+        async with a_pool(size=1) as hands:
+            jobs = [hands.pool.submit(load(number), descriptor, key=number) for number in range(3)]
+            await hands.the_order()
+            jobs[0].drop()
+        for job in jobs:
+            assert job.done.is_set()
+            with pytest.raises(OSError, match="canceled"):
+                await job.wait()
+        assert len(descriptors(root)) == 1
+    assert descriptors(root) == []
+
+
+async def test_a_disk_that_does_not_answer(autojump_clock: MockClock, root: Path) -> None:
+    """The waiter goes on; the job, which is under way, lets go of all when its answer comes."""
+    async with a_pool(size=1, patience=30) as hands:
+        with a_descriptor(root) as descriptor:
+            job = hands.pool.submit(Order(Operation.OPEN, b"file"), descriptor)
+        start = trio.current_time()
+        with pytest.raises(TimeoutError, match="the disk does not answer") as caught:
+            await hands.pool.result(job)
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert trio.current_time() - start == pytest.approx(30)
+        assert hands.stats.helpers_busy == 1
+        helper, _ = await hands.the_order()
+        sent = os.open(root / "file", os.O_RDONLY)
+        helper.answer(Reply(0, b"facts"), sent)
+        os.close(sent)
+        await eventually_async(lambda: descriptors(root) == [])
+        assert hands.stats.helpers_busy == 0
+
+
+# ---------------------------------------------------------------- the death of helpers
+
+
+async def test_a_helper_that_dies_is_replaced_and_its_job_run_again(
+    autojump_clock: MockClock, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_pool(size=1) as hands:
+        with a_descriptor(root) as descriptor:
+            job = hands.pool.submit(load(1), descriptor, key=1)
+        for _ in range(2):
+            helper, order = await hands.the_order()
+            assert order == load(1)
+            helper.die()
+            await trio.sleep(1)
+        helper, order = await hands.the_order()
+        assert order == load(1)
+        assert len(hands.helpers) == 3
+        assert (hands.stats.helpers, hands.stats.helpers_busy, hands.stats.jobs) == (1, 1, 1)
+        helper.answer(Reply(0, b"at last"))
+        assert await job.wait() == (b"at last", -1)
+        job.drop()
+        assert descriptors(root) == []
+        assert "another one takes its place" in caplog.text
+
+
+async def test_a_job_goes_to_a_helper_that_is_idle() -> None:
+    """At once: it does not wait until the dead one is replaced."""
+    async with a_pool(size=2) as hands:
+        job = hands.pool.submit(load(1))
+        first, _ = await hands.the_order()
+        first.die()
+        second, order = await hands.the_order()
+        assert second is not first
+        assert order == load(1)
+        second.answer()
+        await job.wait()
+        job.drop()
+
+
+async def test_a_job_that_has_killed_three_helpers_fails(
+    autojump_clock: MockClock, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_pool(size=2) as hands:
+        with a_descriptor(root) as descriptor:
+            job = hands.pool.submit(load(1), descriptor, key=1)
+        for _ in range(3):
+            helper, _ = await hands.the_order()
+            assert not job.done.is_set()
+            helper.die()
+            await trio.sleep(1)
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            await job.wait()
+        assert caught.value.errno == errno.EIO
+        job.drop()
+        assert descriptors(root) == []
+        assert "has ended 3 disk helpers" in caplog.text
+        after = hands.pool.submit(load(1), key=1)
+        helper, _ = await hands.the_order()
+        helper.answer()
+        await after.wait()
+        after.drop()
+        assert hands.stats.helpers == 2
+
+
+async def test_a_helper_that_is_idle_and_dies_is_replaced(autojump_clock: MockClock) -> None:
+    async with a_pool(size=1) as hands:
+        hands.helpers[0].die()
+        await trio.sleep(1)
+        job = hands.pool.submit(load())
+        helper, _ = await hands.the_order()
+        assert helper is hands.helpers[1]
+        helper.answer()
+        await job.wait()
+        job.drop()
+
+
+async def test_no_wake_up_is_lost_with_a_helper() -> None:
+    """It dies in the turn in which it is chosen for a job: another idle one takes it."""
+    async with a_pool(size=2) as hands:
+        for helper in hands.helpers:
+            helper.die()
+            job = hands.pool.submit(load())
+            survivor, order = (await hands.working())[-1]
+            assert survivor is not helper
+            assert order == load()
+            survivor.answer()
+            await job.wait()
+            job.drop()
+            break
+
+
+async def test_an_order_that_was_not_sent_is_not_held_against_the_job(
+    autojump_clock: MockClock,
+) -> None:
+    """The helper was dead before it had the order; the job may try as often as it takes."""
+    async with a_pool(size=1) as hands:
+        job = hands.pool.submit(load(0))
+        helper, _ = await hands.the_order()
+        waiting = hands.pool.submit(load(1))
+        for _ in range(5):
+            # closed before the order is sent: the first answer frees it for the second job
+            if not job.done.is_set():
+                helper.answer()
+            helper.channel.shutdown(socket.SHUT_RD)
+            await wait_all_tasks_blocked()
+            helper.die()
+            await trio.sleep(10)
+            helper = hands.helpers[-1]
+            if (order := helper.take()) is not None:
+                break
+        assert order == load(1)
+        helper.answer()
+        await waiting.wait()
+        for one in (job, waiting):
+            one.drop()
+
+
+async def test_helpers_that_cannot_start_are_not_tried_in_a_loop(
+    autojump_clock: MockClock,
+) -> None:
+    """The pause doubles, to a bound, and is short again after a success."""
+    starts: list[float] = []
+
+    async def carry(channel: socket.socket) -> None:
+        starts.append(trio.current_time())
+        channel.close()
+
+    async with trio.open_nursery() as nursery:
+        stats = Stats()
+        HelperPool(carry, Closer(), nursery, stats, size=1, queue=1, timeout=1)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    pauses = [round(later - sooner, 3) for sooner, later in pairwise(starts)]
+    assert pauses[:8] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0]
+    assert set(pauses[8:]) == {5.0}
+    assert stats.helpers == 1
+
+
+async def test_the_pause_is_short_again_after_a_success(autojump_clock: MockClock) -> None:
+    async with a_pool(size=1) as hands:
+        for _ in range(4):
+            hands.helpers[-1].die()
+            await trio.sleep(10)
+        job = hands.pool.submit(load())
+        helper, _ = await hands.the_order()
+        helper.answer()
+        await job.wait()
+        job.drop()
+        count = len(hands.helpers)
+        helper.die()
+        await trio.sleep(0.049)
+        assert len(hands.helpers) == count
+        await trio.sleep(0.002)
+        assert len(hands.helpers) == count + 1
+
+
+async def test_no_descriptors_for_a_new_helper(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """It is a reason to try later, and not to stop the server."""
+    real = socket.socketpair
+    async with a_pool(size=3) as hands:
+
+        def socketpair(*arguments: int) -> tuple[socket.socket, socket.socket]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(socket, "socketpair", socketpair)
+        jobs = [hands.pool.submit(load(number)) for number in range(3)]
+        for helper, _ in await hands.working():
+            helper.answer()
+        monkeypatch.setattr(socket, "socketpair", real)
+        await trio.sleep(10)
+        for helper, _ in await hands.working():
+            helper.answer()
+        for job in jobs:
+            await job.wait()
+            job.drop()
+
+
+async def test_no_place_for_a_descriptor_that_comes_back(root: Path) -> None:
+    """The kernel drops it; the answer has none, and the job says so by -1."""
+    async with a_pool() as hands:
+        job = hands.pool.submit(Order(Operation.OPEN, b"file"))
+        helper, _ = await hands.the_order()
+        helper.answer(Reply(0, b"facts"))
+        assert await job.wait() == (b"facts", -1)
+        job.drop()
+
+
+# ---------------------------------------------------------------- any order of events
+
+
+STEPS = st.lists(
+    st.sampled_from(["submit", "submit_ahead", "answer", "fail", "die", "drop", "rest"]),
+    max_size=30,
+)
+
+
+@given(STEPS, st.integers(1, 3), st.integers(1, 4), st.random_module())
+def test_every_job_ends_and_nothing_is_left(
+    steps: list[str], size: int, queue: int, seed: object
+) -> None:
+    """Whatever happens in whatever order: jobs end once, descriptors are released, counters too."""
+
+    def give_back(fd: int) -> None:
+        assert fd in open_ones
+        open_ones.remove(fd)
+        os.close(fd)
+
+    open_ones: set[int] = set()
+
+    async def main() -> None:
+        jobs: list[Job] = []
+        working: list[Hand] = []
+        async with a_pool(size=size, queue=queue) as hands:
+            for number, step in enumerate(steps):
+                match step:
+                    case "submit" | "submit_ahead":
+                        fd = os.open("/dev/null", os.O_RDONLY)
+                        open_ones.add(fd)
+                        descriptor = Descriptor(fd, give_back)
+                        with suppress(BlockingIOError):
+                            jobs.append(
+                                hands.pool.submit(
+                                    load(number),
+                                    descriptor,
+                                    key=number % 3,
+                                    is_ahead=step == "submit_ahead",
+                                )
+                            )
+                        descriptor.release()
+                    case "answer" | "fail" | "die":
+                        working += [helper for helper, _ in await hands.working()]
+                        if working:
+                            helper = working.pop(0)
+                            if step == "die":
+                                helper.die()
+                            else:
+                                helper.answer(Reply(0 if step == "answer" else errno.EIO))
+                    case "drop" if jobs:
+                        jobs.pop(0).drop()
+                    case "rest":
+                        await trio.sleep(10)
+                assert hands.stats.helpers <= size
+                assert hands.stats.helpers_busy <= hands.stats.helpers
+            for _ in range(200):  # from now on all goes well
+                working += [helper for helper, _ in await hands.working()]
+                if not working and not hands.pool._shared and not hands.pool._queue:
+                    break
+                while working:
+                    working.pop().answer()
+                await trio.sleep(10)
+            assert all(job.done.is_set() for job in jobs)
+            for job in jobs:
+                job.drop()
+            assert not hands.pool._shared
+            assert not hands.pool._queue
+            assert hands.stats.helpers_busy == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert not open_ones
+
+
+# ---------------------------------------------------------------- with a disk around it
+
+
+async def test_helper_processes_start_ahead_and_end_with_the_disk(root: Path) -> None:
+    before = children()
+    async with serving(root, Stats(), helpers="process"):
+        await eventually_async(lambda: len(children() - before) == 2)
+    assert children() <= before

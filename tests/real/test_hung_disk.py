@@ -1,0 +1,295 @@
+"""A disk that hangs costs helpers, and never the event loop."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mounts import (
+    FuseDisk,
+    ServerProcess,
+    fuse_disk,
+    load,
+    loop_ext4,
+    needs,
+    running_server,
+)
+
+from .support import (
+    KIB,
+    MIB,
+    Client,
+    content,
+    descriptors,
+    eventually,
+    evict,
+    first_with_answer,
+    helper_processes,
+    put,
+    watched,
+)
+
+pytestmark = needs("fuse")
+
+SLOW = content(MIB)
+HOT_SMALL, HOT_LARGE = content(KIB), content(2 * MIB)
+
+
+@pytest.fixture
+def disk(place: Path) -> Iterator[FuseDisk]:
+    """A FUSE disk that is mounted below a root on a good one; `<mount>/slow` is on it."""
+    put(place / "backing/slow", SLOW)
+    root = place / "root"
+    put(root / "hot", HOT_SMALL)
+    put(root / "large", HOT_LARGE)
+    with fuse_disk(root, place / "backing") as disk:
+        yield disk
+
+
+@contextmanager
+def server_above(disk: FuseDisk, *options: str) -> Iterator[ServerProcess]:
+    """A server for the folder that the disk is mounted in, which has seen each file once."""
+    with running_server(*options, root=disk.path.parent) as server:
+        with Client(server) as client:
+            assert client.get(slow(disk)).body == SLOW
+        assert_hot(server)
+        evict(disk.path / "slow")
+        yield server
+
+
+def slow(disk: FuseDisk) -> str:
+    return f"/{disk.path.name}/slow"
+
+
+def assert_hot(server: ServerProcess) -> None:
+    """What is in memory is answered, in all its forms."""
+    with Client(server) as client:
+        for _ in range(3):
+            assert client.get("/hot").body == HOT_SMALL
+            assert client.get("/large").body == HOT_LARGE
+            assert client.get("/large", "Range: bytes=9-99").body == HOT_LARGE[9:100]
+            assert client.get("/hot", method="HEAD").status == 200
+            assert client.get("/../x").status == 400
+
+
+@pytest.fixture
+def clients() -> Iterator[ExitStack]:
+    with ExitStack() as clients:
+        yield clients
+
+
+def ask(clients: ExitStack, server: ServerProcess, path: str, count: int) -> list[Client]:
+    """So many clients that have asked, and wait."""
+    asking = [clients.enter_context(Client(server)) for _ in range(count)]
+    for client in asking:
+        client.ask(path)
+    return asking
+
+
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+@pytest.mark.parametrize("operation", ["getattr", "open", "read"])
+def test_hot_requests_go_on(
+    disk: FuseDisk, clients: ExitStack, operation: str, helpers: str
+) -> None:
+    with server_above(disk, "--helpers", helpers) as server:
+        disk.hang(operation)  # type: ignore[arg-type]
+        asking = ask(clients, server, slow(disk), 4)
+        disk.wait_hanging(1)
+        assert_hot(server)
+        assert not any(client.has_answer() for client in asking)
+        disk.release()
+        assert all(client.answer().body == SLOW for client in asking)
+
+
+@pytest.mark.parametrize("operation", ["open", "read"])
+def test_names_that_the_kernel_knows_are_no_reason_to_go_there(
+    place: Path, clients: ExitStack, operation: str
+) -> None:
+    """With its names in the kernel's caches, an open from them asks the disk all the same."""
+    put(place / "backing/slow", SLOW)
+    put(place / "root/hot", HOT_SMALL)
+    put(place / "root/large", HOT_LARGE)
+    with (
+        fuse_disk(place / "root", place / "backing", attr_timeout=9999, entry_timeout=9999) as disk,
+        server_above(disk) as server,
+    ):
+        disk.hang(operation)  # type: ignore[arg-type]
+        asking = ask(clients, server, slow(disk), 2)
+        disk.wait_hanging(1)
+        assert_hot(server)
+        disk.release()
+        assert all(client.answer().body == SLOW for client in asking)
+
+
+def test_a_close_that_hangs_costs_helpers(disk: FuseDisk, clients: ExitStack) -> None:
+    """close waits for flush, also the close of a helper's own descriptor of the file."""
+    with server_above(disk) as server:
+        disk.hang("flush")
+        (client,) = ask(clients, server, slow(disk), 1)
+        disk.wait_hanging(1)
+        assert_hot(server)
+        disk.release()
+        assert client.answer().body == SLOW
+        eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
+
+
+def test_our_own_close_may_hang_as_well(disk: FuseDisk) -> None:
+    """HEAD: a helper opens it, and closes its own descriptor; the one it handed over is ours."""
+    with server_above(disk) as server, Client(server) as client:
+        disk.hang("flush")
+        assert client.get(slow(disk), method="HEAD").status == 200
+        disk.wait_hanging(2)
+        assert client.get("/hot").body == HOT_SMALL
+        assert_hot(server)
+        disk.release()
+        eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
+
+
+def test_nobody_waits_for_the_end_of_the_last_close(disk: FuseDisk, clients: ExitStack) -> None:
+    with server_above(disk) as server:
+        disk.hang("release")
+        (client,) = ask(clients, server, slow(disk), 1)
+        assert client.answer().body == SLOW
+        disk.wait_hanging(1)
+        assert client.get(slow(disk)).body == SLOW
+        assert_hot(server)
+
+
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+def test_with_every_helper_hung_hot_requests_go_on_and_the_queue_is_bounded(
+    disk: FuseDisk, clients: ExitStack, helpers: str
+) -> None:
+    bounds = ("--max-helpers", "2", "--max-queue", "3", "--helpers", helpers)
+    with server_above(disk, *bounds) as server:
+        disk.hang("open")
+        hung = ask(clients, server, slow(disk), 2)
+        disk.wait_hanging(2)
+        assert_hot(server)
+        # Three may wait, so one of four is told to come back; which one is nobody's business.
+        waiting = ask(clients, server, slow(disk), 4)
+        refused = first_with_answer(waiting)
+        waiting.remove(refused)
+        reply = refused.answer()
+        assert (reply.status, reply.fields["retry-after"]) == (503, "1")
+        assert reply.body == b"503 Service Unavailable\n"
+        for _ in range(3):
+            assert refused.get(slow(disk)).status == 503
+            assert refused.get("/hot").body == HOT_SMALL
+        assert_hot(server)
+        assert not any(client.has_answer() for client in hung + waiting)
+        disk.release()
+        assert all(client.answer().body == SLOW for client in hung + waiting)
+        assert refused.get(slow(disk)).body == SLOW
+
+
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+@pytest.mark.parametrize("operation", ["open", "read"])
+def test_a_disk_that_does_not_answer_in_time_is_503(
+    disk: FuseDisk, clients: ExitStack, operation: str, helpers: str
+) -> None:
+    with server_above(disk, "--disk-timeout", "0.2", "--helpers", helpers) as server:
+        disk.hang(operation)  # type: ignore[arg-type]
+        asking = ask(clients, server, slow(disk), 3)
+        for client in asking:
+            reply = client.answer()
+            assert (reply.status, reply.fields["retry-after"]) == (503, "1")
+        server.wait_for_log(f"WARNING +503 for {slow(disk)}: .*the disk does not answer")
+        assert_hot(server)
+        disk.release()
+        eventually(lambda: asking[0].get(slow(disk)).body == SLOW)
+        assert all(client.get(slow(disk)).body == SLOW for client in asking)
+        eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
+
+
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+def test_clients_that_leave_a_hung_disk(disk: FuseDisk, clients: ExitStack, helpers: str) -> None:
+    """Nothing is left dangling: neither descriptors nor helpers that wait for nobody."""
+    options = ("--max-helpers", "2", "--disk-timeout", "0.2", "--helpers", helpers)
+    with server_above(disk, *options) as server:
+        disk.hang("open")
+        for client in ask(clients, server, slow(disk), 5):
+            assert client.answer().status == 503
+            client.reset()
+        disk.release()
+        with Client(server) as client:
+            eventually(lambda: client.get(slow(disk)).body == SLOW)
+        eventually(lambda: not [d for d in descriptors(server.pid) if "/slow" in d])
+        assert_hot(server)
+
+
+def test_a_root_on_a_hung_disk(place: Path, clients: ExitStack) -> None:
+    """Nothing can be answered from it, but requests that need no disk are."""
+    put(place / "backing/slow", SLOW)
+    with (
+        fuse_disk(place, place / "backing") as disk,
+        running_server("--revalidate", "0", root=disk.path) as server,
+    ):
+        disk.hang("getattr", "open", "read")
+        asking = ask(clients, server, "/slow", 4)
+        disk.wait_hanging(1)
+        with Client(server) as client:
+            assert client.get("/../x").status == 400
+            assert client.get("/.hidden").status == 404
+            assert client.get("/", method="POST").status == 405
+        disk.release()
+        assert all(client.answer().body == SLOW for client in asking)
+
+
+@needs("loop")
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+def test_what_is_in_memory_outlives_its_disk(place: Path, clients: ExitStack, helpers: str) -> None:
+    """The hot and the cold file are on one ext4, whose disk hangs."""
+    (place / "backing").mkdir()
+    with (
+        fuse_disk(place, place / "backing") as disk,
+        loop_ext4(place, 64 * MIB, image=disk.path / "image") as root,
+    ):
+        put(root / "hot", HOT_SMALL)
+        put(root / "large", HOT_LARGE)
+        put(root / "cold", SLOW)
+        load(root / "large")
+        with running_server("--helpers", helpers, root=root) as server:
+            with Client(server) as client:
+                assert client.get("/cold").body == SLOW
+            assert_hot(server)
+            evict(root / "cold")
+            disk.hang("read")
+            asking = ask(clients, server, "/cold", 3)
+            disk.wait_hanging(1)
+            assert_hot(server)
+            assert not any(client.has_answer() for client in asking)
+            disk.release()
+            assert all(client.answer().body == SLOW for client in asking)
+            assert server.stop() == 0
+
+
+# ---------------------------------------------------------------- stopping on a hung disk
+
+
+def test_with_process_helpers_the_server_can_always_stop(
+    disk: FuseDisk, clients: ExitStack
+) -> None:
+    options = ("--helpers", "process", "--drain-timeout", "0.1", "--max-helpers", "3")
+    with server_above(disk, *options) as server:
+        disk.hang("open")
+        ask(clients, server, slow(disk), 3)
+        disk.wait_hanging(3)
+        with watched(helper_processes(server)) as have_ended:
+            assert server.stop(signal.SIGTERM) == 0
+            disk.release()
+            assert have_ended()
+
+
+def test_with_thread_helpers_the_server_stops_once_the_disk_answers(
+    disk: FuseDisk, clients: ExitStack
+) -> None:
+    with server_above(disk, "--drain-timeout", "0.1") as server:
+        disk.hang("open")
+        ask(clients, server, slow(disk), 2)
+        disk.wait_hanging(1)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_log("stopped; ")  # the event loop has ended, whatever the threads do
+        disk.release()
+        assert server.process.wait(10) == 0

@@ -1,0 +1,418 @@
+"""The command line: what a user sees, and what a service manager does to it."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import trio_amped
+from tests.mounts import (
+    GUARD,
+    REPOSITORY,
+    as_nobody,
+    needs,
+    public_directory,
+    running_server,
+)
+from tests.real.support import (
+    KIB,
+    MIB,
+    Client,
+    content,
+    eventually,
+    evict,
+    helper_processes,
+    put,
+    watched,
+)
+from trio_amped import cli
+from trio_amped.config import Config
+
+SIZE = 8 * MIB
+HELPERS = ("thread", "process")
+FINISHING = r"(SIGINT|SIGTERM): finishing what is being sent, at most 10 s; once more stops at once"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with public_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+def root(place: Path) -> Path:
+    put(place / "root/big", content(SIZE))
+    put(place / "root/small", b"small")
+    return place / "root"
+
+
+def run(
+    *options: str, user: str = "", wrap: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line that ends by itself."""
+    argv = [sys.executable, "-m", "trio_amped", *options]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80"}
+    if user == "nobody":
+        argv = as_nobody(argv)  # who may not write coverage's file
+        environment = {k: v for k, v in environment.items() if not k.startswith("COVERAGE_")}
+    argv = [*wrap, *argv]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=GUARD)
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"trio_amped {trio_amped.__version__}\n"
+
+
+def test_help_lists_every_option_with_its_default_and_unit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "twice: at once" in text
+    for field in dataclasses.fields(Config):
+        option = "--" + field.name.replace("_", "-")
+        found = re.search(rf"^  {option}\b([^\n]*(?:\n {{10}}[^\n]*)?)", text, re.MULTILINE)
+        assert found, option
+        line = found[1]
+        assert line.endswith(f"(default: {field.default})")
+        assert field.metadata["help"] in line
+        if isinstance(field.default, float):
+            assert line.startswith(" SECONDS")
+            assert "seconds" in line
+        elif isinstance(field.default, int):
+            assert line.startswith(" N ")
+    assert "(default: info)" in text
+
+
+def test_help_fits_a_terminal() -> None:
+    done = run("--help")
+    assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+# ---------------------------------------------------------------- what cannot be
+
+BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
+    (["--port", "99999"], "--port must be at most 65535"),
+    (["--port", "-1"], "--port must be at least 0"),
+    (["--port", "http"], "argument --port: invalid int value: 'http'"),
+    (["--gate", "lies"], "argument --gate: invalid choice: 'lies' (choose from"),
+    (["--helpers", "elves"], "argument --helpers: invalid choice: 'elves' (choose from"),
+    (["--log-level", "loud"], "argument --log-level: invalid choice: 'loud' (choose from"),
+    (["--max-helpers", "0"], "--max-helpers must be at least 1"),
+    (["--max-helpers", "many"], "argument --max-helpers: invalid int value: 'many'"),
+    (["--max-connections", "0"], "--max-connections must be at least 1"),
+    (["--head-timeout", "nan"], "--head-timeout must be a number"),
+    (["--disk-timeout", "-1"], "--disk-timeout must be at least 0.001"),
+    (["--drain-timeout", "-0.5"], "--drain-timeout must be at least 0"),
+    (["--send-timeout", "soon"], "argument --send-timeout: invalid float value: 'soon'"),
+    (["--keep-alive-timeout=-inf"], "--keep-alive-timeout must be at least 0.001"),
+    (["--max-help", "1"], "unrecognized arguments: --max-help 1"),
+    (["folder"], "unrecognized arguments: folder"),
+    (["--port"], "argument --port: expected one argument"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), BAD_OPTIONS)
+def test_a_bad_option_is_named(
+    options: Sequence[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(options)
+    assert stop.value.code == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"trio-amped: error: {says}")
+
+
+@pytest.mark.parametrize("options", [["--port", "99999"], ["--gate", "lies"], ["folder"]])
+def test_a_bad_option_is_one_line(options: Sequence[str]) -> None:
+    done = run(*options)
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "--help" in done.stderr
+
+
+def only_line(*options: str, user: str = "", wrap: Sequence[str] = ()) -> str:
+    """The one line on stderr of a server that cannot start, without the program's name."""
+    done = run(*options, user=user, wrap=wrap)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("trio-amped: error: ")
+    return line.removeprefix("trio-amped: error: ")
+
+
+def test_a_missing_root(place: Path) -> None:
+    says = only_line("--port", "0", "--root", str(place / "missing"))
+    assert says == (
+        f"cannot serve {place}/missing: No such file or directory; "
+        "give a readable folder with --root"
+    )
+
+
+def test_a_file_as_root(root: Path) -> None:
+    says = only_line("--port", "0", "--root", str(root / "small"))
+    assert says == f"cannot serve {root}/small: Not a directory; give a readable folder with --root"
+
+
+@needs("nobody")
+@pytest.mark.parametrize("inside", ["", "/folder"])
+def test_an_unreadable_root(root: Path, inside: str) -> None:
+    (root / "folder").mkdir()
+    root.chmod(0o700)
+    says = only_line("--port", "0", "--root", f"{root}{inside}", user="nobody")
+    assert says == (
+        f"cannot serve {root}{inside}: Permission denied; give a readable folder with --root"
+    )
+
+
+def test_a_port_in_use(root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        says = only_line("--port", port, "--root", str(root))
+    assert says == (
+        f"127.0.0.1 port {port} is in use; choose another with --port, or stop who has it"
+    )
+
+
+@needs("nobody")
+def test_a_privileged_port(root: Path) -> None:
+    """In a network of its own, since a container's may have no privileged ports."""
+    options = ("--host", "0.0.0.0", "--port", "80", "--root", str(root))
+    says = only_line(*options, user="nobody", wrap=["unshare", "--net"])
+    assert says == "may not listen on 0.0.0.0 port 80; choose one above 1023 with --port"
+
+
+def test_an_unknown_host(root: Path) -> None:
+    says = only_line("--port", "0", "--host", "nowhere.invalid", "--root", str(root))
+    assert says.startswith("cannot listen on nowhere.invalid: ")
+    assert says.endswith("; give an address with --host")
+
+
+def test_an_address_of_somebody_else(root: Path) -> None:
+    says = only_line("--port", "0", "--host", "192.0.2.1", "--root", str(root))
+    assert says == (
+        "cannot listen on 192.0.2.1 port 0: Cannot assign requested address; see --host and --port"
+    )
+
+
+# ---------------------------------------------------------------- what it says
+
+
+def test_what_it_says_at_start_and_at_the_end(root: Path) -> None:
+    with running_server(root=root) as server:
+        server.wait_for_log("gate ")
+        address, gate = server.log
+        assert address.endswith(f"INFO    serving {root} at http://127.0.0.1:{server.port}/")
+        assert re.search(r"gate \w+: .+; files are opened .+; at most 16 thread helpers$", gate)
+        with Client(server) as client:
+            assert client.get("/small").body == b"small"
+            assert client.get("/missing").status == 404
+        assert server.stop() == 0
+        *_, last = server.log
+        assert re.search(
+            r"stopped; 2 requests, \d+ bytes, 1 resident windows, 0 misses, \d+ jobs for helpers$",
+            last,
+        )
+        assert len(server.log) == 4  # and the signal
+
+
+def test_log_levels(root: Path) -> None:
+    with running_server("--log-level", "debug", root=root) as server:
+        with Client(server) as client:
+            client.get("/small?x=%20")
+            client.get("/missing", method="HEAD")
+        server.wait_for_log(r"DEBUG +GET /small\?x=%20 HTTP/1\.1 200 5$")
+        server.wait_for_log(r"DEBUG +HEAD /missing HTTP/1\.1 404 0$")
+    # Without the line with its address we learn the port from who listens on it.
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    argv = [sys.executable, "-m", "trio_amped", "--log-level", "error"]
+    argv += ["--root", str(root), "--port", str(port)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        eventually(lambda: _accepts(port))
+        process.terminate()
+        _, said = process.communicate(timeout=GUARD)
+        assert process.returncode == 0
+        assert said == ""
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with Client(port) as client:
+            return client.get("/small").body == b"small"
+    except ConnectionRefusedError:
+        return False
+
+
+def addresses_here() -> list[str]:
+    """The addresses of this machine's loopback; many a container has no IPv6."""
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return ["127.0.0.1", "::1"]
+    return ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("host", addresses_here())
+def test_the_address_is_a_url(host: str, root: Path) -> None:
+    with running_server("--host", host, root=root) as server:
+        name = f"[{host}]" if ":" in host else host
+        assert server.url == f"http://{name}:{server.port}"
+
+
+# ---------------------------------------------------------------- signals
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        Client(port).socket.close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:  # closed at this very moment
+        return False
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_idle_connections_and_exits_0(root: Path, number: signal.Signals) -> None:
+    with running_server(root=root) as server, Client(server) as fresh, Client(server) as used:
+        assert used.get("/small").body == b"small"
+        server.process.send_signal(number)
+        assert fresh.has_ended()
+        assert used.has_ended()
+        assert server.process.wait(GUARD) == 0
+        server.wait_for_log(FINISHING)
+
+
+@pytest.mark.parametrize("helpers", HELPERS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_transfer_under_way_is_finished(root: Path, number: signal.Signals, helpers: str) -> None:
+    evict(root / "big")
+    with running_server("--helpers", helpers, root=root) as server:
+        with Client(server, receive_buffer=16 * KIB) as slow:
+            slow.ask("/big")
+            assert slow.head().status == 200
+            first = slow.take(1)
+            server.process.send_signal(number)
+            server.wait_for_log(FINISHING)
+            eventually(lambda: refuses(server.port))
+            assert first + slow.take(SIZE - 1) == content(SIZE)
+            assert slow.has_ended()
+        assert server.process.wait(GUARD) == 0
+        server.wait_for_log(r"stopped; 1 requests")
+
+
+def test_a_request_that_was_sent_before_is_answered_and_told_to_close(root: Path) -> None:
+    """Pipelined behind a transfer: it was asked in time."""
+    with running_server(root=root) as server, Client(server, receive_buffer=16 * KIB) as client:
+        client.ask("/big")
+        client.ask("/small")
+        client.ask("/small")
+        assert client.head().status == 200
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_log(FINISHING)
+        assert client.take(SIZE) == content(SIZE)
+        reply = client.answer()
+        assert (reply.body, reply.fields["connection"]) == (b"small", "close")
+        assert client.has_ended()
+        client.socket.close()
+        assert server.process.wait(GUARD) == 0
+
+
+@pytest.mark.parametrize("helpers", HELPERS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once(root: Path, number: signal.Signals, helpers: str) -> None:
+    """With status 0, like nginx's quick stop: it was asked for, and nothing went wrong."""
+    with running_server("--helpers", helpers, "--drain-timeout", "1000", root=root) as server:
+        with Client(server, receive_buffer=16 * KIB) as slow:
+            slow.ask("/big")
+            assert slow.head().status == 200
+            server.process.send_signal(number)
+            server.wait_for_log("finishing what is being sent, at most 1000 s")
+            assert server.stop(number, GUARD) == 0
+            assert len(slow.take(SIZE)) < SIZE
+            assert slow.has_ended()
+        assert "Traceback" not in "\n".join(server.log)
+
+
+def test_a_second_signal_does_not_swallow_the_summary(root: Path) -> None:
+    with running_server("--drain-timeout", "1000", root=root) as server:
+        with Client(server, receive_buffer=16 * KIB) as slow:
+            slow.ask("/big")
+            assert slow.head().status == 200
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for_log("finishing")
+            assert server.stop(signal.SIGTERM, GUARD) == 0
+        server.wait_for_log(r"stopped\b.*1 requests")
+
+
+def test_the_drain_deadline(root: Path) -> None:
+    with running_server("--drain-timeout", "0.2", root=root) as server:
+        with Client(server, receive_buffer=16 * KIB) as slow:
+            slow.ask("/big")
+            assert slow.head().status == 200
+            assert server.stop(signal.SIGTERM, GUARD) == 0
+            assert len(slow.take(SIZE)) < SIZE
+            assert slow.has_ended()
+        server.wait_for_log(r"stopped; 1 requests")
+
+
+# ---------------------------------------------------------------- helper processes
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_helper_process_outlives_the_server(root: Path, number: signal.Signals) -> None:
+    evict(root / "big")
+    with running_server("--helpers", "process", root=root) as server:
+        with Client(server) as client:
+            assert client.get("/big").body == content(SIZE)
+        with watched(helper_processes(server)) as have_ended:
+            assert server.stop(number) == (0 if number == signal.SIGTERM else -number)
+            assert have_ended()
+
+
+def test_control_c_reaches_the_helpers_and_does_not_end_them(root: Path) -> None:
+    """A terminal sends it to the whole process group; they have a transfer to finish."""
+    evict(root / "big")
+    options = ("--helpers", "process", "--gate", "always")
+    with running_server(*options, root=root) as server:
+        with Client(server, receive_buffer=16 * KIB) as slow:
+            slow.ask("/big")
+            assert slow.head().status == 200
+            assert helper_processes(server)
+            os.killpg(server.pid, signal.SIGINT)
+            server.wait_for_log(FINISHING)
+            assert slow.take(SIZE) == content(SIZE)
+            assert slow.has_ended()
+        assert server.process.wait(GUARD) == 0
+        assert not [line for line in server.log if "a disk helper ended" in line]
+        assert "Traceback" not in "\n".join(server.log)
+
+
+def test_a_helper_that_is_killed_is_replaced(root: Path) -> None:
+    options = ("--helpers", "process", "--gate", "always")
+    with running_server(*options, root=root) as server, Client(server) as client:
+        assert client.get("/big").body == content(SIZE)
+        for pid in helper_processes(server):
+            os.kill(pid, signal.SIGKILL)
+        assert client.get("/big").body == content(SIZE)
+        server.wait_for_log("a disk helper ended: another one takes its place")
+        assert server.stop() == 0

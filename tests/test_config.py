@@ -1,0 +1,110 @@
+"""The settings: what can be, what cannot, and what the user is told."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import trio_amped
+from trio_amped.config import Config
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+SECONDS = [name for name, field in FIELDS.items() if isinstance(field.default, float)]
+COUNTS = [name for name, field in FIELDS.items() if isinstance(field.default, int)]
+
+
+def make(**settings: Any) -> Config:
+    """A Config from values that a type checker would not let through."""
+    return Config(**settings)
+
+
+def test_the_defaults_serve_this_folder_to_this_machine_only() -> None:
+    config = Config()
+    assert (config.root, config.host, config.port) == (".", "127.0.0.1", 8000)
+    assert (config.gate, config.helpers) == ("auto", "thread")
+    assert trio_amped.Config is Config
+
+
+def test_the_root_may_be_a_path() -> None:
+    assert Config(root=Path("/srv")).root == Path("/srv")
+
+
+def test_settings_are_named_and_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        Config("/srv")  # type: ignore[call-arg]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_has_a_help_that_says_its_unit(name: str) -> None:
+    field = FIELDS[name]
+    text = field.metadata["help"]
+    assert text
+    assert "%" not in text, "argparse would expand it"
+    if name in SECONDS:
+        assert text.startswith("seconds")
+
+
+@pytest.mark.parametrize("name", [*SECONDS, *COUNTS])
+def test_the_bounds_are_the_last_values_that_can_be(name: str) -> None:
+    metadata, default = FIELDS[name].metadata, FIELDS[name].default
+    least, most = metadata["least"], metadata.get("most", math.inf)
+    assert least <= default <= most
+    assert getattr(make(**{name: least}), name) == least
+    below = math.nextafter(least, -math.inf) if name in SECONDS else least - 1
+    for value in (below, -1, -math.inf):
+        with pytest.raises(ValueError, match=rf"^{name} must be at least {least}$"):
+            make(**{name: value})
+    if most < math.inf:
+        assert getattr(make(**{name: most}), name) == most
+        for value in (most + 1, math.inf):
+            with pytest.raises(ValueError, match=rf"^{name} must be at most "):
+                make(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["port", "max_helpers", "max_fields", "max_head", "max_target"])
+def test_a_bound_is_told_to_the_last_digit(name: str) -> None:
+    most = FIELDS[name].metadata["most"]
+    with pytest.raises(ValueError, match=rf"^{name} must be at most {most}$"):
+        make(**{name: most + 1})
+
+
+@pytest.mark.parametrize("name", [*SECONDS, *COUNTS])
+def test_a_nan_is_no_number(name: str) -> None:
+    """It compares false with every bound."""
+    with pytest.raises(ValueError, match=f"^{name} must be a number$"):
+        make(**{name: math.nan})
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_a_deadline_may_be_never(name: str) -> None:
+    assert getattr(make(**{name: math.inf}), name) == math.inf
+
+
+def test_choices() -> None:
+    for gate in ("auto", "mincore", "nowait", "always", "never"):
+        assert make(gate=gate).gate == gate
+    for helpers in ("thread", "process"):
+        assert make(helpers=helpers).helpers == helpers
+    with pytest.raises(
+        ValueError, match=r"^gate must be one of auto, mincore, nowait, always, never$"
+    ):
+        make(gate="lies")
+    with pytest.raises(ValueError, match=r"^helpers must be one of thread, process$"):
+        make(helpers="elves")
+
+
+@given(st.sampled_from([*SECONDS, *COUNTS]), st.floats(), st.integers())
+def test_a_value_is_kept_or_refused(name: str, number: float, count: int) -> None:
+    value = number if name in SECONDS else count
+    least, most = FIELDS[name].metadata["least"], FIELDS[name].metadata.get("most", math.inf)
+    if least <= value <= most:
+        assert getattr(make(**{name: value}), name) == value
+    else:
+        with pytest.raises(ValueError, match=f"^{name} must be "):
+            make(**{name: value})

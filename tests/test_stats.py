@@ -1,0 +1,41 @@
+"""The counters, as a program reads them."""
+
+import json
+
+import trio_amped
+from trio_amped.stats import Stats
+
+
+def test_they_start_at_nothing() -> None:
+    assert all(not value for value in Stats().as_dict().values())
+    assert trio_amped.Stats is Stats
+
+
+def test_they_are_ready_for_json() -> None:
+    stats = Stats()
+    stats.requests = 3
+    stats.responses[200] += 2
+    stats.responses[404] += 1
+    stats.gates["mincore"] += 2
+    values = stats.as_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["requests"] == 3
+    assert values["responses"] == {"200": 2, "404": 1}
+    assert values["gates"] == {"mincore": 2}
+    assert values["files_open"] == 0
+
+
+def test_a_dict_of_them_does_not_change_any_more() -> None:
+    stats = Stats()
+    before = stats.as_dict()
+    stats.requests += 1
+    stats.responses[200] += 1
+    assert before["requests"] == 0
+    assert before["responses"] == {}
+
+
+def test_two_servers_do_not_share_them() -> None:
+    one, other = Stats(), Stats()
+    one.responses[200] += 1
+    one.gates["mincore"] += 1
+    assert (other.responses, other.gates) == ({}, {})
