@@ -227,7 +227,6 @@ def test_what_came_too_late_is_closed_all_the_same(root: Path) -> None:
     eventually(lambda: descriptors(root) == [])
 
 
-@pytest.mark.xfail(strict=True, reason="_finished closes in trio's callback, whose thread is idle")
 def test_what_came_too_late_has_a_thread_of_its_own(root: Path, closings: Closings) -> None:
     """trio has lent the thread again when it reports: whoever has it would wait for the disk."""
     closer = Closer()

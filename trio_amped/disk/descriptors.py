@@ -77,8 +77,8 @@ class Closer:
     def _finished(self, token: trio.lowlevel.TrioToken, _result: object) -> None:
         try:
             token.run_sync_soon(self._rest)
-        except trio.RunFinishedError:
-            self._close_all()
+        except trio.RunFinishedError:  # what came meanwhile has nobody else to close it
+            trio.lowlevel.start_thread_soon(self._close_all, lambda _: None)
 
     def _rest(self) -> None:
         self._is_running = False
