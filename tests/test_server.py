@@ -383,9 +383,6 @@ async def test_a_later_drain_can_be_in_more_of_a_hurry(
     assert trio.current_time() < 1000
 
 
-@pytest.mark.xfail(
-    strict=True, reason="server.py, _handle: with an infinite deadline nobody is known to drain"
-)
 async def test_a_drain_without_a_deadline_is_a_drain(
     root: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

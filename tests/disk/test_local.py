@@ -106,6 +106,38 @@ async def test_a_cold_name_is_opened_by_a_helper(root: Path, stats: Stats, kind:
     assert descriptors(root) == []
 
 
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR])
+async def test_what_the_caches_do_not_know_is_for_a_helper(
+    root: Path, stats: Stats, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them a kernel says, of a mount for example, differs."""
+    a_file(root / "file", 10)
+
+    def open_cached(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(opening, "open_cached", open_cached)
+    async with serving(root, stats) as disk:
+        async with opened(disk, b"file"):
+            pass
+        assert (stats.opened_cached, stats.opened_by_helper) == (0, 1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.ELOOP, errno.EMFILE])
+async def test_what_the_caches_know_is_an_answer(
+    root: Path, stats: Stats, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_cached(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(opening, "open_cached", open_cached)
+    async with serving(root, stats) as disk:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 (its number is compared)
+            await disk.open(b"file")
+        assert caught.value.errno == number
+        assert stats.jobs == 0
+
+
 async def test_a_name_that_is_not_there_is_asked_for_once(root: Path, stats: Stats) -> None:
     async with serving(root, stats) as disk:
         for _ in range(3):
@@ -627,6 +659,23 @@ async def test_a_window_that_came_ahead_of_need_is_resident(root: Path, stats: S
         await file.ahead.done.wait()
         await disk.ready(file, WINDOW, 4 * WINDOW)
         assert (stats.resident, stats.misses) == (1, 1)
+
+
+async def test_a_window_that_came_ahead_too_long_ago_is_asked_about_again(
+    root: Path, stats: Stats, mock_clock: MockClock
+) -> None:
+    """It may have been evicted since."""
+    a_file(root / "file")
+    async with serving(root, stats) as disk, opened(disk, b"file") as file:
+        await disk.ready(file, 0, 4 * WINDOW)
+        assert file.ahead
+        await file.ahead.done.wait()
+        mock_clock.jump(1)
+        evict(root / "file")
+        jobs = stats.jobs
+        assert await disk.ready(file, WINDOW, 2 * WINDOW) == WINDOW
+        assert (stats.resident, stats.misses, stats.jobs) == (0, 2, jobs + 1)
+        assert resident_pages(root / "file") >= WINDOW // PAGE
 
 
 async def test_a_window_on_its_way_is_waited_for(

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import socket
 
@@ -40,8 +39,7 @@ class Server:
         self.stats = Stats()
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
-        self._drain_by = math.inf
-        self._handlers: trio.CancelScope | None = None
+        self._serving = trio.CancelScope()
         self._room = trio.Semaphore(config.max_connections)
 
     async def serve(
@@ -58,17 +56,20 @@ class Server:
                 name = f"[{host}]" if ":" in host else host
                 log.info("serving %s at http://%s:%d/", os.fspath(self.config.root), name, port)
             log.info("%s", disk.explain())
+            task_status.started(addresses)
             bounded = [_BoundedListener(listener, self._room) for listener in listeners]
-            async with trio.open_nursery() as connections:
+            with self._serving:
+                await self._accept(bounded, disk)
 
-                async def handler(stream: trio.SocketStream) -> None:
-                    await self._handle(stream, disk)
+    async def _accept(self, listeners: list["_BoundedListener"], disk: Disk) -> None:
+        """Accept until drained; then wait for the connections."""
 
-                task_status.started(addresses)
-                with self._accepting:
-                    await trio.serve_listeners(handler, bounded, handler_nursery=connections)
-                self._handlers = connections.cancel_scope
-                self._handlers.deadline = self._drain_by
+        async def handler(stream: trio.SocketStream) -> None:
+            await self._handle(stream, disk)
+
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                await trio.serve_listeners(handler, listeners, handler_nursery=connections)
 
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
@@ -76,9 +77,7 @@ class Server:
         The default is `config.drain_timeout`. A later call may be in more, or less, of a hurry.
         """
         timeout = self.config.drain_timeout if timeout is None else timeout
-        self._drain_by = trio.current_time() + timeout
-        if self._handlers:
-            self._handlers.deadline = self._drain_by
+        self._serving.deadline = trio.current_time() + timeout
         self._accepting.cancel()
         for connection in self._connections:
             connection.drain()
@@ -89,7 +88,7 @@ class Server:
         transport = SocketTransport(sock, Pace(self.config, self.stats))
         connection = Connection(transport, self.config, disk, self.stats)
         self._connections.add(connection)
-        if self._drain_by < math.inf:
+        if self._accepting.cancel_called:
             connection.drain()
         self.stats.connections += 1
         self.stats.connections_open += 1
