@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import trio
 
-from . import __version__
+from . import __version__, logs
 from .config import Config
 from .serving.server import Server
 
@@ -32,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     level: str = options.pop("log_level")
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=level.upper())
     try:
         config = Config(**options)
     except ValueError as error:
         parser.error(_with_option(str(error)))
     _allow_descriptors()
-    return trio.run(_run, config)
+    with logs.to_stderr(level):
+        return trio.run(_run, config)
 
 
 class _Parser(argparse.ArgumentParser):

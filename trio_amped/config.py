@@ -60,6 +60,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        if not os.fspath(self.root):
+            raise ValueError("root must not be empty")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least, most = field.metadata.get("least"), field.metadata.get("most")

@@ -6,10 +6,8 @@ Nothing here waits for a fixed time. `GUARD` is how long a broken test may take 
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -225,11 +223,3 @@ def _elsewhere(
 def elsewhere(wrap: Callable[[list[str]], list[str]], name: str, *arguments: object) -> object:
     """The same for another kind of stranger: `wrap` says how to become one."""
     return _elsewhere(wrap, "tests.disk.strangers", name, *arguments)
-
-
-def is_readable(descriptor: int) -> bool:
-    return bool(select.select([descriptor], [], [], 0)[0])
-
-
-def main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

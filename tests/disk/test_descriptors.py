@@ -70,12 +70,25 @@ def test_it_is_really_closed(root: Path) -> None:
 async def test_a_file_with_a_name_is_closed_here(root: Path, closings: Closings) -> None:
     closer = Closer()
     fd = open_new(root / "file")
+    os.utime(fd, (0, 0))
     closer.close(fd)
     directory = os.open(root, os.O_RDONLY)
     closer.close(directory)
     assert closings.here == [fd, directory]
     await closer.finish()
     assert closings.in_thread == []
+
+
+async def test_a_file_that_was_just_written_is_closed_in_a_thread(
+    root: Path, closings: Closings
+) -> None:
+    """ext4 writes a file that was truncated and written anew to the disk at any close."""
+    closer = Closer()
+    fd = open_new(root / "file")
+    closer.close(fd)
+    await closer.finish()
+    assert closings.in_thread == [fd]
+    assert closings.here == []
 
 
 async def test_a_deleted_file_is_closed_in_a_thread(root: Path, closings: Closings) -> None:

@@ -18,7 +18,7 @@ from tests.disk.support import GUARD, KIB, MIB, as_stranger, descriptors, mappin
 from tests.mounts import FuseDisk, evict, needs, resident_pages
 from trio_amped.disk import carriers, helper, kernel, opening
 from trio_amped.disk.kernel import PAGE
-from trio_amped.disk.messages import MAX_MESSAGE, MAX_READ, Operation, Order, Reply
+from trio_amped.disk.messages import MAX_MESSAGE, MAX_READ, Operation, Order, Reply, unpack_read
 
 pytestmark = needs("root", "loop", "fuse")
 
@@ -131,10 +131,17 @@ def test_load(peer: Peer, file: Path, fd: int) -> None:
 
 def test_read(peer: Peer, file: Path, fd: int) -> None:
     content = file.read_bytes()
-    assert peer.ask(Order(Operation.READ, offset=100, length=50), fd).content == content[100:150]
-    reply = peer.ask(Order(Operation.READ, offset=KIB, length=MIB), fd)
-    assert reply == Reply(0, content[KIB : KIB + MAX_READ])
-    assert peer.ask(Order(Operation.READ, offset=MIB, length=50), fd) == Reply(0, b"")
+    found = file.stat()
+
+    def read(offset: int, length: int) -> bytes:
+        reply = peer.ask(Order(Operation.READ, offset=offset, length=length), fd)
+        size, mtime_ns, data = unpack_read(reply.content)
+        assert (reply.errno, size, mtime_ns) == (0, found.st_size, found.st_mtime_ns)
+        return data
+
+    assert read(100, 50) == content[100:150]
+    assert read(KIB, MIB) == content[KIB : KIB + MAX_READ]
+    assert read(MIB, 50) == b""
     assert peer.ask(Order(Operation.READ, offset=-1, length=50), fd) == Reply(errno.EINVAL)
 
 
@@ -209,7 +216,8 @@ def test_a_truncated_file_kills_nobody(peer: Peer, file: Path, fd: int) -> None:
     os.truncate(file, 0)
     assert peer.ask(Order(Operation.LOAD, offset=0, length=MIB), fd) == Reply(0)
     assert peer.ask(Order(Operation.LOAD, offset=MIB, length=MIB), fd) == Reply(0)
-    assert peer.ask(Order(Operation.READ, offset=0, length=MIB), fd) == Reply(0)
+    reply = peer.ask(Order(Operation.READ, offset=0, length=MIB), fd)
+    assert unpack_read(reply.content)[2] == b""
 
 
 def test_a_file_truncated_while_it_is_loaded_kills_nobody(peer: Peer, broken: BrokenDisk) -> None:
@@ -265,7 +273,7 @@ def test_an_unreadable_fuse_file_is_an_error(peer: Peer, fuse: FuseDisk, fuse_ro
             assert peer.ask(Order(operation, length=PAGE), opened.fileno()) == Reply(errno.EIO)
         fuse.reset()
         reply = peer.ask(Order(Operation.READ, length=PAGE), opened.fileno())
-        assert reply == Reply(0, b"x" * PAGE)
+        assert (reply.errno, unpack_read(reply.content)[2]) == (0, b"x" * PAGE)
 
 
 def test_a_close_that_fails_is_not_the_end(peer: Peer, fuse: FuseDisk, fuse_root: Path) -> None:
@@ -277,7 +285,7 @@ def test_a_close_that_fails_is_not_the_end(peer: Peer, fuse: FuseDisk, fuse_root
             reply = peer.ask(Order(Operation.READ, length=PAGE), opened.fileno())
         finally:
             fuse.reset()
-        assert reply == Reply(0, b"x" * PAGE)
+        assert (reply.errno, unpack_read(reply.content)[2]) == (0, b"x" * PAGE)
 
 
 def test_a_close_that_fails_after_the_answer_is_not_the_end(

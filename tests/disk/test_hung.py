@@ -17,6 +17,7 @@ from trio.testing import MockClock
 
 from tests.disk.conftest import BrokenDisk
 from tests.disk.support import (
+    GUARD,
     KIB,
     MIB,
     children,
@@ -269,6 +270,12 @@ async def test_every_call_of_a_fuse_file_may_hang(
     eventually(lambda: descriptors(fuse_root) == [])
 
 
+async def open_for_ever(disk: LocalDisk) -> None:
+    while True:
+        async with opened(disk, b"file"):
+            await trio.lowlevel.checkpoint()
+
+
 async def test_a_root_that_is_switched_to_a_hung_mount(root: Path, fuse: FuseDisk) -> None:
     """The path of the root leads to a mount that hangs: a helper finds out, not the loop."""
     a_file(root / "file", 10, is_cold=False)
@@ -292,10 +299,12 @@ async def test_a_root_that_is_switched_to_a_hung_mount(root: Path, fuse: FuseDis
             fuse.hang("getattr", "statfs")
             thread = threading.Thread(target=watch)
             thread.start()
-            with pytest.raises(OSError, match="No such file"):
-                await disk.open(b"file")
-            thread.join()
+            async with opened(disk, b"file") as file:
+                assert os.pread(file.fd, 10, 0) == (root / "file").read_bytes()
+            await in_thread(thread.join)
             assert stuck == [False]
+            with trio.fail_after(GUARD), pytest.raises(OSError, match="No such file"):
+                await open_for_ever(disk)
     finally:
         current.unlink()
 

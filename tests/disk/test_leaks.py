@@ -26,7 +26,7 @@ from tests.disk.support import (
     serving,
 )
 from tests.disk.test_local import a_file, whole
-from tests.mounts import evict, forget_names, needs
+from tests.mounts import forget_names, needs
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.pages import WINDOW
 from trio_amped.stats import Stats
@@ -88,7 +88,7 @@ async def test_every_cancellation_of_a_cold_request(root: Path, kind: str, gate:
         before = Inventory(root)
 
         async def request() -> None:
-            evict(root / "file")
+            forget(root / "file")  # a helper may still be busy with the last one
             forget_names()
             async with opened(disk, b"file") as file:
                 offset = 0
@@ -126,7 +126,7 @@ async def test_every_cancellation_on_fuse(fuse_root: Path, kind: str) -> None:
                 while offset < file.status.size:
                     offset += len(await disk.read(file, offset, file.status.size))
 
-        assert await cancelled_at_every_checkpoint(request) > 3
+        assert await cancelled_at_every_checkpoint(request) == 3  # open, and two reads
         await before.is_as_before()
         await eventually_async(lambda: stats.helpers_busy == 0)
         assert stats.files_open == 0
@@ -209,7 +209,7 @@ async def test_disks_come_and_go(root: Path, kind: str) -> None:
             await whole(disk, file)
         assert children() <= processes
         await eventually_async(lambda: helper_threads() <= threads)
-        assert descriptors(root) == []
+        await eventually_async(lambda: descriptors(root) == [])
         everything.append(len(os.listdir("/proc/self/fd")))
     assert everything[-1] <= everything[0]
 

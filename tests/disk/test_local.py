@@ -82,15 +82,17 @@ async def test_a_warm_name_is_opened_on_the_loop(root: Path, stats: Stats, kind:
     content = a_file(root / "file")
     async with serving(root, stats, helpers=kind) as disk:
         checked: Disk = disk
-        for _ in range(3):
+        for _ in range(100):
             file = await checked.open(b"file")
             assert file.status.size == len(content)
             assert os.pread(file.fd, 100, 0) == content[:100]
             assert stats.files_open == 1
             checked.close(file)
-        assert (stats.opened_cached, stats.opened_by_helper, stats.jobs) == (3, 0, 0)
+        # a rename or a mount anywhere on this machine makes the caches say "don't know"
+        assert stats.opened_cached > 90
+        assert stats.opened_by_helper == stats.jobs == 100 - stats.opened_cached
         assert stats.files_open == 0
-        assert stats.gates == {Gate.MINCORE: 3}
+        assert stats.gates == {Gate.MINCORE: 100}
 
 
 async def test_a_cold_name_is_opened_by_a_helper(root: Path, stats: Stats, kind: str) -> None:
@@ -103,7 +105,7 @@ async def test_a_cold_name_is_opened_by_a_helper(root: Path, stats: Stats, kind:
                 assert os.pread(file.fd, 100, 0) == content[:100]
         assert (stats.opened_cached, stats.opened_by_helper, stats.jobs) == (1, 1, 1)
         assert stats.helpers_busy == 0
-    assert descriptors(root) == []
+    await eventually_async(lambda: descriptors(root) == [])
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR])
@@ -180,7 +182,7 @@ async def test_what_cannot_be_opened(
             with pytest.raises(OSError) as caught:  # noqa: PT011
                 await disk.open(path)
             assert caught.value.errno == number
-    assert descriptors(root) == []
+    await eventually_async(lambda: descriptors(root) == [])
 
 
 async def test_a_path_that_no_socket_takes(
@@ -296,6 +298,16 @@ async def test_reading_past_the_end_of_a_fuse_file(fuse_root: Path) -> None:
 # ---------------------------------------------------------------- the root
 
 
+async def eventually_serves(disk: LocalDisk, content: bytes) -> None:
+    """Nobody waits for the root to be looked at: a helper does that while the old one is served."""
+    with trio.fail_after(GUARD):
+        while True:
+            async with opened(disk, b"file") as file:
+                if os.pread(file.fd, 10, 0) == content:
+                    return
+            await trio.lowlevel.checkpoint()
+
+
 async def test_a_root_that_is_switched_is_seen(
     root: Path, stats: Stats, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -310,13 +322,12 @@ async def test_a_root_that_is_switched_is_seen(
             assert os.pread(old.fd, 10, 0) == b"one"
             (root / "next").symlink_to("two")
             (root / "next").rename(root / "current")
-            async with opened(disk, b"file") as new:
-                assert os.pread(new.fd, 10, 0) == b"two"
+            await eventually_serves(disk, b"two")
             assert os.pread(old.fd, 10, 0) == b"one"
         assert "is another directory now" in caplog.text
         async with opened(disk, b"file") as new:
             assert os.pread(new.fd, 10, 0) == b"two"
-    assert descriptors(root) == []
+    await eventually_async(lambda: descriptors(root) == [])
 
 
 async def test_the_root_is_looked_at_again_in_time(root: Path, mock_clock: MockClock) -> None:
@@ -336,7 +347,7 @@ async def test_the_root_is_looked_at_again_in_time(root: Path, mock_clock: MockC
         mock_clock.jump(4.9)
         assert await served() == b"one"
         mock_clock.jump(0.2)
-        assert await served() == b"two"
+        await eventually_serves(disk, b"two")
 
 
 async def test_nothing_is_done_for_a_root_that_stays(root: Path, stats: Stats) -> None:
@@ -373,12 +384,11 @@ async def test_a_root_that_vanishes_is_served_as_it_was(
         for _ in range(2):
             async with opened(disk, b"file") as file:
                 assert os.pread(file.fd, 10, 0) == b"one"
-        assert "serving what it was" in caplog.text
+        await eventually_async(lambda: "serving what it was" in caplog.text)
         (root / "two").mkdir()
         (root / "two" / "file").write_text("two")
         (root / "current").symlink_to("two")
-        async with opened(disk, b"file") as file:
-            assert os.pread(file.fd, 10, 0) == b"two"
+        await eventually_serves(disk, b"two")
 
 
 async def test_what_cannot_be_a_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,12 +400,12 @@ async def test_what_cannot_be_a_root(root: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(error):
             async with open_disk(Config(root=path), Stats()):
                 pass
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: False)
     with pytest.raises(PermissionError) as caught:
         async with open_disk(Config(root=root), Stats()):
             pass
     assert caught.value.filename == str(root)
-    assert descriptors(root) == []
+    await eventually_async(lambda: descriptors(root) == [])
 
 
 async def test_a_relative_root_is_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

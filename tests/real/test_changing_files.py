@@ -87,6 +87,12 @@ def to_a_part(path: Path) -> None:
     os.truncate(path, MIB + 1)
 
 
+def to_nothing_in_secret(path: Path) -> None:
+    before = path.stat()
+    os.truncate(path, 0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def overwritten(path: Path) -> None:
     """In place and as large as before: the rest would be of another version."""
     with path.open("r+b") as file:
@@ -94,7 +100,7 @@ def overwritten(path: Path) -> None:
 
 
 @pytest.mark.parametrize("gate", ["mincore", "nowait", "always", "never"])
-@pytest.mark.parametrize("change", [to_nothing, to_a_part])
+@pytest.mark.parametrize("change", [to_nothing, to_a_part, to_nothing_in_secret])
 def test_truncated(root: Path, change: Prepare, gate: str) -> None:
     with quiet_server(root, "--gate", gate) as server:
         with mid_body(server) as client:
@@ -118,14 +124,30 @@ def test_overwritten(root: Path, gate: str) -> None:
         server.wait_for_log("WARNING +/big: the file changed while it was sent")
 
 
-def test_appended_to(root: Path) -> None:
-    """A log that is written to: what was promised is there, and nothing else is sent."""
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def test_a_log_that_is_written_to(root: Path) -> None:
+    """What was promised is there, and nothing else is sent."""
+    os.utime(root / "big")  # now: its validator is a weak one
     with quiet_server(root) as server, mid_body(server) as client:
-        with (root / "big").open("ab") as file:
-            file.write(b"more")
+        append(root / "big")
         assert client.take(SIZE - 1) == BIG[1:]
         reply = client.get("/big", f"Range: bytes={SIZE}-")
         assert reply.body == b"more"
+
+
+def test_appended_to_when_its_validator_was_strong(root: Path) -> None:
+    """Either the rest of what was promised, or an end; and the next one gets all of it."""
+    with quiet_server(root) as server:
+        with mid_body(server) as client:
+            append(root / "big")
+            rest = client.take(SIZE - 1)
+            assert BIG[1:].startswith(rest)
+        with Client(server) as client:
+            assert client.get("/big", f"Range: bytes={SIZE}-").body == b"more"
 
 
 # ---------------------------------------------------------------- another file, another mode

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -123,13 +124,33 @@ def test_names_that_the_kernel_knows_are_no_reason_to_go_there(
         assert all(client.answer().body == SLOW for client in asking)
 
 
+@pytest.mark.parametrize("operation", ["getattr", "read"])
+def test_a_disk_that_hangs_amid_a_body(disk: FuseDisk, clients: ExitStack, operation: str) -> None:
+    """The file is open already; even an fstat of it may wait."""
+    size = 8 * MIB
+    put(disk.backing / "large", content(size))
+    with server_above(disk) as server, ThreadPoolExecutor(1) as thread:
+        client = clients.enter_context(Client(server, receive_buffer=16 * KIB))
+        client.ask(f"/{disk.path.name}/large")
+        assert client.head().status == 200
+        disk.hang(operation)  # type: ignore[arg-type]
+        body = thread.submit(client.take, size)
+        if operation == "read":
+            disk.wait_hanging(1)
+        assert_hot(server)
+        disk.release()
+        assert body.result() == content(size)
+        assert_hot(server)
+
+
 def test_a_close_that_hangs_costs_helpers(disk: FuseDisk, clients: ExitStack) -> None:
     """close waits for flush, also the close of a helper's own descriptor of the file."""
     with server_above(disk) as server:
         disk.hang("flush")
         (client,) = ask(clients, server, slow(disk), 1)
         disk.wait_hanging(1)
-        assert_hot(server)
+        with Client(server) as other:
+            assert other.get("/hot").body == HOT_SMALL
         disk.release()
         assert client.answer().body == SLOW
         eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
@@ -142,9 +163,27 @@ def test_our_own_close_may_hang_as_well(disk: FuseDisk) -> None:
         assert client.get(slow(disk), method="HEAD").status == 200
         disk.wait_hanging(2)
         assert client.get("/hot").body == HOT_SMALL
-        assert_hot(server)
+        assert client.get("/large").body == HOT_LARGE
         disk.release()
         eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="helper.py, _answer: the answer goes out before the close that hangs, and the pool "
+    "takes the helper for idle: the next job for it waits as well",
+)
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+def test_a_helper_that_hangs_in_close_gets_no_job(disk: FuseDisk, helpers: str) -> None:
+    """Names that nobody has asked for are a helper's work, and their disk is a good one."""
+    options = ("--disk-timeout", "2", "--helpers", helpers)
+    with server_above(disk, *options) as server, Client(server) as client:
+        disk.hang("flush")
+        assert client.get(slow(disk), method="HEAD").status == 200
+        disk.wait_hanging(2)
+        statuses = [client.get(f"/new-{number}").status for number in range(6)]
+        disk.release()
+        assert statuses == [404] * 6
 
 
 def test_nobody_waits_for_the_end_of_the_last_close(disk: FuseDisk, clients: ExitStack) -> None:

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import stat
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
@@ -13,6 +14,7 @@ import trio
 log = logging.getLogger("trio_amped.disk")
 
 _PATIENCE: Final = 1.0  # seconds
+_WRITTEN_OUT: Final = 60.0  # seconds; the kernel writes dirty pages out after 30 by default
 
 
 class Descriptor:
@@ -38,8 +40,10 @@ class Descriptor:
 class Closer:
     """Closes descriptors where closing can wait: one after the other, in a thread.
 
-    close(2) waits for the daemon of a FUSE file system (flush), for the server of a network
-    one, and for the journal when it is the last use of a deleted file.
+    close(2) waits for the daemon of a FUSE file system (flush), for the server of a network one,
+    for the journal when it is the last use of a deleted file, and for the disk when somebody
+    truncated the file and wrote it anew: ext4 (auto_da_alloc) then writes it out at a close, also
+    at ours (2 s measured for 400 MiB).
     """
 
     def __init__(self) -> None:
@@ -49,11 +53,14 @@ class Closer:
         self._idle.set()
 
     def close(self, fd: int) -> None:
-        """Close a descriptor of a local file: here, unless it is the last use of its blocks."""
-        if stat.S_ISREG((found := os.fstat(fd)).st_mode) and found.st_nlink == 0:
-            self.close_in_thread(fd)
-        else:
+        """Close a descriptor on a local file system: here, if that cannot wait."""
+        found = os.fstat(fd)
+        is_folder = stat.S_ISDIR(found.st_mode)
+        is_at_rest = stat.S_ISREG(found.st_mode) and found.st_nlink > 0
+        if is_folder or (is_at_rest and time.time() - found.st_mtime > _WRITTEN_OUT):
             os.close(fd)
+        else:
+            self.close_in_thread(fd)
 
     def close_in_thread(self, fd: int) -> None:
         self._waiting.append(fd)

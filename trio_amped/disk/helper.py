@@ -13,7 +13,16 @@ import socket
 import sys
 
 from . import kernel, opening
-from .messages import ANCILLARY_SIZE, MAX_MESSAGE, MAX_READ, Operation, Order, Reply, descriptors_in
+from .messages import (
+    ANCILLARY_SIZE,
+    MAX_MESSAGE,
+    MAX_READ,
+    Operation,
+    Order,
+    Reply,
+    descriptors_in,
+    pack_version,
+)
 
 _SCRATCH = 256 * 1024
 
@@ -73,10 +82,16 @@ def _perform(order: Order, received: list[int]) -> tuple[Reply, int | None]:
                 load(received[0], order.offset, order.length)
                 return Reply(0), None
             case Operation.READ:
-                length = min(order.length, MAX_READ)
-                return Reply(0, os.pread(received[0], length, order.offset)), None
+                return Reply(0, _read(received[0], order)), None
     except OSError as error:
         return Reply(error.errno or errno.EIO), None
+
+
+def _read(descriptor: int, order: Order) -> bytes:
+    """The bytes, behind the size and mtime that the file has afterwards (messages.unpack_read)."""
+    data = os.pread(descriptor, min(order.length, MAX_READ), order.offset)
+    found = os.fstat(descriptor)
+    return pack_version(found.st_size, found.st_mtime_ns) + data
 
 
 def _described(opened: opening.Opened) -> tuple[Reply, int]:

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator
 import trio
 
 from ..config import Config
+from ..semantics.validators import SETTLED
 from ..stats import Stats
 from . import carriers
 from .descriptors import Closer, Descriptor
-from .messages import MAX_READ, Operation, Order
+from .messages import MAX_READ, Operation, Order, unpack_read
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
 from .paths import PathGate, open_root
 from .pool import HelperPool, Job
@@ -27,19 +28,20 @@ async def open_disk(config: Config, stats: Stats) -> AsyncIterator["LocalDisk"]:
     # means is for the kernel to say.
     path = os.path.join(os.getcwdb(), os.fsencode(config.root))
     root = await open_root(path)
-    closer = Closer()
+    closer, remote_closer = Closer(), Closer()
     try:
         async with trio.open_nursery() as nursery:
-            pool = _start_pool(config, stats, closer, nursery)
-            paths = PathGate(config, stats, pool, path, root)
+            pool = _start_pool(config, stats, remote_closer, nursery)
+            paths = PathGate(config, stats, pool, nursery, path, root)
             try:
-                yield LocalDisk(config, stats, pool, closer, paths)
+                yield LocalDisk(config, stats, pool, closer, remote_closer, paths)
             finally:
                 nursery.cancel_scope.cancel()
                 pool.close()
                 paths.close()
     finally:
         await closer.finish()
+        await remote_closer.finish()
 
 
 def _start_pool(config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery) -> HelperPool:
@@ -60,12 +62,19 @@ class LocalDisk:
     """Implements interface.Disk on the kernel's files."""
 
     def __init__(
-        self, config: Config, stats: Stats, pool: HelperPool, closer: Closer, paths: PathGate
+        self,
+        config: Config,
+        stats: Stats,
+        pool: HelperPool,
+        closer: Closer,
+        remote_closer: Closer,
+        paths: PathGate,
     ) -> None:
         self._config = config
         self._stats = stats
         self._pool = pool
         self._closer = closer
+        self._remote_closer = remote_closer  # a hung mount must not hold up the other
         self._paths = paths
         self._pages = PageGate(config.gate)
 
@@ -73,17 +82,19 @@ class LocalDisk:
         """Open a path below the root ("" is the root). Raises OSError."""
         opened = await self._paths.open(path)
         remote = opened.volume.is_remote and self._config.gate != "never"
-        close = self._closer.close_in_thread if remote else self._closer.close
+        close = self._remote_closer.close_in_thread if remote else self._closer.close
         gate = self._pages.choose(opened)
         needs_gate = gate not in (Gate.NEVER, Gate.MEMORY)
+        now_ns = time.time_ns()
         self._stats.files_open += 1
         self._stats.gates[gate] += 1
         return OpenFile(
             Descriptor(opened.descriptor, close),
             opened.status,
             gate,
-            is_by_copy=remote,
-            must_load_first=needs_gate and opened.atime_is_due(time.time_ns()),
+            is_by_copy=remote or (needs_gate and opened.each_read_writes),
+            must_load_first=needs_gate and opened.atime_is_due(now_ns),
+            is_settled=now_ns - opened.status.mtime_ns > SETTLED * 10**9,
         )
 
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:
@@ -114,6 +125,7 @@ class LocalDisk:
         if job is None or offset not in job.span:
             return None
         if job.done.is_set() and trio.current_time() > job.finished_at + FRESH:
+            self._drop_ahead(file)
             return None
         file.ahead = None
         return job
@@ -155,7 +167,9 @@ class LocalDisk:
         if file.is_by_copy:
             self._stats.misses += 1
             order = Order(Operation.READ, offset=offset, length=min(end - offset, MAX_READ))
-            data, _ = await self._pool.result(self._pool.submit(order, file.descriptor))
+            content, _ = await self._pool.result(self._pool.submit(order, file.descriptor))
+            size, mtime_ns, data = unpack_read(content)
+            file.check(size, mtime_ns)
         else:
             count = await self.ready(file, offset, end)
             data = os.pread(file.fd, count, offset)

@@ -38,8 +38,16 @@ class Volume(NamedTuple):
 
     @property
     def is_remote(self) -> bool:
-        """Whether open, fstat, read and close may all wait for somebody else's process."""
-        return self.name in _REMOTE
+        """Whether open, fstat, read and close may all wait for somebody else's process.
+
+        One that nobody here has heard of may, too.
+        """
+        return self.magic not in kernel.FILE_SYSTEMS or self.name in _REMOTE
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether its files have other inodes below."""
+        return self.name in ("overlayfs", "ecryptfs")
 
     @property
     def is_memory(self) -> bool:
@@ -94,6 +102,11 @@ class Opened(NamedTuple):
     volume: Volume
     noatime: bool  # O_NOATIME was granted: reading never writes an access time
 
+    @property
+    def each_read_writes(self) -> bool:
+        """Whether every read updates the access time (strictatime), and so may wait."""
+        return not self.noatime and not self.volume.mount_flags & (ST_NOATIME | ST_RELATIME)
+
     def atime_is_due(self, now_ns: int) -> bool:
         """Whether the next read updates the access time, and so may wait for a journal.
 
@@ -102,7 +115,7 @@ class Opened(NamedTuple):
         status = self.status
         if self.noatime or self.volume.mount_flags & ST_NOATIME:
             return False
-        if not self.volume.mount_flags & ST_RELATIME:
+        if self.each_read_writes:
             return True
         newest_change = max(status.mtime_ns, status.ctime_ns)
         return status.atime_ns <= newest_change or now_ns - status.atime_ns >= _DAY
@@ -191,14 +204,18 @@ def open_root_cached(path: bytes) -> int:
     return kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED)
 
 
-def identity(descriptor: int) -> tuple[str, ...] | None:
+def identity(descriptor: int) -> tuple[bytes, ...] | None:
     """Which mount and inode a descriptor is on, without asking its file system. Cannot wait.
 
     fstat would ask the daemon of a FUSE mount that the path leads to by now. See proc(5), fdinfo;
     None where the kernel (before 5.15) does not show the inode.
     """
-    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
-        found = tuple(line.strip() for line in lines if line.startswith(("mnt_id:", "ino:")))
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb", buffering=0) as fdinfo:
+            lines = fdinfo.read(4096).splitlines()
+    except OSError:  # no /proc here
+        return None
+    found = tuple(line for line in lines if line.startswith((b"mnt_id:", b"ino:")))
     return found if len(found) == 2 else None
 
 

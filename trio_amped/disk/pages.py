@@ -6,7 +6,9 @@ Where the answer is "don't know", it is "no": a helper loads the window then.
 import dataclasses
 import enum
 import errno
+import math
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final
@@ -22,6 +24,7 @@ WINDOW: Final = 512 * 1024  # bytes: what one helper loads at a time, and one an
 FRESH: Final = 0.1
 _BLOCK: Final = 64 * 1024  # bytes: the grain of the memory of what helpers have loaded
 _BLOCKS: Final = 32_768  # at most so many are remembered: 2 GiB
+_REMEMBERED: Final = 600.0  # seconds: after that even the file's extents may have been evicted
 
 
 class Gate(enum.StrEnum):
@@ -52,6 +55,8 @@ class OpenFile:
     is_by_copy: bool = False
     # The first window is a helper's whatever the gate says: it takes the wait for the journal.
     must_load_first: bool = False
+    # It had a strong validator when it was opened: then no other version of it may follow.
+    is_settled: bool = True
     is_cold: bool = False  # a window of it was a miss: ask for the next one ahead of need
     ahead: Job | None = None
     mapping: kernel.ShadowMapping | None = None
@@ -59,6 +64,17 @@ class OpenFile:
     @property
     def fd(self) -> int:
         return self.descriptor.fd
+
+    def check(self, size: int, mtime_ns: int) -> None:
+        """Raises FileChanged when this is another version of the file.
+
+        A file that was being written when it was opened, and grew since, is taken for a log: what
+        it had is still there, and its validator is a weak one.
+        """
+        is_same = (size, mtime_ns) == (self.status.size, self.status.mtime_ns)
+        has_grown = size > self.status.size and not self.is_settled
+        if not is_same and not has_grown:
+            raise FileChanged
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -73,7 +89,7 @@ class PageGate:
         self._mode = mode
         self._loaded = _Loaded()
         self._refused_nowait: set[int] = set()  # devices; learned by trying
-        self._scratch = memoryview(bytearray(WINDOW))
+        self._scratch = memoryview(bytearray(_BLOCK))
 
     def choose(self, opened: Opened) -> Gate:
         """Who answers for this file. Decided by ownership and capability: a lie looks true."""
@@ -100,9 +116,7 @@ class PageGate:
             return 0
         match file.gate:
             case Gate.MINCORE:
-                if file.mapping is None:
-                    file.mapping = kernel.ShadowMapping(file.fd, file.status.size)
-                return file.mapping.resident(offset, length)
+                return self._ask_mincore(file, offset, length)
             case Gate.NOWAIT:
                 return self._read_nowait(file, offset, length)
             case Gate.ALWAYS:
@@ -114,22 +128,32 @@ class PageGate:
         """`length`, cut off at the end that the file has now. Raises FileChanged, OSError.
 
         mincore still reports the pages of a truncated file, and sendfile sends nothing then.
-        A file that grew is taken for a log that was written to: what it had is still there.
         """
         now = os.fstat(file.fd)
-        if now.st_mtime_ns != file.status.mtime_ns and now.st_size <= file.status.size:
-            raise FileChanged
+        file.check(now.st_size, now.st_mtime_ns)
         if now.st_size <= offset:
             raise FileChanged
         return min(length, now.st_size - offset)
+
+    def _ask_mincore(self, file: OpenFile, offset: int, length: int) -> int:
+        try:
+            if file.mapping is None:
+                file.mapping = kernel.ShadowMapping(file.fd, file.status.size)
+            return file.mapping.resident(offset, length)
+        except OSError:  # it cannot be mapped (no address space, ENODEV): "don't know"
+            file.gate = Gate.ALWAYS
+            return 0
 
     def _read_nowait(self, file: OpenFile, offset: int, length: int) -> int:
         # Only what a helper has loaded before: on a cold file RWF_NOWAIT starts read-ahead, and
         # that may wait for the file's extent blocks (18 s were measured on a hung disk).
         if not self._loaded.holds(file.version, offset, length):
             return 0
+        # Into the same small buffer again and again: what is read is not wanted.
+        blocks, rest = divmod(length, _BLOCK)
+        buffers = [self._scratch] * blocks + [self._scratch[:rest]]
         try:
-            return os.preadv(file.fd, [self._scratch[:length]], offset, os.RWF_NOWAIT)
+            return os.preadv(file.fd, buffers, offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -155,7 +179,11 @@ class PageGate:
 
     def explain(self, root: Opened) -> str:
         """One line for the log: who answers for the files of this root, and why."""
+        # That it may write the root says nothing of the files: judge by their likely owner.
+        is_owner = kernel.owns(root.status.uid)
         gate, name, mode = self.choose(root), root.volume.name, self._mode
+        if gate is Gate.MINCORE and not is_owner:
+            gate = Gate.NOWAIT if mode == "auto" else Gate.ALWAYS
         uid, owner = os.geteuid(), root.status.uid
         if mode == "never":
             return "never: the event loop itself waits for the disk, as --gate never asks"
@@ -190,24 +218,31 @@ _WITHOUT_NOWAIT: Final = frozenset(("overlayfs", "fuse"))
 
 def _is_told_the_truth(opened: Opened) -> bool:
     """Whether mincore answers this process honestly about the file (since Linux 5.2)."""
-    return kernel.owns(opened.status.uid) or kernel.may_write(opened.descriptor)
+    if kernel.owns(opened.status.uid):
+        return True
+    # A stacked file system answers for its own inode, mincore for the one below.
+    return not opened.volume.is_stacked and kernel.may_write(opened.descriptor)
 
 
 class _Loaded:
     """Which blocks of which versions of files helpers have loaded; the oldest is forgotten."""
 
     def __init__(self) -> None:
-        self._blocks: OrderedDict[Hashable, None] = OrderedDict()
+        self._blocks: OrderedDict[Hashable, float] = OrderedDict()  # when, in monotonic seconds
 
     def add(self, version: Hashable, offset: int, length: int) -> None:
         for block in _blocks(offset, length):
-            self._blocks[version, block] = None
+            self._blocks[version, block] = time.monotonic()
             self._blocks.move_to_end((version, block))
         while len(self._blocks) > _BLOCKS:
             self._blocks.popitem(last=False)
 
     def holds(self, version: Hashable, offset: int, length: int) -> bool:
-        return all((version, block) in self._blocks for block in _blocks(offset, length))
+        since = time.monotonic() - _REMEMBERED
+        return all(
+            self._blocks.get((version, block), -math.inf) >= since
+            for block in _blocks(offset, length)
+        )
 
 
 def _blocks(offset: int, length: int) -> range:

@@ -29,7 +29,7 @@ async def open_root(path: bytes) -> Opened:
 
 def _open_root(path: bytes) -> Opened:
     root = opening.open_root_waiting(path)
-    if not os.access(path, os.X_OK):
+    if not os.access(path, os.X_OK, effective_ids=True):
         os.close(root.descriptor)
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
     return root
@@ -39,7 +39,13 @@ class PathGate:
     """Opens paths below a root, and follows the root when its own path leads elsewhere."""
 
     def __init__(
-        self, config: Config, stats: Stats, pool: HelperPool, path: bytes, root: Opened
+        self,
+        config: Config,
+        stats: Stats,
+        pool: HelperPool,
+        nursery: trio.Nursery,
+        path: bytes,
+        root: Opened,
     ) -> None:
         self.root = root
         self._path = path
@@ -47,13 +53,15 @@ class PathGate:
         self._config = config
         self._stats = stats
         self._pool = pool
+        self._nursery = nursery
+        self._is_reopening = False
         self._next_check = trio.current_time() + config.revalidate
 
     async def open(self, path: bytes) -> Opened:
         """Open a path below the root ("" is the root). Raises OSError."""
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        await self._check_root()
+        self._check_root()
         if self._config.gate == "never":
             self._stats.opened_cached += 1
             return opening.open_waiting(self._descriptor.fd, path)
@@ -83,17 +91,31 @@ class PathGate:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return opening.unpack_facts(descriptor, facts)
 
-    async def _check_root(self) -> None:
-        """Resolve the root's path again when that is due: a deploy may have switched a link."""
+    def _check_root(self) -> None:
+        """Have the root's path resolved again when that is due: a deploy may have switched a link.
+
+        Nobody waits for it, since all helpers may be waiting for a disk that hangs: the root is
+        what it was until one has looked.
+        """
         now = trio.current_time()
-        if now < self._next_check:
+        if now < self._next_check or self._is_reopening:
             return
         self._next_check = now + self._config.revalidate
+        if not self._is_root_unchanged():
+            self._is_reopening = True
+            self._nursery.start_soon(self._reopen_root)
+
+    async def _reopen_root(self) -> None:
         try:
-            if not self._is_root_unchanged():
-                self._change_root(await self._reopen_root())
+            if self._config.gate == "never":
+                root = opening.open_root_waiting(self._path)
+            else:
+                root = await self._ask_helper(Order(Operation.ROOT, self._path), None)
+            self._change_root(root)
         except OSError as error:
             log.warning("%s: %s; serving what it was", os.fsdecode(self._path), error)
+        finally:
+            self._is_reopening = False
 
     def _is_root_unchanged(self) -> bool:
         """Whether the caches show the same directory; no is "don't know", too."""
@@ -108,11 +130,6 @@ class PathGate:
             return found is not None and found == opening.identity(self._descriptor.fd)
         finally:
             os.close(descriptor)
-
-    async def _reopen_root(self) -> Opened:
-        if self._config.gate == "never":
-            return opening.open_root_waiting(self._path)
-        return await self._ask_helper(Order(Operation.ROOT, self._path), None)
 
     def _change_root(self, root: Opened) -> None:
         before, after = self.root.status, root.status

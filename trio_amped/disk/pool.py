@@ -90,16 +90,24 @@ class Job:
         self._received = None
 
 
+def _privileges() -> tuple[int, int, list[int]]:
+    return os.geteuid(), os.getegid(), os.getgroups()
+
+
 class _Helper:
     """The event loop's end of one helper."""
 
     def __init__(self, channel: socket.socket) -> None:
+        self._privileges = _privileges()
         self._channel = trio.socket.from_stdlib_socket(channel)
         self.has_ended = False
         self.idle_scope = trio.CancelScope()
 
     async def call(self, job: Job) -> tuple[Reply, int | None]:
         """Raises HelperDied."""
+        if self._privileges != _privileges():
+            # The program has dropped its own since: a process would go on with the old ones.
+            raise HelperDied(has_order=False)
         rights = []
         if job.descriptor:
             fds = array.array("i", [job.descriptor.fd])
@@ -149,6 +157,9 @@ class HelperPool:
         self._size = size
         self._queue_bound = queue
         self._ahead_bound = min(size, queue // 2)
+        self._is_closed = False
+        self._helpers = 0  # those that are being replaced included
+        self._busy = 0
         self._timeout = timeout
         self._queue: deque[Job] = deque()
         self._shared: dict[Hashable, Job] = {}
@@ -173,7 +184,10 @@ class HelperPool:
             self._stats.coalesced += 1
             shared.owners += 1
             return shared
-        if len(self._queue) >= (self._ahead_bound if is_ahead else self._queue_bound):
+        bound = self._ahead_bound if is_ahead else self._queue_bound
+        if len(self._queue) >= bound:
+            self._forget_unwanted()
+        if len(self._queue) >= bound:
             raise BlockingIOError(errno.EAGAIN, "too many jobs wait for the disk helpers")
         job = Job(order, descriptor, key, self._closer)
         self._stats.jobs += 1
@@ -183,6 +197,16 @@ class HelperPool:
         self._idle.unpark()
         self._start_ahead_of_need()
         return job
+
+    def _forget_unwanted(self) -> None:
+        """A job that nobody waits for any more must not keep the place of another."""
+        jobs = list(self._queue)
+        self._queue.clear()
+        for job in jobs:
+            if job.owners:
+                self._queue.append(job)
+            else:
+                self._finish(job, Reply(errno.ECANCELED))
 
     async def result(self, job: Job) -> tuple[bytes, int]:
         """The result of a job, which is dropped. Raises TimeoutError when the disk hangs."""
@@ -201,12 +225,12 @@ class HelperPool:
 
     def _start_ahead_of_need(self) -> None:
         """Keep one helper idle, up to the bound: to start one takes longer than a job."""
-        free = self._stats.helpers - self._stats.helpers_busy
-        if free <= len(self._queue) and self._stats.helpers < self._size:
+        free = self._helpers - self._busy
+        if free <= len(self._queue) and self._helpers < self._size:
             self._add_helper()
 
     def _add_helper(self) -> None:
-        self._stats.helpers += 1
+        self._helpers = self._stats.helpers = self._helpers + 1
         self._nursery.start_soon(self._work)
 
     async def _work(self) -> None:
@@ -228,6 +252,7 @@ class HelperPool:
         except OSError as error:
             log.error("cannot start a disk helper: %s", error)
             raise HelperDied(has_order=False) from None
+        theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
         helper = _Helper(ours)
 
         async def carry() -> None:
@@ -255,7 +280,7 @@ class HelperPool:
         raise HelperDied(has_order=False)
 
     async def _do(self, job: Job, helper: _Helper) -> None:
-        self._stats.helpers_busy += 1
+        self._busy = self._stats.helpers_busy = self._busy + 1
         try:
             reply, received = await helper.call(job)
         except HelperDied as death:
@@ -265,12 +290,14 @@ class HelperPool:
             self._finish(job, Reply(errno.ECANCELED))
             raise
         finally:
-            self._stats.helpers_busy -= 1
+            self._busy = self._stats.helpers_busy = self._busy - 1
         self._finish(job, reply, received)
 
     def _run_again(self, job: Job, death: HelperDied) -> None:
         job.deaths += death.has_order
-        if job.deaths >= _DEATHS:
+        if self._is_closed:
+            self._finish(job, Reply(errno.ECANCELED))
+        elif job.deaths >= _DEATHS:
             log.error("%s has ended %d disk helpers: given up", job.order, job.deaths)
             self._finish(job, Reply(errno.EIO))
         else:
@@ -279,5 +306,6 @@ class HelperPool:
 
     def close(self) -> None:
         """Let go of the jobs that were not begun; the nursery ends the helpers."""
+        self._is_closed = True
         while self._queue:
             self._finish(self._queue.popleft(), Reply(errno.ECANCELED))

@@ -11,14 +11,18 @@ class HttpError(Exception):
     """An expected error: what the client is told, and what the log is told.
 
     `status` is a 4xx or 5xx code. `detail` is for the log and never for the client.
-    `headers` are the fields that the status asks for (Allow, Content-Range).
+    `headers` are the fields that the status asks for (Allow, Content-Range). `is_notable`: whoever
+    runs the server may want to mend it, so the log says it without being asked.
     """
 
-    def __init__(self, status: int, detail: str, headers: Headers = ()) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: Headers = (), *, is_notable: bool = False
+    ) -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
         self.headers = headers
+        self.is_notable = is_notable
 
 
 # A forbidden path, a path out of the root and a missing one must look alike.

@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..disk.interface import Disk, FileChanged, OpenFile
 from ..semantics.errors import HttpError, status_of_errno
@@ -23,6 +23,11 @@ from .body import BodySender
 from .transport import Transport
 
 log = logging.getLogger("trio_amped.serving")
+
+_LINKS: Final = {
+    errno.EXDEV: "a symbolic link leads out of the root, or is absolute: not followed",
+    errno.ELOOP: "a symbolic link that is not followed",
+}
 
 
 class Exchange(Protocol):
@@ -45,6 +50,8 @@ async def handle(request: Request, disk: Disk, exchange: Exchange) -> Response:
         try:
             check_request(request)
             if request.method == b"OPTIONS":
+                if request.target != b"*":
+                    parse_target(request.target)
                 response = options()
             else:
                 target = parse_target(request.target)
@@ -103,18 +110,14 @@ async def _prepare(body: BodySender) -> None:
 
 def _refusal(error: OSError) -> HttpError:
     number = error.errno or errno.EIO
-    detail = f"opening failed: {error.strerror}"
-    if number == errno.EXDEV:
-        detail = "a symbolic link leads out of the root, or is absolute: not followed"
-    elif number == errno.ELOOP:
-        detail = "a symbolic link that is not followed"
-    return HttpError(status_of_errno(number), detail)
+    detail = _LINKS.get(number, f"opening failed: {error.strerror}")
+    return HttpError(status_of_errno(number), detail, is_notable=number in _LINKS)
 
 
 def _log_refusal(request: Request, error: HttpError) -> None:
     if error.status >= 500 and error.status not in (501, 505):
         level = logging.WARNING
-    elif "symbolic link" in error.detail:
+    elif error.is_notable:
         level = logging.INFO
     else:
         level = logging.DEBUG

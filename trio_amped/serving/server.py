@@ -85,6 +85,7 @@ class Server:
     async def _handle(self, stream: trio.SocketStream, disk: Disk) -> None:
         # A plain socket from here on: it is tried first and awaited only when it must be.
         sock = socket.socket(fileno=stream.socket.detach())
+        sock.setblocking(False)  # whatever socket.setdefaulttimeout says
         transport = SocketTransport(sock, Pace(self.config, self.stats))
         connection = Connection(transport, self.config, disk, self.stats)
         self._connections.add(connection)

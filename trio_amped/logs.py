@@ -1,0 +1,56 @@
+"""Writes the log of the command line to stderr, from a thread: a terminal or a disk may be slow."""
+
+import contextlib
+import logging
+import logging.handlers
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+_WAITING: Final = 10_000  # lines that may wait to be written; more are dropped
+_PATIENCE: Final = 1.0  # seconds for the last lines
+
+
+class _Lines(logging.handlers.QueueHandler):
+    """Puts lines into a bounded queue, and counts those that it has no room for."""
+
+    def __init__(self, lines: "queue.Queue[logging.LogRecord | None]") -> None:
+        super().__init__(lines)
+        self.dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+
+@contextlib.contextmanager
+def to_stderr(level: str) -> Iterator[None]:
+    """Inside, the log goes to stderr; whoever logs never waits for it."""
+    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler = _Lines(lines)
+
+    def write() -> None:
+        while (record := lines.get()) is not None:
+            stream.handle(record)
+            if handler.dropped and lines.empty():
+                count, handler.dropped = handler.dropped, 0
+                logging.getLogger("trio_amped").warning("%d lines of this log were lost", count)
+
+    writer = threading.Thread(target=write, name="trio_amped log", daemon=True)
+    writer.start()
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        with contextlib.suppress(queue.Full):
+            lines.put(None, timeout=_PATIENCE)
+            writer.join(_PATIENCE)
