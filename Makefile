@@ -8,7 +8,7 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test fuzz bench-cold check-all clean
+.PHONY: help serve test fuzz soak bench-cold check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -36,9 +36,13 @@ fuzz: .venv/test  ## send made-up requests for MINUTES
 bench-cold: .venv/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
 	$(BIN)/python -m bench.cold $(OPTIONS)
 
-check-all:  ## test, 30 minutes of fuzz, the full bench-cold (as root)
+soak: .venv/test  ## serve all kinds of clients for MINUTES, and count what is left behind
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
+
+check-all:  ## test, 30 minutes of fuzz, 30 of soak, the full bench-cold (as root)
 	$(MAKE) test
 	$(MAKE) fuzz MINUTES=30
+	$(MAKE) soak MINUTES=15
 	$(MAKE) bench-cold OPTIONS=
 
 clean:  ## remove the environment and everything that tools left here

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.disks import LOOP_READ_AHEAD_KB, MIB, Disk, Shape, loop_disk, machine_disk
 from bench.rig import CLIENTS, HEADER, LIMIT, RATE, Result, Row, measure
-from tests import mounts
+from tests import rig
 
 HELP = """\
 Proves that the event loop never waits for the disk.
@@ -88,7 +88,7 @@ def conditions(scratch: Path) -> dict[str, object]:
     if shutil.which("nginx"):
         said = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr
         versions["nginx"] = said.strip().rpartition("/")[2]
-    device = mounts.block_device(scratch)
+    device = rig.block_device(scratch)
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "kernel": platform.release(),
@@ -101,19 +101,19 @@ def conditions(scratch: Path) -> dict[str, object]:
         "clients": CLIENTS,
         "probe_rate": RATE,
         "machine_disk": str(device),
-        "machine_read_ahead_kb": int(mounts.read_ahead(device).read_text()),
+        "machine_read_ahead_kb": int(rig.read_ahead(device).read_text()),
         "loop_read_ahead_kb": LOOP_READ_AHEAD_KB,
     }
 
 
 def check_machine(rows: list[Row]) -> None:
     """Fail early and in words where the rig cannot run."""
-    needed: list[mounts.Feature] = ["root", "blkio", "loop"]
+    needed: list[rig.Feature] = ["root", "blkio", "loop"]
     needed += ["nobody"] if any(row.nobody for row in rows) else []
     needed += ["overlay"] if any(row.overlay for row in rows) else []
     needed += ["nginx"] if any(row.nginx for row in rows) else []
     for feature in needed:
-        if reason := mounts.missing(feature):
+        if reason := rig.missing(feature):
             raise RuntimeError(reason)
 
 

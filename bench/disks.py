@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import mounts
+from tests import rig
 
 HOT = "hot"
 HOT_SIZE = 1024
@@ -72,7 +72,7 @@ def loop_disk(scratch: Path, shape: Shape) -> Disk:
     size = shape.total + shape.total // 8 + 64 * MIB
 
     def mount() -> AbstractContextManager[Path]:
-        return mounts.loop_ext4(scratch, size, LOOP_READ_AHEAD_KB, image=image)
+        return rig.loop_ext4(scratch, size, LOOP_READ_AHEAD_KB, image=image)
 
     with mount() as root:
         files = _write_files(root, shape)
@@ -91,9 +91,9 @@ def _evict(path: Path) -> None:
     """Evict a file; a page that another CPU has in its hands at the moment takes several tries."""
     for _ in range(EVICTION_TRIES):
         with contextlib.suppress(AssertionError):
-            return mounts.evict(path)
+            return rig.evict(path)
         time.sleep(0.1)
-    return mounts.evict(path)
+    return rig.evict(path)
 
 
 def _write_files(root: Path, shape: Shape) -> tuple[ColdFile, ...]:

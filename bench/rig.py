@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import servers
 from bench.disks import HOT, HOT_SIZE, Disk
 from bench.load import ProbeReport, StreamReport
-from tests import mounts
+from tests import rig
 
 LIMIT = 20_000_000
 CLIENTS = 8
@@ -89,16 +89,16 @@ def measure(disk: Disk, row: Row, scratch: Path) -> Result:
         with contextlib.ExitStack() as stack:
             below = root = stack.enter_context(disk.fresh())
             if row.overlay:
-                root = stack.enter_context(mounts.overlayfs(scratch, below))
-            slow = stack.enter_context(mounts.slow_cgroup(below, LIMIT))
-            mounts.load(root / HOT)
+                root = stack.enter_context(rig.overlayfs(scratch, below))
+            slow = stack.enter_context(rig.slow_cgroup(below, LIMIT))
+            rig.load(root / HOT)
             server = servers.nginx if row.nginx else servers.trio_amped
-            user = mounts.as_nobody if row.nobody else mounts.identity
+            user = rig.as_nobody if row.nobody else rig.identity
             port = stack.enter_context(
                 server(root, row.options, lambda command: slow.command(user(command)))
             )
             probe, stream = put_load(port, disk)
-            if not mounts.resident_pages(below / HOT):
+            if not rig.resident_pages(below / HOT):
                 result.errors.append("the hot file left memory")
     except (RuntimeError, AssertionError, OSError) as error:
         result.errors.append(str(error))
@@ -145,7 +145,7 @@ def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         stdin=pipe,
         stdout=pipe,
         text=True,
-        cwd=mounts.REPOSITORY,
+        cwd=rig.REPOSITORY,
         start_new_session=True,
     )
     try:

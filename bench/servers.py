@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.mounts import running_server
+from tests.rig import running_server
 
 HOST = "127.0.0.1"
 START_PATIENCE = 30.0

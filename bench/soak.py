@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 
 import trio
 
-from tests.mounts import ServerProcess, public_directory, running_server
+from tests.rig import ServerProcess, public_directory, running_server
 
 MIB, LARGEST, HELPERS = 1 << 20, 4 << 20, 8
 VISIT, AFTERWARDS = 120.0, 20.0  # seconds for one connection, and until everything is given back

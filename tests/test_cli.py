@@ -14,14 +14,6 @@ from pathlib import Path
 import pytest
 
 import trio_amped
-from tests.mounts import (
-    GUARD,
-    REPOSITORY,
-    as_nobody,
-    needs,
-    public_directory,
-    running_server,
-)
 from tests.real.support import (
     KIB,
     MIB,
@@ -32,6 +24,14 @@ from tests.real.support import (
     helper_processes,
     put,
     watched,
+)
+from tests.rig import (
+    GUARD,
+    REPOSITORY,
+    as_nobody,
+    needs,
+    public_directory,
+    running_server,
 )
 from trio_amped import cli
 from trio_amped.config import Config

@@ -14,8 +14,8 @@ from typing import IO
 
 import pytest
 
-from tests.mounts import GUARD, REPOSITORY
 from tests.real.support import Client
+from tests.rig import GUARD, REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
 SITE = EXAMPLES / "site"

@@ -17,8 +17,8 @@ import pytest
 import trio
 
 import trio_amped
-from tests.mounts import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.real.support import MIB, SMALL, WINDOW, children, content, descriptors, evict, put
+from tests.rig import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.simulated import SimDisk
 from trio_amped import Config
 from trio_amped.disk import helper

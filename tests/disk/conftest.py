@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.disk.support import MIB, Rescuer, descriptors, eventually, mappings
-from tests.mounts import FuseDisk, fuse_disk, loop_ext4, overlayfs, public_directory, tmpfs
+from tests.rig import FuseDisk, fuse_disk, loop_ext4, overlayfs, public_directory, tmpfs
 
 
 class BrokenDisk(NamedTuple):

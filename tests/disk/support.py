@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from tests.mounts import REPOSITORY, FuseDisk, as_nobody
+from tests.rig import REPOSITORY, FuseDisk, as_nobody
 from trio_amped.config import Config
 from trio_amped.disk import helper
 from trio_amped.disk.local import LocalDisk, open_disk

@@ -23,7 +23,7 @@ from tests.disk.support import (
     helper_threads,
     in_thread,
 )
-from tests.mounts import REPOSITORY, evict, needs
+from tests.rig import REPOSITORY, evict, needs
 from trio_amped.disk import carriers, helper
 from trio_amped.disk.messages import MAX_MESSAGE, Operation, Order, Reply
 

@@ -17,7 +17,7 @@ from tests.disk.support import (
     in_thread,
     loop_turns,
 )
-from tests.mounts import FuseDisk, needs
+from tests.rig import FuseDisk, needs
 from trio_amped.disk.descriptors import Closer, Descriptor
 
 pytestmark = needs("root", "loop", "fuse")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.disk.conftest import BrokenDisk
 from tests.disk.support import GUARD, KIB, MIB, as_stranger, descriptors, mappings
-from tests.mounts import FuseDisk, evict, needs, resident_pages
+from tests.rig import FuseDisk, evict, needs, resident_pages
 from trio_amped.disk import carriers, helper, kernel, opening
 from trio_amped.disk.kernel import PAGE
 from trio_amped.disk.messages import MAX_MESSAGE, MAX_READ, Operation, Order, Reply, unpack_read

@@ -31,7 +31,7 @@ from tests.disk.support import (
     serving,
 )
 from tests.disk.test_local import a_file, whole
-from tests.mounts import FuseDisk, Operation, evict, needs
+from tests.rig import FuseDisk, Operation, evict, needs
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.pages import WINDOW
 from trio_amped.stats import Stats

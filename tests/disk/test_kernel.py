@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk.support import MIB, as_stranger, elsewhere, mappings
-from tests.mounts import NOBODY, evict, load, needs, resident_pages
+from tests.rig import NOBODY, evict, load, needs, resident_pages
 from trio_amped.disk import kernel
 from trio_amped.disk.kernel import PAGE, ShadowMapping
 

@@ -26,7 +26,7 @@ from tests.disk.support import (
     serving,
 )
 from tests.disk.test_local import a_file, whole
-from tests.mounts import forget_names, needs
+from tests.rig import forget_names, needs
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.pages import WINDOW
 from trio_amped.stats import Stats

@@ -33,7 +33,7 @@ from tests.disk.support import (
     opened,
     serving,
 )
-from tests.mounts import REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
+from tests.rig import REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
 from trio_amped.config import Config
 from trio_amped.disk import kernel, opening
 from trio_amped.disk.interface import Disk

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disk.support import as_stranger, descriptors, opened_at
-from tests.mounts import FuseDisk, forget_names, needs
+from tests.rig import FuseDisk, forget_names, needs
 from trio_amped.disk import kernel, opening
 from trio_amped.disk.opening import ST_NOATIME, ST_RELATIME, Opened, Status, Volume
 

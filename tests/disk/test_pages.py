@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disk.support import KIB, MIB, as_stranger, mappings, opened_at
-from tests.mounts import NOBODY, evict, load, needs, resident_pages
+from tests.rig import NOBODY, evict, load, needs, resident_pages
 from trio_amped.config import GateMode
 from trio_amped.disk import kernel, pages
 from trio_amped.disk.descriptors import Descriptor

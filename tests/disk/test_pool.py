@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.disk.support import children, descriptors, eventually_async, serving
-from tests.mounts import needs
+from tests.rig import needs
 from trio_amped.disk.descriptors import Closer, Descriptor
 from trio_amped.disk.messages import MAX_MESSAGE, Operation, Order, Reply
 from trio_amped.disk.pool import HelperPool, Job

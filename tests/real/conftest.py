@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import ServerProcess, public_directory, running_server
+from tests.rig import ServerProcess, public_directory, running_server
 
 from .support import fill
 

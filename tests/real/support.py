@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tests import mounts
-from tests.mounts import GUARD, ServerProcess
+from tests import rig
+from tests.rig import GUARD, ServerProcess
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -73,10 +73,10 @@ def evict(path: Path) -> None:
     """
     for _ in range(20):
         with suppress(AssertionError):
-            mounts.evict(path)
+            rig.evict(path)
             return
         _interrupt_processors()
-    mounts.evict(path)
+    rig.evict(path)
 
 
 def _interrupt_processors() -> None:

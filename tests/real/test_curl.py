@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.mounts import ServerProcess, load, needs, running_server
+from tests.rig import ServerProcess, load, needs, running_server
 
 from .support import LONG_AGO, MIB, SIZES, WINDOW, Reply, content, curl, fetch, put
 

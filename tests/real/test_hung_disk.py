@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import (
+from tests.rig import (
     FuseDisk,
     ServerProcess,
     fuse_disk,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import needs, running_server
+from tests.rig import needs, running_server
 
 from .support import KIB, MIB, Client, connections, content, descriptors, eventually, put
 

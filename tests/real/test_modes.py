@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from tests.mounts import (
+from tests.rig import (
     NOBODY,
     ServerProcess,
     as_nobody,

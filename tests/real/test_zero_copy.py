@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import ServerProcess, load, needs
+from tests.rig import ServerProcess, load, needs
 
 from .support import MIB, SIZES, SMALL, WINDOW, Client, Trace, content, traced
 

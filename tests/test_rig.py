@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import (
+from tests.rig import (
     NOBODY,
     FuseDisk,
     as_nobody,
@@ -96,7 +96,7 @@ def test_missing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs("nobody")
 def test_every_probe_has_an_answer_for_strangers() -> None:
-    program = "from tests.mounts import missing, _PROBES\nfor f in _PROBES: print(missing(f))"
+    program = "from tests.rig.features import missing, _PROBES\nfor f in _PROBES: print(missing(f))"
     argv = as_nobody([sys.executable, "-W", "error", "-c", program])
     plain = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     done = subprocess.run(
@@ -332,7 +332,7 @@ def test_fuse_ends_with_its_tests(place: Path, backing: Path, operation: str) ->
     program = f"""if True:
         import os, signal, threading
         from pathlib import Path
-        from tests.mounts import fuse_disk
+        from tests.rig import fuse_disk
         with fuse_disk(Path({str(place)!r}), Path({str(backing)!r})) as disk:
             disk.hang({operation!r})
             threading.Thread(target=(disk.path / "file").read_bytes).start()

@@ -1,8 +1,8 @@
 """A disk that can be told to wait, to fail and to hang: a passthrough FUSE file system (blocks).
 
-Run as a process of its own by `tests.mounts.fuse_disk`, which holds the other end of `--line`:
+Run as a process of its own by `tests.rig.fuse_disk`, which holds the other end of `--line`:
 
-    python tests/fuse_disk.py --line FD [-o name=value ...] BACKING MOUNTPOINT
+    python tests/rig/fuse_disk.py --line FD [-o name=value ...] BACKING MOUNTPOINT
 
 The line is a SOCK_SEQPACKET socket. We send one byte when the file system is ready. Each message
 that we receive carries the descriptor of a stream socket, on which one question is asked and

@@ -1,0 +1,67 @@
+"""The page cache as a test wants it: which pages are in memory. Blocks."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_PROT_NONE = 0
+
+
+def _error() -> OSError:
+    return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def resident_pages(path: Path) -> int:
+    """How many pages of a file are in memory (mincore lies to strangers: be owner or root)."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        if size == 0:
+            return 0
+        address = _libc.mmap(None, size, _PROT_NONE, mmap.MAP_PRIVATE, fd, 0)
+        if address == _MAP_FAILED:
+            raise _error()
+        try:
+            pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+            if _libc.mincore(address, size, pages) != 0:
+                raise _error()
+        finally:
+            _libc.munmap(address, size)
+    finally:
+        os.close(fd)
+    return sum(page & 1 for page in pages.raw)
+
+
+def evict(path: Path) -> None:
+    """Drop a file's pages from memory, and prove it. (On a tmpfs nothing can be evicted.)"""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for _ in range(5):  # a page that is being looked at by someone else is skipped
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if (resident := resident_pages(path)) == 0:
+                return
+    finally:
+        os.close(fd)
+    raise AssertionError(f"{resident} pages of {path} stay in memory")
+
+
+def load(path: Path) -> None:
+    """Read a file, so that its pages are in memory."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
+
+
+def forget_names() -> None:
+    """Drop the kernel's cache of names and inodes that nobody uses (of the whole machine)."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")

@@ -1,0 +1,144 @@
+"""A server in a process of its own, and what it says. Blocks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from tests.rig.fuse import calm_disks
+from tests.rig.mount_points import public_directory
+from tests.rig.tools import GUARD, REPOSITORY, identity
+
+
+class ServerProcess:
+    """A running server and what it has said. See `running_server`."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.url = ""
+        self.port = 0
+        self._lines: list[str] = []
+        self._ended = False
+        self._changed = threading.Condition()
+        assert process.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        self._reader.start()
+
+    @property
+    def log(self) -> list[str]:
+        """The lines that the server has written so far, to stderr or stdout."""
+        with self._changed:
+            return list(self._lines)
+
+    def wait_for_log(self, pattern: str, timeout: float = GUARD) -> re.Match[str]:
+        """Wait for a line in which this regular expression is found (or was, earlier)."""
+        seen = 0
+        found: re.Match[str] | None = None
+
+        def look() -> bool:
+            nonlocal seen, found
+            while found is None and seen < len(self._lines):
+                found = re.search(pattern, self._lines[seen])
+                seen += 1
+            return found is not None or self._ended
+
+        with self._changed:
+            self._changed.wait_for(look, timeout)
+        if found is None:
+            why = "the server has ended" if self._ended else f"nothing after {timeout} s"
+            raise AssertionError(f"{pattern!r}: {why}; its log:\n" + "\n".join(self.log))
+        return found
+
+    def stop(self, signal: int = signal.SIGTERM, timeout: float = 10) -> int:
+        """Send a signal, wait for the end, and return the exit status (-N: killed by signal N)."""
+        self.process.send_signal(signal)
+        return self.process.wait(timeout)
+
+    def _read(self, output: IO[bytes]) -> None:
+        for line in output:
+            with self._changed:
+                self._lines.append(line.decode(errors="backslashreplace").rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def end(self, patience: float = 10) -> None:
+        """Whatever it takes: afterwards the server and its helpers are no more."""
+        try:
+            if self.process.poll() is None:
+                self.stop(timeout=patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        try:
+            self.process.wait(min(patience, 2))
+        except subprocess.TimeoutExpired:
+            calm_disks()  # not even SIGKILL ends a process that waits for a hung disk
+            self.process.wait(GUARD)
+        finally:
+            with suppress(ProcessLookupError):  # its helpers, if it was killed
+                os.killpg(self.pid, signal.SIGKILL)
+            self._reader.join(2)
+            if self._reader.is_alive():  # a helper waits for a hung disk
+                calm_disks()
+                self._reader.join(GUARD)
+            if self.process.stdout is not None and not self._reader.is_alive():
+                self.process.stdout.close()
+
+
+@contextmanager
+def running_server(
+    *options: str,
+    root: Path,
+    wrap: Callable[[list[str]], list[str]] = identity,
+    program: Sequence[str] = (sys.executable, "-m", "trio_amped"),
+    timeout: float = GUARD,
+) -> Iterator[ServerProcess]:
+    """A server for `root` on a free port of 127.0.0.1, in a process and a process group of its own.
+
+    `wrap` puts other programs in front, such as `as_nobody` or `slow.command`; they must `exec`,
+    so that `pid` is the server's. The server is listening when this is entered.
+    """
+    argv = [*program, "--root", str(root), "--host", "127.0.0.1", "--port", "0", *options]
+    with _server_environment() as environment:
+        process = subprocess.Popen(
+            wrap(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        server = ServerProcess(process)
+        try:
+            found = server.wait_for_log(r"(https?://[^ ]+:(\d+))/", timeout)
+            server.url, server.port = found[1], int(found[2])
+            yield server
+        finally:
+            server.end()
+
+
+@contextmanager
+def _server_environment() -> Iterator[dict[str, str]]:
+    """Our environment, in which the package is found, and strangers can save their coverage."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    if "COVERAGE_PROCESS_CONFIG" not in environment:
+        yield environment
+        return
+    ours = Path(os.environ.get("COVERAGE_FILE", REPOSITORY / ".coverage"))
+    with public_directory() as scratch:
+        scratch.chmod(0o1777)
+        yield environment | {"COVERAGE_FILE": str(scratch / ours.name)}
+        for saved in scratch.iterdir():
+            shutil.move(saved, ours.parent / saved.name)

@@ -1,0 +1,32 @@
+"""What the rig's other modules share: where things are, and how to run a tool. Blocks."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+GUARD = 30.0  # seconds: a wait that takes this long has failed (no test waits for it to pass)
+
+
+def identity(argv: list[str]) -> list[str]:
+    """The wrapper that wraps nothing."""
+    return argv
+
+
+def run_tool(*argv: str | Path) -> str:
+    """Run a tool and return what it printed; RuntimeError with its complaint if it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        command = shlex.join(map(str, argv))
+        raise RuntimeError(f"{command}: {(done.stderr or done.stdout).strip() or done.returncode}")
+    return done.stdout.strip()
+
+
+def tool(name: str) -> str | None:
+    """The path of a program; administrators' programs are not in every user's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
