@@ -108,3 +108,9 @@ def test_a_value_is_kept_or_refused(name: str, number: float, count: int) -> Non
     else:
         with pytest.raises(ValueError, match=f"^{name} must be "):
             make(**{name: value})
+
+
+def test_an_empty_root_is_none() -> None:
+    """An unset variable of a shell must not publish the folder that one happens to be in."""
+    with pytest.raises(ValueError, match="root must not be empty"):
+        Config(root="")

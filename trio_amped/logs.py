@@ -40,7 +40,10 @@ def to_stderr(level: str) -> Iterator[None]:
             stream.handle(record)
             if handler.dropped and lines.empty():
                 count, handler.dropped = handler.dropped, 0
-                logging.getLogger("trio_amped").warning("%d lines of this log were lost", count)
+                text = f"{count} lines of this log were lost: nobody read them"
+                stream.handle(
+                    logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
+                )
 
     writer = threading.Thread(target=write, name="trio_amped log", daemon=True)
     writer.start()

@@ -1057,3 +1057,49 @@ async def test_hot_files_cost_no_helper_even_after_a_load(root: Path, stats: Sta
         async with opened(disk, b"file") as file:
             await whole(disk, file)
         assert stats.jobs == jobs
+
+
+# ---------------------------------------------------------------- FUSE, and what reads by helpers
+
+
+async def test_a_fuse_file_that_is_rewritten_is_noticed(
+    fuse: FuseDisk, fuse_root: Path, kind: str
+) -> None:
+    """The same size, other bytes: the next part would be of another version."""
+    (fuse_root / "file").write_bytes(b"a" * 300_000)
+    behind = fuse.backing / fuse_root.relative_to(fuse.path) / "file"
+    os.utime(behind, (1, 1))
+    async with serving(fuse_root, helpers=kind) as disk, opened(disk, b"file") as file:
+        assert set(await disk.read(file, 0, 300_000)) == set(b"a")
+        behind.write_bytes(b"b" * 300_000)
+        with pytest.raises(FileChanged):
+            await disk.read(file, 100_000, 300_000)
+
+
+async def test_where_every_read_writes_helpers_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """strictatime, and no O_NOATIME: the journal may be waited for at each read."""
+    content = a_file(root / "file", is_cold=False)
+    monkeypatch.setattr(opening.Opened, "each_read_writes", property(lambda self: True))
+    stats = Stats()
+    async with serving(root, stats) as disk, opened(disk, b"file") as file:
+        assert file.is_by_copy
+        before = stats.jobs
+        assert await disk.read(file, 0, 100) == content[:100]
+        assert stats.jobs == before + 1
+
+
+@pytest.mark.parametrize(
+    ("noatime", "flags", "expected"),
+    [
+        (False, 0, True),
+        (True, 0, False),
+        (False, opening.ST_RELATIME, False),
+        (False, opening.ST_NOATIME, False),
+    ],
+)
+def test_each_read_writes(noatime: bool, flags: int, expected: bool) -> None:
+    status = opening.Status(0, 0, 0, 0, 0, 0, 0, 0)
+    found = opening.Opened(7, status, opening.Volume(0xEF53, flags), noatime)
+    assert found.each_read_writes is expected

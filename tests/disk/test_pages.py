@@ -424,6 +424,26 @@ def test_a_file_with_a_strong_validator_may_not_even_grow(path: Path, kind: Gate
             gate.clamp(file, 0, WINDOW)
 
 
+def test_what_cannot_be_mapped_is_for_helpers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No address space, or a file system that cannot map: "don't know", and no error."""
+    gate = PageGate("auto")
+    monkeypatch.setattr(kernel, "_mmap_shadow", lambda *_: 2**64 - 1)
+    with open_file(path, Gate.MINCORE) as file:
+        assert gate.resident(file, 0, WINDOW) == 0
+        assert file.gate is Gate.ALWAYS
+
+
+def test_what_was_loaded_long_ago_is_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then even the file's extents may be gone, which RWF_NOWAIT would wait for."""
+    gate = PageGate("nowait")
+    load(path)
+    with open_file(path, Gate.NOWAIT) as file:
+        gate.note_loaded(file, 0, MIB)
+        assert gate.resident(file, 0, WINDOW) == WINDOW
+        monkeypatch.setattr(pages, "_REMEMBERED", -1.0)
+        assert gate.resident(file, 0, WINDOW) == 0
+
+
 # ---------------------------------------------------------------- arithmetic
 
 SIZES = st.integers(1, 10 * MIB)

@@ -8,7 +8,7 @@ import array
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +22,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.disk.support import children, descriptors, eventually_async, serving
 from tests.rig import needs
 from trio_amped.disk.descriptors import Closer, Descriptor
+from trio_amped.disk.jobs import Job
 from trio_amped.disk.messages import MAX_MESSAGE, Operation, Order, Reply
-from trio_amped.disk.pool import HelperPool, Job
+from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
 
 pytestmark = needs("root", "loop")
@@ -737,3 +738,62 @@ async def test_helper_processes_start_ahead_and_end_with_the_disk(root: Path) ->
     async with serving(root, Stats(), helpers="process"):
         await eventually_async(lambda: len(children() - before) == 2)
     assert children() <= before
+
+
+# ---------------------------------------------------------------- what surrounds it
+
+
+async def test_a_program_that_drops_its_privileges_gets_new_helpers(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """A helper process would go on with those that it was started with."""
+    async with a_pool(size=2) as hands:
+        assert len(hands.helpers) == 2
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        job = hands.pool.submit(load())
+        await trio.sleep(10)  # of virtual time, for the pauses before new ones
+        del hands.helpers[:2]  # the sockets of the old ones have ended
+        helper, _ = await hands.the_order()
+        helper.answer()
+        await job.done.wait()
+        assert job.deaths == 0
+        job.drop()
+
+
+async def test_jobs_that_nobody_waits_for_make_room(autojump_clock: MockClock) -> None:
+    async with a_pool(size=1, queue=2) as hands:
+        busy = hands.pool.submit(load(0))
+        helper, _ = await hands.the_order()
+        unwanted = [hands.pool.submit(load(number)) for number in (1, 2)]
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(3))
+        for job in unwanted:
+            job.drop()
+        wanted = hands.pool.submit(load(3))
+        assert all(job.done.is_set() for job in unwanted)
+        helper.answer()
+        helper, order = await hands.the_order()
+        assert order == load(3)
+        helper.answer()
+        await wanted.done.wait()
+        for job in (busy, wanted):
+            job.drop()
+
+
+async def test_whatever_the_program_says_of_sockets(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """socket.setdefaulttimeout would end each helper that has nothing to do for so long."""
+    monkeypatch.setattr(socket, "socketpair", with_timeout(socket.socketpair))
+    async with a_pool() as hands:
+        assert [helper.channel.gettimeout() for helper in hands.helpers] == [None, None]
+
+
+def with_timeout(make: Callable[..., tuple[socket.socket, socket.socket]]) -> object:
+    def pair(*arguments: int) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = make(*arguments)
+        for end in (ours, theirs):
+            end.settimeout(2)
+        return ours, theirs
+
+    return pair

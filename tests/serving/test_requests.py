@@ -48,6 +48,8 @@ CASES = [
     Case("well-known", get("/.well-known/token"), 200, b"known"),
     Case("empty", get("/empty.txt"), 200, b"", {"content-length": "0"}),
     Case("large", get("/large.bin"), 200, LARGE, {"content-length": "200000"}),
+    Case("OPTIONS without a slash", get("a.txt", method="OPTIONS"), 400),
+    Case("OPTIONS above the root", get("/..", method="OPTIONS"), 400),
     # Not found
     Case("missing", get("/nope"), 404),
     Case("hidden", get("/.hidden"), 404),

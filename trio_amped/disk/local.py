@@ -15,10 +15,11 @@ from ..semantics.validators import SETTLED
 from ..stats import Stats
 from . import carriers
 from .descriptors import Closer, Descriptor
+from .jobs import Job
 from .messages import MAX_READ, Operation, Order, unpack_read
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
 from .paths import PathGate, open_root
-from .pool import HelperPool, Job
+from .pool import HelperPool
 
 
 @contextlib.asynccontextmanager

@@ -16,8 +16,8 @@ from typing import Final
 from ..config import GateMode
 from . import kernel
 from .descriptors import Descriptor
+from .jobs import Job
 from .opening import Opened, Status
-from .pool import Job
 
 WINDOW: Final = 512 * 1024  # bytes: what one helper loads at a time, and one answer covers
 # Seconds that an answer about pages is believed: after that they may have been evicted again.

@@ -1,0 +1,79 @@
+"""The log of the command line is written by a thread: whoever logs never waits for its reader."""
+
+import io
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from trio_amped import logs
+
+log = logging.getLogger("trio_amped.test")
+
+
+class StuckStream(io.StringIO):
+    """A pipe that nobody reads, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.has_begun.set()
+        assert self.may_go_on.wait(30)
+        return super().write(text)
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    yield
+    root.setLevel(before[0])
+    assert root.handlers == before[1], "nothing of ours is left there"
+
+
+def test_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with logs.to_stderr("info"):
+        log.info("one %s", "line")
+        log.debug("too much")
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            log.exception("a bug")
+    text = stream.getvalue()
+    assert " INFO    one line\n" in text
+    assert "too much" not in text
+    assert "ERROR   a bug\nTraceback" in text
+
+
+def test_a_reader_that_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = StuckStream()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_WAITING", 10)
+    with logs.to_stderr("info"):
+        log.info("first")
+        assert stream.has_begun.wait(30)
+        for number in range(100):
+            log.info("line %d", number)
+        stream.may_go_on.set()
+    text = stream.getvalue()
+    assert "line 9\n" in text
+    assert "line 10\n" not in text
+    assert "WARNING 90 lines of this log were lost" in text
+
+
+def test_a_reader_that_never_reads_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = StuckStream()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_PATIENCE", 0.01)
+    with logs.to_stderr("info"):
+        log.info("a line")
+        assert stream.has_begun.wait(30)
+    stream.may_go_on.set()
