@@ -98,13 +98,22 @@ class Hands:
 
 
 @asynccontextmanager
-async def a_pool(size: int = 4, queue: int = 8, patience: float = 1e6) -> AsyncIterator[Hands]:
+async def a_pool(
+    size: int = 4, queue: int = 8, patience: float = 1e6, start_pause: float = 0
+) -> AsyncIterator[Hands]:
     closer = Closer()
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         hands = Hands(nursery, closer)
         hands.pool = HelperPool(
-            hands.carry, closer, nursery, hands.stats, size=size, queue=queue, timeout=patience
+            hands.carry,
+            closer,
+            nursery,
+            hands.stats,
+            size=size,
+            queue=queue,
+            timeout=patience,
+            start_pause=start_pause,
         )
         try:
             with trio.fail_after(10_000):  # it may be virtual time
@@ -758,6 +767,20 @@ async def test_a_program_that_drops_its_privileges_gets_new_helpers(
         await job.done.wait()
         assert job.deaths == 0
         job.drop()
+
+
+async def test_processes_are_started_one_after_the_other(autojump_clock: MockClock) -> None:
+    """To start one takes the CPU that the loop needs."""
+    async with a_pool(size=5, start_pause=1) as hands:
+        jobs = [hands.pool.submit(load(number)) for number in range(5)]
+        seen = []
+        for _ in range(4):
+            await wait_all_tasks_blocked()
+            seen.append(len(hands.helpers))
+            await trio.sleep(1)
+        assert seen == [3, 4, 5, 5]
+        for job in jobs:
+            job.drop()
 
 
 async def test_jobs_that_nobody_waits_for_make_room(autojump_clock: MockClock) -> None:
