@@ -11,6 +11,7 @@ from .transport import Transport
 
 # Up to here a copy and one send are cheaper than a sendfile (docs/design.md).
 _SMALL: Final = 32 * 1024  # bytes
+_COLD_STEP: Final = 64 * 1024  # bytes
 
 
 class BodySender:
@@ -87,6 +88,11 @@ class BodySender:
             await self._ask_gate(file, offset, end)
             await trio.lowlevel.checkpoint()  # one fast client must not have the loop alone
         stop = min(self._ready.stop, end)
+        if file.is_cold:
+            # It cannot be faster than its disk, whose answers come in bursts: smaller steps
+            # leave the loop to the others in between.
+            stop = min(stop, offset + _COLD_STEP)
+            await trio.lowlevel.checkpoint()
         sent = self._transport.try_send_file(file.fd, offset, stop - offset)
         if sent is None:
             await self._transport.writable()
