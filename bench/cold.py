@@ -126,6 +126,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     short = ",".join(SHORT_ROWS)
     parser.add_argument("--short", action="store_true", help=f"fewer bytes and rows ({short})")
+    parser.add_argument(
+        "--tries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="measure a row that fails again, at most N times, for machines that stand still "
+        "themselves now and then; every try is in the table (default: 1)",
+    )
     parser.add_argument("--rows", metavar="A,B", help="which rows (default: all)")
     parser.add_argument("--disks", metavar="A,B", default="machine,loop", help="which disks (both)")
     parser.add_argument(
@@ -163,8 +171,12 @@ def main(arguments: list[str] | None = None) -> int:
             for name in options.disks:
                 disk = MAKE_DISK[name](scratch, shapes[name])
                 for row in rows:
-                    results.append(measure(disk, row, scratch))
-                    print(results[-1].line(row.bounds), flush=True)
+                    for _ in range(options.tries):
+                        result = measure(disk, row, scratch)
+                        print(result.line(row.bounds), flush=True)
+                        if not result.failed:
+                            break
+                    results.append(result)
     except (RuntimeError, AssertionError, OSError) as error:
         print(f"bench.cold: {error}", file=sys.stderr)
         return 2

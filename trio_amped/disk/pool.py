@@ -175,8 +175,8 @@ class HelperPool:
     async def _grow(self) -> None:
         """Keep one helper idle, up to the bound: to start one takes longer than a job.
 
-        One after the other, since a process that starts takes the CPU that the loop needs: 16 at
-        once kept hot requests waiting for 150 ms on 2 cores.
+        One after the other, since a process that starts takes the CPU that the loop needs, and
+        the GIL until its exec (5 ms measured).
         """
         while self._helpers < self._size:
             while self._helpers - self._busy > len(self._queue):
