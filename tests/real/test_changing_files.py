@@ -260,6 +260,8 @@ def at_rest(server: ServerProcess, other: Client) -> list[str]:
     """The descriptors of a server that has one client, and all the helpers that it may have."""
     assert other.get("/hot").body == HOT
     eventually(lambda: connections(server.pid) == 1)
+    # An answer is sent before its file is closed.
+    eventually(lambda: not any(d.endswith(("/hot", "/big")) for d in descriptors(server.pid)))
     return sorted(descriptors(server.pid))
 
 
