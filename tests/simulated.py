@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import stat
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -11,9 +12,10 @@ from typing import Final, TypeAlias
 import trio
 
 from trio_amped.disk.descriptors import Descriptor
-from trio_amped.disk.interface import FileChanged, OpenFile
+from trio_amped.disk.interface import FileChanged, Listing, OpenFile
 from trio_amped.disk.opening import Status
 from trio_amped.disk.pages import Gate
+from trio_amped.semantics import listing
 
 NOW: Final = 1_700_000_000  # seconds since 1970: what the tests' clock on the wall shows
 DAY: Final = 86_400
@@ -146,6 +148,24 @@ class SimDisk:
     async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
         count = await self.ready(file, offset, end)
         return self._open[file].content[offset : offset + count]
+
+    async def list(self, path: bytes, view: listing.View) -> Listing:
+        number, self.opens = self.opens, self.opens + 1
+        _happen(self.at_open.get(number))
+        if self.open_latency:
+            await trio.sleep(self.open_latency)
+        prefix = path + b"/" if path else b""
+        names = {each[len(prefix) :] for each in self.entries if each.startswith(prefix)}
+        if not names:
+            raise failure(errno.ENOENT)
+        entries = {each.partition(b"/")[0]: b"/" in each for each in names if each}
+        found = [listing.Entry(name, is_folder, 0, NOW) for name, is_folder in entries.items()]
+        content = b"".join(view.render(path, view.arranged(found), False))
+        inode = SimFile(content)
+        file = OpenFile(self._descriptor(inode), inode.status, Gate.MEMORY)
+        self._open[file] = inode
+        self.opened += 1
+        return Listing(file, b"%x" % zlib.crc32(content))
 
     def close(self, file: OpenFile) -> None:
         del self._open[file]

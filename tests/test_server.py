@@ -22,6 +22,7 @@ from tests.rig import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.simulated import SimDisk
 from trio_amped import Config
 from trio_amped.disk import helper
+from trio_amped.serving.site import Site
 
 SIZE = 5 * MIB
 SMALL_FILE = b"small"
@@ -391,7 +392,7 @@ async def test_a_drain_without_a_deadline_is_a_drain(
     server.drain()
     ours, theirs = trio.socket.socketpair()
     with ours:
-        await server._handle(trio.SocketStream(theirs), SimDisk({}))
+        await server._handle(trio.SocketStream(theirs), Site(SimDisk({}), server.config))
     assert trio.current_time() == 0
 
 

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import trio
@@ -23,14 +23,15 @@ log = logging.getLogger("trio_amped")
 _UNUSABLE = 2
 # The first words of the settings that few will touch: a group of their own in --help.
 _LIMITS = ("max_connections", "max_head", "max_target", "max_fields")
-_DEADLINES = ("head", "keep", "send", "disk", "drain")
+_DEADLINES = ("head_", "keep_", "send_", "disk_", "drain_")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server from the command line; returns the exit status."""
     parser = _parser()
-    options = vars(parser.parse_args(arguments))
+    given = vars(parser.parse_args(arguments))
+    options = {name: value for name, value in given.items() if value is not None}
     level: str = options.pop("log_level")
     try:
         config = Config(**options)
@@ -66,31 +67,51 @@ def _parser() -> argparse.ArgumentParser:
     types = get_type_hints(Config)
     for field in dataclasses.fields(Config):
         group = limits if field.name.startswith(_LIMITS + _DEADLINES) else everyday
-        group.add_argument(f"--{field.name.replace('_', '-')}", **_argument(field, types))
+        group.add_argument(_option(field), dest=field.name, **_argument(field, types[field.name]))
     return parser
 
 
-def _argument(field: "dataclasses.Field[Any]", types: dict[str, Any]) -> dict[str, Any]:
-    """The option of a setting, for argparse."""
-    argument: dict[str, Any] = {
-        "default": field.default,
-        "help": f"{field.metadata['help']} (default: {field.default})",
-    }
-    kind = types[field.name]
+def _option(field: "dataclasses.Field[Any]") -> str:
+    return "--" + str(field.metadata.get("option", field.name.replace("_", "-")))
+
+
+def _argument(field: "dataclasses.Field[Any]", kind: Any) -> dict[str, Any]:
+    """The option of a setting of this type, for argparse."""
+    metadata, default = field.metadata, field.default
+    metavar = metadata.get("metavar", field.name.upper())
+    if kind is bool:
+        return {"action": "store_true", "help": metadata["help"]}
+    if separator := metadata.get("separator"):
+        shown = f"{metadata['help']} (default: {separator.join(default)})"
+        return {"type": _separated(separator), "metavar": metavar, "help": shown}
+    if get_origin(kind) is Sequence:
+        argument = {"action": "append", "metavar": metavar}
+        if bare := metadata.get("bare"):
+            argument |= {"nargs": "?", "const": bare}
+        return {**argument, "help": f"{metadata['help']}; may be given again"}
+    argument = {"help": metadata["help"], "metavar": metavar}
+    if default is not None:
+        argument["help"] += f" (default: {default})"
     if get_origin(kind) is Literal:
-        argument["choices"] = get_args(kind)
-    elif kind in (int, float):
-        argument["type"] = kind
-        argument["metavar"] = "N" if kind is int else "SECONDS"
-    else:
-        argument["metavar"] = field.name.upper()
+        return {"choices": get_args(kind), "help": argument["help"]}
+    if kind in (int, float):
+        argument |= {"type": kind, "metavar": "N" if kind is int else "SECONDS"}
     return argument
+
+
+def _separated(separator: str) -> Callable[[str], tuple[str, ...]]:
+    def parse(value: str) -> tuple[str, ...]:
+        values = (each.strip() for each in value.split(separator))
+        return () if value == "none" else tuple(each for each in values if each)
+
+    return parse
 
 
 def _with_option(message: str) -> str:
     """A ValueError of Config, with the option's name instead of the setting's."""
     name, _, rest = message.partition(" ")
-    return f"--{name.replace('_', '-')} {rest}"
+    options = {field.name: _option(field) for field in dataclasses.fields(Config)}
+    return f"{options[name]} {rest}"
 
 
 def _allow_descriptors() -> None:

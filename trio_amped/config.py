@@ -2,16 +2,24 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args
+
+from .semantics.globs import HASHED
+from .semantics.policy import Policy
 
 GateMode = Literal["auto", "mincore", "nowait", "always", "never"]
 HelperKind = Literal["thread", "process"]
 
 
-def _setting(default: Any, help: str, **limits: float) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
+def _setting(default: Any, help: str, **more: Any) -> Any:
+    """A field. `least` and `most` bound a number; `option` is its name on the command line, where
+    it differs; there `metavar` is its value, `bare` that of the option alone, and `separator`
+    stands between the values of a list, which are otherwise given one by one."""
+    return dataclasses.field(default=default, metadata={"help": help, **more})
 
 
+_LISTS: Final = ("precompressed", "headers", "immutable", "cors", "media_types", "error_pages")
 _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
 
 
@@ -25,6 +33,54 @@ class Config:
     root: str | os.PathLike[str] = _setting(".", "the folder to serve")
     host: str = _setting("127.0.0.1", "the address or name to listen on")
     port: int = _setting(8000, "the port to listen on; 0: any free one", least=0, most=65535)
+
+    precompressed: Sequence[str] = _setting(
+        ("br", "zstd", "gzip"),
+        "the content codings whose files beside a file (x.js.br, x.js.zst, x.js.gz) are sent to "
+        "clients that accept them, the preferred one first; none: no such files",
+        separator=",",
+        metavar="CODING,...",
+    )
+    headers: Sequence[str] = _setting(
+        (),
+        "a field for the files that match, such as '*.woff2: Cache-Control: max-age=86400'; a "
+        "pattern with a slash is matched with the whole path; an empty value takes a field away",
+        option="header",
+        metavar="'GLOB: NAME: VALUE'",
+    )
+    immutable: Sequence[str] = _setting(
+        (),
+        "what a browser may keep for ever: the files that match, or without GLOB those with a "
+        "hash of their content in the name, such as app.3f2a9c1d.js",
+        metavar="GLOB",
+        bare=HASHED,
+    )
+    cors: Sequence[str] = _setting(
+        (),
+        "let scripts of this origin read the files, or without ORIGIN those of any site",
+        metavar="ORIGIN",
+        bare="*",
+    )
+    media_types: Sequence[str] = _setting(
+        (),
+        "the Content-Type of the files that match, such as '*.foo: application/x-foo'",
+        option="media-type",
+        metavar="'GLOB: TYPE'",
+    )
+    charset: str = _setting("utf-8", "the character encoding of text files; '': do not say")
+    listing: bool = _setting(False, "show directories that have no index.html")
+    fallback: str | None = _setting(
+        None,
+        "the page for browsers at paths where no file is, such as /index.html for an application "
+        "of a single page",
+        metavar="/PAGE",
+    )
+    error_pages: Sequence[str] = _setting(
+        (),
+        "the page to send with an error, such as 404=/404.html",
+        option="error-page",
+        metavar="STATUS=/PAGE",
+    )
 
     gate: GateMode = _setting(
         "auto",
@@ -74,3 +130,21 @@ class Config:
         for name, choices in (("gate", GateMode), ("helpers", HelperKind)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}")
+        for name in _LISTS:
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a list of strings, not one string")
+        self.policy()
+
+    def policy(self) -> Policy:
+        """What these settings say of the answers, ready for use."""
+        return Policy(
+            precompressed=self.precompressed,
+            headers=self.headers,
+            immutable=self.immutable,
+            cors=self.cors,
+            media_types=self.media_types,
+            charset=self.charset,
+            listing=self.listing,
+            fallback=self.fallback,
+            error_pages=self.error_pages,
+        )

@@ -23,6 +23,7 @@ class Stats:
     misses: int = 0  # windows that were not, or that nobody could vouch for
     jobs: int = 0  # orders to helpers
     coalesced: int = 0  # misses that joined a job already under way
+    listings: int = 0  # directories that were rendered
     gates: Counter[str] = dataclasses.field(default_factory=Counter)  # files, by page gate
     helpers: int = 0  # now, those that are being replaced included
     helpers_busy: int = 0  # now

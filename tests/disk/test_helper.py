@@ -71,7 +71,7 @@ def start_process(theirs: socket.socket) -> subprocess.Popen[bytes]:
     with theirs:
         number = theirs.fileno()
         argv = [sys.executable, "-I", "-S", "-c", carriers._BOOTSTRAP, carriers._PACKAGE]
-        return subprocess.Popen([*argv, str(number)], pass_fds=[number])
+        return subprocess.Popen([*argv, str(number), "0"], pass_fds=[number])
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_amped.semantics.media_types import _TABLE, media_type
+from trio_amped.semantics.media_types import _TABLE
+from trio_amped.semantics.policy import Policy
+
+media_type = Policy().media_type
 
 UNKNOWN = b"application/octet-stream"
 

@@ -16,6 +16,7 @@ from trio.testing import (
 from tests.simulated import SimDisk
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.site import Site
 from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport
 from trio_amped.stats import Stats
 
@@ -59,7 +60,7 @@ class Peer:
     def __init__(self, disk: SimDisk, config: Config, link: Link) -> None:
         self.stats = Stats()
         self.stream, transport = link(Pace(config, self.stats))
-        self.connection = Connection(transport, config, disk, self.stats)
+        self.connection = Connection(transport, config, Site(disk, config), self.stats)
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.ended_at = 0.0
@@ -121,5 +122,6 @@ async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None
 
     receiver.receive_some_hook = next_piece_or_end
     stream = trio.StapledStream(sender, receiver)
-    await Connection(StreamTransport(stream, Pace(config, stats)), config, disk, stats).run()
+    transport = StreamTransport(stream, Pace(config, stats))
+    await Connection(transport, config, Site(disk, config), stats).run()
     return bytes(await sender.get_data())

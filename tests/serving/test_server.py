@@ -16,6 +16,7 @@ from tests.serving.client import Answer, parse
 from tests.simulated import SimDisk, failure
 from trio_amped import Config, Server, serve
 from trio_amped.serving.server import _BoundedListener
+from trio_amped.serving.site import Site
 
 PATIENCE = 20.0  # seconds: a wait that takes this long has failed
 
@@ -142,7 +143,7 @@ async def test_a_connection_that_was_accepted_while_draining(autojump_clock: Moc
     server.drain()
     ours, theirs = trio.socket.socketpair()
     with ours:
-        await server._handle(trio.SocketStream(theirs), SimDisk({}))
+        await server._handle(trio.SocketStream(theirs), Site(SimDisk({}), server.config))
     assert trio.current_time() == 0
 
 

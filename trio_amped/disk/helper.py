@@ -83,6 +83,8 @@ def _perform(order: Order, received: list[int]) -> tuple[Reply, int | None]:
                 return Reply(0), None
             case Operation.READ:
                 return Reply(0, _read(received[0], order)), None
+            case Operation.LIST:
+                return _listed(received[0], order)
     except OSError as error:
         return Reply(error.errno or errno.EIO), None
 
@@ -96,6 +98,19 @@ def _read(descriptor: int, order: Order) -> bytes:
 
 def _described(opened: opening.Opened) -> tuple[Reply, int]:
     return Reply(0, opening.pack_facts(opened)), opened.descriptor
+
+
+def _listed(root: int, order: Order) -> tuple[Reply, int]:
+    # Imported by the helpers that need it alone: the others start sooner without.
+    from ..semantics.listing import View
+    from .directories import render
+
+    view, _, path = order.path.partition(b"\0")
+    descriptor, digest = render(root, path, View.unpack(view))
+    opened = opening.Opened(
+        descriptor, opening.Status.of(descriptor), opening.volume_of(descriptor), noatime=True
+    )
+    return Reply(0, opening.pack_facts(opened) + digest), descriptor
 
 
 def load(descriptor: int, offset: int, length: int) -> None:
@@ -124,9 +139,11 @@ def _read_through(descriptor: int, offset: int, length: int) -> None:
 
 
 def main() -> None:
-    """A helper process: its socket is the descriptor that the command line names."""
+    """A helper process: the command line has the descriptor of its socket, and its niceness."""
     # The terminal's ^C and a service manager's SIGTERM reach the whole group; a helper has
     # work to finish for connections that are being drained, and ends with its socket.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    channel, niceness = map(int, sys.argv[1:])
+    os.nice(niceness)
+    serve(socket.socket(fileno=channel))

@@ -4,25 +4,32 @@ Awaits helpers; the event loop itself never waits for the disk here (but with `-
 """
 
 import contextlib
+import errno
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import trio
 
 from ..config import Config
+from ..semantics.listing import View
 from ..semantics.validators import SETTLED
 from ..stats import Stats
 from . import carriers
 from .descriptors import Closer, Descriptor
+from .interface import Listing
 from .jobs import Job
+from .listings import Listings
 from .messages import MAX_READ, Operation, Order, unpack_read
+from .opening import Opened
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
 from .paths import PathGate, open_root
 from .pool import HelperPool
 
 _PROCESS_PAUSE: Final = 0.1  # seconds; a process takes 35 ms of CPU to start
+_LISTERS: Final = 2  # processes that render directories
+_LISTER_NICENESS: Final = 10
 
 
 @contextlib.asynccontextmanager
@@ -37,11 +44,13 @@ async def open_disk(config: Config, stats: Stats) -> AsyncIterator["LocalDisk"]:
         async with trio.open_nursery() as nursery:
             pool = _start_pool(config, stats, remote_closer, nursery)
             paths = PathGate(config, stats, pool, nursery, path, root)
+            listings = _start_listings(config, stats, closer, nursery)
             try:
-                yield LocalDisk(config, stats, pool, closer, remote_closer, paths)
+                yield LocalDisk(config, stats, pool, closer, remote_closer, paths, listings)
             finally:
                 nursery.cancel_scope.cancel()
                 pool.close()
+                listings.close()
                 paths.close()
     finally:
         await closer.finish()
@@ -64,6 +73,23 @@ def _start_pool(config: Config, stats: Stats, closer: Closer, nursery: trio.Nurs
     )
 
 
+def _start_listings(
+    config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery
+) -> Listings:
+    """With processes of their own, whatever the helpers are: a thread would keep the GIL."""
+    size = _LISTERS if config.listing else 0
+    pool = HelperPool(
+        carriers.in_processes(trio.CapacityLimiter(_LISTERS), niceness=_LISTER_NICENESS),
+        closer,
+        nursery,
+        Stats(),  # those of the other pool are of the helpers that files need
+        size=size,
+        queue=config.max_queue,
+        timeout=config.disk_timeout,
+    )
+    return Listings(pool, closer, nursery, stats, max_age=config.revalidate)
+
+
 class LocalDisk:
     """Implements interface.Disk on the kernel's files."""
 
@@ -75,6 +101,7 @@ class LocalDisk:
         closer: Closer,
         remote_closer: Closer,
         paths: PathGate,
+        listings: Listings,
     ) -> None:
         self._config = config
         self._stats = stats
@@ -82,26 +109,44 @@ class LocalDisk:
         self._closer = closer
         self._remote_closer = remote_closer  # a hung mount must not hold up the other
         self._paths = paths
+        self._listings = listings
         self._pages = PageGate(config.gate)
 
     async def open(self, path: bytes) -> OpenFile:
         """Open a path below the root ("" is the root). Raises OSError."""
         opened = await self._paths.open(path)
         remote = opened.volume.is_remote and self._config.gate != "never"
-        close = self._remote_closer.close_in_thread if remote else self._closer.close
         gate = self._pages.choose(opened)
         needs_gate = gate not in (Gate.NEVER, Gate.MEMORY)
         now_ns = time.time_ns()
         self._stats.files_open += 1
         self._stats.gates[gate] += 1
         return OpenFile(
-            Descriptor(opened.descriptor, close),
+            Descriptor(opened.descriptor, self._closing(opened)),
             opened.status,
             gate,
             is_by_copy=remote or (needs_gate and opened.each_read_writes),
             must_load_first=needs_gate and opened.atime_is_due(now_ns),
             is_settled=now_ns - opened.status.mtime_ns > SETTLED * 10**9,
         )
+
+    def _closing(self, opened: Opened) -> Callable[[int], None]:
+        """How a descriptor is closed without waiting."""
+        if opened.volume.is_remote and self._config.gate != "never":
+            return self._remote_closer.close_in_thread
+        return self._closer.close
+
+    async def list(self, path: bytes, view: View) -> Listing:
+        """Render the directory at a path below the root ("" is the root). Raises OSError."""
+        opened = await self._paths.open(path)
+        self._closing(opened)(opened.descriptor)
+        if not opened.status.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        rendered = await self._listings.get(self._paths.directory, path, opened.status, view)
+        self._stats.files_open += 1
+        self._stats.gates[Gate.MEMORY] += 1
+        file = OpenFile(rendered.descriptor, rendered.status, Gate.MEMORY)
+        return Listing(file, rendered.digest)
 
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:
         """Wait until the bytes at `offset` are in memory: how many can be sent without waiting.

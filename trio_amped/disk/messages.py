@@ -45,13 +45,14 @@ class Operation(enum.IntEnum):
     ROOT = 2  # the root itself, by its own path
     LOAD = 3  # a part of a file: bring its pages into memory, say so
     READ = 4  # a part of a file that the loop must not read even then (FUSE, network)
+    LIST = 5  # a directory below the root: a file in memory that shows it comes back
 
 
 class Order(NamedTuple):
     """What to do; the descriptor that it is done to travels beside it."""
 
     operation: Operation
-    path: bytes = b""
+    path: bytes = b""  # for LIST: the packed View, a NUL, and the path
     offset: int = 0
     length: int = 0
 

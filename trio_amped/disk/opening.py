@@ -124,6 +124,9 @@ class Opened(NamedTuple):
 _FACTS: Final = struct.Struct("!IIQQqqqqIQ?")
 
 
+FACTS_SIZE: Final = _FACTS.size
+
+
 def pack_facts(opened: Opened) -> bytes:
     return _FACTS.pack(*opened.status, *opened.volume, opened.noatime)
 
@@ -196,6 +199,26 @@ def _retry_raced(root: int, path: bytes) -> tuple[int, bool]:
         with contextlib.suppress(BlockingIOError):
             return _open_beneath(root, path, _BENEATH)
     return _open_beneath(root, path, _BENEATH)
+
+
+def open_directory(root: int, path: bytes) -> int:
+    """A directory below the root, to be read. Can wait; raises OSError."""
+    descriptor = open_waiting(root, path).descriptor
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return descriptor
+
+
+def status_beneath(root: int, path: bytes) -> os.stat_result:
+    """What a path below the root leads to, which is not opened. Can wait; raises OSError."""
+    if not kernel.has_openat2(_BENEATH):  # then links are not followed: _open_without_links
+        return os.stat(path, dir_fd=root, follow_symlinks=False)
+    descriptor = kernel.openat2(root, path, os.O_PATH, _BENEATH)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_root_cached(path: bytes) -> int:

@@ -48,8 +48,8 @@ class PathGate:
         root: Opened,
     ) -> None:
         self.root = root
+        self.directory = Descriptor(root.descriptor)
         self._path = path
-        self._descriptor = Descriptor(root.descriptor)
         self._config = config
         self._stats = stats
         self._pool = pool
@@ -64,10 +64,10 @@ class PathGate:
         self._check_root()
         if self._config.gate == "never":
             self._stats.opened_cached += 1
-            return opening.open_waiting(self._descriptor.fd, path)
+            return opening.open_waiting(self.directory.fd, path)
         if self.asks_caches:
             try:
-                opened = opening.open_cached(self._descriptor.fd, path, self.root.volume)
+                opened = opening.open_cached(self.directory.fd, path, self.root.volume)
             except OSError as error:
                 if error.errno not in _ASK_A_HELPER:
                     raise
@@ -75,7 +75,7 @@ class PathGate:
                 self._stats.opened_cached += 1
                 return opened
         self._stats.opened_by_helper += 1
-        return await self._ask_helper(Order(Operation.OPEN, path), self._descriptor)
+        return await self._ask_helper(Order(Operation.OPEN, path), self.directory)
 
     @property
     def asks_caches(self) -> bool:
@@ -127,7 +127,7 @@ class PathGate:
             return False
         try:
             found = opening.identity(descriptor)
-            return found is not None and found == opening.identity(self._descriptor.fd)
+            return found is not None and found == opening.identity(self.directory.fd)
         finally:
             os.close(descriptor)
 
@@ -137,8 +137,8 @@ class PathGate:
             os.close(root.descriptor)
             return
         log.info("%s is another directory now", os.fsdecode(self._path))
-        self._descriptor.release()
-        self.root, self._descriptor = root, Descriptor(root.descriptor)
+        self.directory.release()
+        self.root, self.directory = root, Descriptor(root.descriptor)
 
     def close(self) -> None:
-        self._descriptor.release()
+        self.directory.release()

@@ -6,6 +6,9 @@ from typing import TypeAlias
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Field lines in order. Names: lower-case in requests (h11), Title-Case in what we send."""
 
+NOSNIFF = (b"X-Content-Type-Options", b"nosniff")
+"""A file is what its Content-Type says, whatever it looks like (the Fetch Standard, 3.6)."""
+
 
 class HttpError(Exception):
     """An expected error: what the client is told, and what the log is told.

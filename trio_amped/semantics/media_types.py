@@ -7,6 +7,22 @@ import mimetypes
 
 DEFAULT = b"application/octet-stream"
 
+# Media that is not compressed, and files of other kinds that are.
+_LOOSE = frozenset(
+    b"image/svg+xml image/bmp image/x-icon image/tiff image/vnd.adobe.photoshop"
+    b" image/x-portable-pixmap image/x-portable-graymap image/x-portable-bitmap"
+    b" audio/wav audio/midi audio/aiff".split()
+)
+_DENSE = frozenset(
+    b"font/woff font/woff2 application/gzip application/zip application/zstd application/x-brotli"
+    b" application/x-bzip2 application/x-xz application/x-lzip application/x-lz4"
+    b" application/x-lzma application/x-compress application/x-7z-compressed application/vnd.rar"
+    b" application/epub+zip application/vnd.debian.binary-package application/x-rpm"
+    b" application/vnd.android.package-archive application/java-archive"
+    b" application/x-apple-diskimage application/vnd.apache.parquet"
+    b" application/vnd.pmtiles application/vnd.google-earth.kmz".split()
+)
+
 # A type, and the extensions that mean it. Compressed files are what they are: tar.gz is gzip.
 _TABLE = b"""
 text/html html htm shtml
@@ -154,12 +170,10 @@ model/vnd.usdz+zip usdz
 
 
 def _by_extension(table: bytes) -> dict[bytes, bytes]:
-    """The types by extension; text of any kind is taken to be UTF-8."""
     types: dict[bytes, bytes] = {}
     for line in table.split(b"\n"):
         kind, _, extensions = line.partition(b" ")
-        value = kind + b"; charset=utf-8" if kind.startswith(b"text/") else kind
-        types.update(dict.fromkeys(extensions.split(), value))
+        types.update(dict.fromkeys(extensions.split(), kind))
     return types
 
 
@@ -169,18 +183,21 @@ _RARE = mimetypes.MimeTypes().types_map[True]
 
 
 def media_type(name: bytes) -> bytes:
-    """The Content-Type for the last extension of a file name or path (RFC 9110 8.3).
+    """The type, without parameters, for the last extension of a name or path (RFC 9110 8.3).
 
     Case does not matter. Without a known extension it is application/octet-stream.
     """
     stem, _, extension = name.rpartition(b"/")[2].lower().rpartition(b".")
     if not stem:
         return DEFAULT
-    return _TYPES.get(extension) or _rare_type(extension.decode("latin-1"))
-
-
-def _rare_type(extension: str) -> bytes:
-    kind = _RARE.get(f".{extension}")
+    kind = _TYPES.get(extension)
     if kind is None:
-        return DEFAULT
-    return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()
+        kind = _RARE.get(f".{extension.decode('latin-1')}", DEFAULT.decode()).encode()
+    return kind
+
+
+def is_compressed(kind: bytes) -> bool:
+    """Whether files of this type have no more to gain from a content coding."""
+    if kind.startswith((b"image/", b"audio/", b"video/")):
+        return kind not in _LOOSE
+    return kind in _DENSE

@@ -16,10 +16,11 @@ class Outcome(Enum):
     FAILED = auto()  # 412
 
 
-def evaluate(request: Request, etag: bytes, last_modified: int, now: float) -> Outcome:
+def evaluate(request: Request, etag: bytes, last_modified: int | None, now: float) -> Outcome:
     """The preconditions of a GET or HEAD, in the order of RFC 9110 13.2.2.
 
-    `etag` and `last_modified` (seconds since 1970) are those of the current representation.
+    `etag` and `last_modified` (seconds since 1970, None if it has no date) are those of the
+    current representation.
     """
     permitted = _if_match(request, etag)
     if permitted is None:
@@ -32,7 +33,7 @@ def evaluate(request: Request, etag: bytes, last_modified: int, now: float) -> O
     return Outcome.NOT_MODIFIED if wanted is False else Outcome.PROCEED
 
 
-def range_applies(request: Request, etag: bytes, last_modified: int, now: float) -> bool:
+def range_applies(request: Request, etag: bytes, last_modified: int | None, now: float) -> bool:
     """Whether If-Range lets a Range field count (RFC 9110 13.1.5); without the field, yes.
 
     A date must be the exact one, and old enough to be a strong validator (8.8.2.2). What is
@@ -43,7 +44,9 @@ def range_applies(request: Request, etag: bytes, last_modified: int, now: float)
     value = request.field(b"if-range") or b""
     if value.startswith((b'"', b"W/")):
         return strong_match(value, etag)
-    return parse_date(value, now) == last_modified and now - last_modified > SETTLED
+    if last_modified is None or now - last_modified <= SETTLED:
+        return False
+    return parse_date(value, now) == last_modified
 
 
 # Each condition is true, false, or None: it was not given, or is to be ignored.
@@ -61,16 +64,16 @@ def _if_none_match(request: Request, etag: bytes) -> bool | None:
     return None if value is None else not _is_listed(value, etag, weak_match)
 
 
-def _if_unmodified_since(request: Request, last_modified: int, now: float) -> bool | None:
-    """RFC 9110 13.1.4: ignored unless it is one valid date."""
+def _if_unmodified_since(request: Request, last_modified: int | None, now: float) -> bool | None:
+    """RFC 9110 13.1.4: ignored unless both are one valid date."""
     since = _date(request, b"if-unmodified-since", now)
-    return None if since is None else last_modified <= since
+    return None if since is None or last_modified is None else last_modified <= since
 
 
-def _if_modified_since(request: Request, last_modified: int, now: float) -> bool | None:
-    """RFC 9110 13.1.3: ignored unless it is one valid date."""
+def _if_modified_since(request: Request, last_modified: int | None, now: float) -> bool | None:
+    """RFC 9110 13.1.3: ignored unless both are one valid date."""
     since = _date(request, b"if-modified-since", now)
-    return None if since is None else last_modified > since
+    return None if since is None or last_modified is None else last_modified > since
 
 
 def _date(request: Request, name: bytes, now: float) -> int | None:

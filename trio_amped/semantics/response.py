@@ -2,39 +2,45 @@
 
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TypeAlias
 
+from .body import Body, FileSpan
 from .dates import format_date
-from .errors import Headers, HttpError
+from .errors import NOSNIFF, Headers, HttpError
+from .multipart import content_range, multipart
 from .preconditions import Outcome, evaluate, range_applies
 from .ranges import Ranges, parse_range
 from .request import ALLOW, Request
 from .validators import etag, last_modified
 
 RETRY_AFTER = (b"Retry-After", b"1")
+_OF_THE_TEXT = frozenset((b"Content-Type", b"Content-Length"))
 
 
-@dataclass(frozen=True, slots=True)
-class FileSpan:
-    """A part of the open file: `offset` and `length` in bytes. Its len() is its length."""
-
-    offset: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-
-Body: TypeAlias = tuple[bytes | FileSpan, ...]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Representation:
-    """What is known of the open file: `size` in bytes, `mtime_ns` since 1970, Content-Type."""
+    """What is known of the open file: one of the forms in which a resource can be sent.
+
+    `size` in bytes; `mtime_ns` since 1970, None if it has no date; `digest`: of the content, where
+    that is its validator; `coding`: None for the file as it is; `headers`: what the policy says;
+    `vary`: the request fields by which it was chosen among others.
+    """
 
     size: int
-    mtime_ns: int
     media_type: bytes
+    mtime_ns: int | None = None
+    digest: bytes = b""
+    coding: bytes | None = None
+    headers: Headers = ()
+    vary: tuple[bytes, ...] = ()
+
+    def etag(self, now: float) -> bytes:
+        """Every form has its own (RFC 9110 8.8.3.3)."""
+        if self.mtime_ns is None:
+            return b'"%s"' % self.digest
+        return etag(self.size, self.mtime_ns, now, self.coding or b"")
+
+    def last_modified(self, now: float) -> int | None:
+        return None if self.mtime_ns is None else last_modified(self.mtime_ns, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +55,50 @@ class Response:
     body: Body
 
 
-def select_response(request: Request, representation: Representation, now: float) -> Response:
+def select_response(request: Request, form: Representation, now: float) -> Response:
     """The response to a GET or HEAD for an open file; `now` in seconds since 1970.
 
-    200, 206, 304, or the error responses 412 and 416. Preconditions come first, then Range
-    (RFC 9110 13.2.2, 14.2).
+    200, 206, 304, or the error responses 412 and 416 (HttpError). Preconditions come first, then
+    Range (RFC 9110 13.2.2, 14.2).
     """
-    tag = etag(representation.size, representation.mtime_ns, now)
-    modified = last_modified(representation.mtime_ns, now)
+    tag, modified = form.etag(now), form.last_modified(now)
     outcome = evaluate(request, tag, modified, now)
     if outcome is Outcome.FAILED:
-        return error_response(HttpError(412, "precondition failed"), request.method)
+        raise HttpError(412, "precondition failed")
     if outcome is Outcome.NOT_MODIFIED:
-        return Response(304, ((b"ETag", tag),), ())  # RFC 9110 15.4.5
-
-    described: Headers = (
-        (b"Last-Modified", format_date(modified)),
-        (b"ETag", tag),
-        (b"Accept-Ranges", b"bytes"),
-    )
+        return Response(304, _chosen(form, tag), ())  # RFC 9110 15.4.5
     ranges = None
     if range_applies(request, tag, modified, now):
-        ranges = _requested_ranges(request, representation.size)
-    if ranges == ():
-        return error_response(_unsatisfiable(representation.size), request.method)
-    # Several ranges get the whole file, which RFC 9110 14.2 always allows.
-    if ranges is None or len(ranges) > 1:
-        return _whole(request, representation, described)
-    return _part(representation, described, *ranges[0])
+        ranges = _requested_ranges(request, form.size)
+    if ranges is None:
+        return _whole(request, form, _described(form, tag, modified))
+    if not ranges:
+        raise _unsatisfiable(form.size)
+    if request.count(b"if-range"):
+        modified = None  # the client has it from before (RFC 9110 15.3.7)
+    described = _described(form, tag, modified)
+    if len(ranges) == 1:
+        return _part(form, described, *ranges[0])
+    kind, body = multipart(ranges, form.size, form.media_type, tag)
+    return Response(206, (*_content(kind, body), *described), body)
+
+
+def with_page(response: Response, page: Representation, method: bytes) -> Response:
+    """An error response whose text is that of a page of the site.
+
+    The page is not the resource that was asked for: it has no validators and no parts.
+    """
+    body: Body = (FileSpan(0, page.size),)
+    kept = tuple(each for each in response.headers if each[0] not in _OF_THE_TEXT)
+    headers = (*_content(page.media_type, body), *_coding(page), *_vary(page), *kept)
+    return Response(response.status, _merge_vary(headers), _sent(body, method))
+
+
+def with_headers(response: Response, headers: Headers) -> Response:
+    """The same response with more fields."""
+    return (
+        replace(response, headers=_merge_vary(response.headers + headers)) if headers else response
+    )
 
 
 def redirect(location: bytes, request: Request) -> Response:
@@ -109,19 +131,50 @@ def _requested_ranges(request: Request, size: int) -> Ranges | None:
     return parse_range(value, size)
 
 
-def _whole(request: Request, representation: Representation, described: Headers) -> Response:
+def _chosen(form: Representation, tag: bytes) -> Headers:
+    """What 200, 206 and 304 have in common (RFC 9110 15.3.7, 15.4.5)."""
+    return _merge_vary(((b"ETag", tag), *_vary(form), *form.headers))
+
+
+def _described(form: Representation, tag: bytes, modified: int | None) -> Headers:
+    """The fields of the file for 200 and 206, but for its type and length."""
+    date: Headers = () if modified is None else ((b"Last-Modified", format_date(modified)),)
+    return (*_coding(form), *date, (b"Accept-Ranges", b"bytes"), *_chosen(form, tag))
+
+
+def _coding(form: Representation) -> Headers:
+    """RFC 9110 8.4."""
+    return ((b"Content-Encoding", form.coding),) if form.coding else ()
+
+
+def _vary(form: Representation) -> Headers:
+    """RFC 9110 12.5.5."""
+    return ((b"Vary", b", ".join(form.vary)),) if form.vary else ()
+
+
+def _merge_vary(headers: Headers) -> Headers:
+    """The same with one Vary field, which has the members of all of them (RFC 9110 12.5.5)."""
+    lines = [value for name, value in headers if name.lower() == b"vary"]
+    if len(lines) < 2:
+        return headers
+    members = [member.strip() for line in lines for member in line.split(b",")]
+    distinct = {member.lower(): member for member in members if member}
+    others = tuple(each for each in headers if each[0].lower() != b"vary")
+    return (*others, (b"Vary", b", ".join(distinct.values())))
+
+
+def _whole(request: Request, form: Representation, described: Headers) -> Response:
     """RFC 9110 15.3.1."""
-    body = (FileSpan(0, representation.size),)
-    headers = (*_content(representation.media_type, body), *described)
+    body = (FileSpan(0, form.size),)
+    headers = (*_content(form.media_type, body), *described)
     return Response(200, headers, _sent(body, request.method))
 
 
-def _part(representation: Representation, described: Headers, offset: int, length: int) -> Response:
+def _part(form: Representation, described: Headers, offset: int, length: int) -> Response:
     """RFC 9110 15.3.7.1."""
     body = (FileSpan(offset, length),)
-    span = b"bytes %d-%d/%d" % (offset, offset + length - 1, representation.size)
-    content = _content(representation.media_type, body)
-    return Response(206, (*content, (b"Content-Range", span), *described), body)
+    span = (b"Content-Range", content_range(offset, length, form.size))
+    return Response(206, (*_content(form.media_type, body), span, *described), body)
 
 
 def _unsatisfiable(size: int) -> HttpError:
@@ -133,7 +186,7 @@ def _brief(status: int, headers: Headers, method: bytes | None) -> Response:
     """A response whose body is one line: its status."""
     body = (b"%d %s\n" % (status, HTTPStatus(status).phrase.encode()),)
     content = _content(b"text/plain; charset=utf-8", body)
-    return Response(status, (*content, *headers), _sent(body, method))
+    return Response(status, (*content, NOSNIFF, *headers), _sent(body, method))
 
 
 def _content(media_type: bytes, body: Body) -> Headers:

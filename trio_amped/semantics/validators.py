@@ -16,13 +16,14 @@ _TAG_LIST = re.compile(
 )
 
 
-def etag(size: int, mtime_ns: int, now: float) -> bytes:
+def etag(size: int, mtime_ns: int, now: float, coding: bytes = b"") -> bytes:
     """The entity tag of a file of `size` bytes; `now` in seconds since 1970 (RFC 9110 8.8.3).
 
+    A file that holds another one in a content coding has its own tag, whatever its size and date.
     Weak until the mtime is more than SETTLED seconds old: until then the file may change
     again with the same mtime (8.8.1). An mtime in the future is never settled.
     """
-    tag = b'"%x-%x"' % (mtime_ns, size)
+    tag = b'"%x-%x%s"' % (mtime_ns, size, b"-" + coding if coding else b"")
     return tag if now - mtime_ns / _NANO > SETTLED else b"W/" + tag
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import trio
 
 from ..disk.interface import FRESH, Disk, FileChanged, OpenFile
-from ..semantics.response import Body, FileSpan
+from ..semantics.body import Body, FileSpan
 from .transport import Transport
 
 # Up to here a copy and one send are cheaper than a sendfile (docs/design.md).
@@ -62,9 +62,9 @@ class BodySender:
             await self._transport.send(b"".join((head, *self._parts)))  # type: ignore[arg-type]
             return
         await self._transport.send(head, more=True)
-        for part in self._parts:
+        for number, part in enumerate(self._parts, 1):
             if isinstance(part, bytes):
-                await self._transport.send(part)
+                await self._transport.send(part, more=number < len(self._parts))
             else:
                 await self._send_span(part)
 

@@ -8,7 +8,7 @@ import h11
 import trio
 
 from ..config import Config
-from ..disk.interface import Disk, FileChanged
+from ..disk.interface import FileChanged
 from ..semantics.errors import HttpError
 from ..semantics.head import HeadReader
 from ..semantics.request import Request
@@ -16,6 +16,7 @@ from ..semantics.response import Response, complete, error_response
 from ..stats import Stats
 from .body import BodySender
 from .handler import handle
+from .site import Site
 from .transport import ClientGone, Transport
 
 log = logging.getLogger("trio_amped.serving")
@@ -25,10 +26,10 @@ access_log = logging.getLogger("trio_amped.access")
 class Connection:
     """Serves one client until it or we have enough."""
 
-    def __init__(self, transport: Transport, config: Config, disk: Disk, stats: Stats) -> None:
+    def __init__(self, transport: Transport, config: Config, site: Site, stats: Stats) -> None:
         self.transport = transport
         self._config = config
-        self._disk = disk
+        self._site = site
         self._stats = stats
         self._h11 = h11.Connection(h11.SERVER)
         self._reader = HeadReader(config.max_head, config.max_target, config.max_fields)
@@ -72,7 +73,7 @@ class Connection:
         if self._request is None:
             return False
         self._stats.requests += 1
-        response = await handle(self._request, self._disk, self)
+        response = await handle(self._request, self._site, self)
         self._log_access(self._request, response)
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             await self.transport.finish()
@@ -172,7 +173,7 @@ class Connection:
         # h11 knows the method of a request that it understood, and counts the body after it.
         response = error_response(error, self._request.method if self._request else None)
         sent = () if self._method == b"HEAD" else response.body
-        body = BodySender(self.transport, self._disk, None, sent)
+        body = BodySender(self.transport, self._site.disk, None, sent)
         await body.send(self._head(response, is_last=True))
         await self.transport.finish()
 

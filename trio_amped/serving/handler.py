@@ -1,33 +1,29 @@
 """The life of a request, from top to bottom. Awaits the disk and the client."""
 
-import errno
+import contextlib
 import logging
 import os
 import time
-from typing import Final, Protocol
+from typing import Protocol
 
-from ..disk.interface import Disk, FileChanged, OpenFile
+from ..disk.interface import FileChanged, OpenFile
 from ..semantics.errors import HttpError, status_of_errno
-from ..semantics.media_types import media_type
 from ..semantics.request import Request, check_request
 from ..semantics.response import (
-    Representation,
     Response,
     error_response,
     options,
     redirect,
     select_response,
+    with_headers,
+    with_page,
 )
-from ..semantics.target import Target, parse_target
+from ..semantics.target import parse_target
 from .body import BodySender
+from .site import IsDirectory, Site
 from .transport import Transport
 
 log = logging.getLogger("trio_amped.serving")
-
-_LINKS: Final = {
-    errno.EXDEV: "a symbolic link leads out of the root, or is absolute: not followed",
-    errno.ELOOP: "a symbolic link that is not followed",
-}
 
 
 class Exchange(Protocol):
@@ -39,62 +35,41 @@ class Exchange(Protocol):
         """Send the response. Raises ClientGone, FileChanged, OSError."""
 
 
-async def handle(request: Request, disk: Disk, exchange: Exchange) -> Response:
+async def handle(request: Request, site: Site, exchange: Exchange) -> Response:
     """Answer one request: target -> open -> select the response -> send the body.
 
     Returns what was sent. Raises ClientGone, and FileChanged or OSError where a body that has
     begun cannot be finished: nothing may follow on that connection.
     """
-    file: OpenFile | None = None
-    try:
+    with contextlib.ExitStack() as open_files:
         try:
-            check_request(request)
-            if request.method == b"OPTIONS":
-                if request.target != b"*":
-                    parse_target(request.target)
-                response = options()
-            else:
-                target = parse_target(request.target)
-                path = target.file_path()
-                file = await _open(disk, path)  # the path gate
-                if file.status.is_directory:
-                    response = _to_directory(target, request)
-                else:
-                    response = select_response(request, _representation(file, path), time.time())
-            body = BodySender(exchange.transport, disk, file, response.body)
+            response, file = await _choose(request, site, open_files)  # the path gate
+            response = with_headers(response, site.policy.cors.headers(request))
+            body = BodySender(exchange.transport, site.disk, file, response.body)
             await _prepare(body)  # the page gate
         except HttpError as error:
             _log_refusal(request, error)
-            response = error_response(error, request.method)
-            body = BodySender(exchange.transport, disk, None, response.body)
+            response, body = await _apologise(request, site, error, exchange, open_files)
         await exchange.respond(response, body)  # the page gate, for every window
         return response
-    finally:
-        if file is not None:
-            disk.close(file)
 
 
-async def _open(disk: Disk, path: bytes) -> OpenFile:
-    """Raises HttpError."""
+async def _choose(
+    request: Request, site: Site, open_files: contextlib.ExitStack
+) -> tuple[Response, OpenFile | None]:
+    """The response, and the file that its body is of. Raises HttpError."""
+    check_request(request)
+    if request.method == b"OPTIONS":
+        if request.target != b"*":
+            parse_target(request.target)
+        return options(), None
+    target = parse_target(request.target)
     try:
-        file = await disk.open(path)
-    except OSError as error:
-        raise _refusal(error) from None
-    if file.status.is_regular or file.status.is_directory:
-        return file
-    disk.close(file)
-    raise HttpError(404, "neither a regular file nor a directory")
-
-
-def _to_directory(target: Target, request: Request) -> Response:
-    """A directory has its URL with a slash, so that relative links in its index work."""
-    if target.is_directory:
-        raise HttpError(404, "the index of a directory is a directory")
-    return redirect(target.slash_location(), request)
-
-
-def _representation(file: OpenFile, path: bytes) -> Representation:
-    return Representation(file.status.size, file.status.mtime_ns, media_type(path))
+        found = await site.find(request, target)
+    except IsDirectory:  # its URL ends in a slash, so that relative links in its index work
+        return redirect(target.slash_location(), request), None
+    open_files.callback(site.disk.close, found.file)
+    return select_response(request, found.form, time.time()), found.file
 
 
 async def _prepare(body: BodySender) -> None:
@@ -108,10 +83,25 @@ async def _prepare(body: BodySender) -> None:
         raise HttpError(status, f"reading failed: {error.strerror}") from None
 
 
-def _refusal(error: OSError) -> HttpError:
-    number = error.errno or errno.EIO
-    detail = _LINKS.get(number, f"opening failed: {error.strerror}")
-    return HttpError(status_of_errno(number), detail, is_notable=number in _LINKS)
+async def _apologise(
+    request: Request,
+    site: Site,
+    error: HttpError,
+    exchange: Exchange,
+    open_files: contextlib.ExitStack,
+) -> tuple[Response, BodySender]:
+    """The answer for an error: a page of the site, or else a line of text."""
+    response = error_response(error, request.method)
+    response = with_headers(response, site.policy.cors.headers(request))
+    page = await site.error_page(request, error.status)
+    if page is not None:
+        open_files.callback(site.disk.close, page.file)
+        with contextlib.suppress(HttpError):
+            better = with_page(response, page.form, request.method)
+            body = BodySender(exchange.transport, site.disk, page.file, better.body)
+            await _prepare(body)
+            return better, body
+    return response, BodySender(exchange.transport, site.disk, None, response.body)
 
 
 def _log_refusal(request: Request, error: HttpError) -> None:

@@ -8,10 +8,10 @@ import socket
 import trio
 
 from ..config import Config
-from ..disk.interface import Disk
 from ..disk.local import open_disk
 from ..stats import Stats
 from .connection import Connection
+from .site import Site
 from .transport import Pace, SocketTransport
 
 log = logging.getLogger("trio_amped")
@@ -59,13 +59,13 @@ class Server:
             task_status.started(addresses)
             bounded = [_BoundedListener(listener, self._room) for listener in listeners]
             with self._serving:
-                await self._accept(bounded, disk)
+                await self._accept(bounded, Site(disk, self.config))
 
-    async def _accept(self, listeners: list["_BoundedListener"], disk: Disk) -> None:
+    async def _accept(self, listeners: list["_BoundedListener"], site: Site) -> None:
         """Accept until drained; then wait for the connections."""
 
         async def handler(stream: trio.SocketStream) -> None:
-            await self._handle(stream, disk)
+            await self._handle(stream, site)
 
         async with trio.open_nursery() as connections:
             with self._accepting:
@@ -82,12 +82,12 @@ class Server:
         for connection in self._connections:
             connection.drain()
 
-    async def _handle(self, stream: trio.SocketStream, disk: Disk) -> None:
+    async def _handle(self, stream: trio.SocketStream, site: Site) -> None:
         # A plain socket from here on: it is tried first and awaited only when it must be.
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)  # whatever socket.setdefaulttimeout says
         transport = SocketTransport(sock, Pace(self.config, self.stats))
-        connection = Connection(transport, self.config, disk, self.stats)
+        connection = Connection(transport, self.config, site, self.stats)
         self._connections.add(connection)
         if self._accepting.cancel_called:
             connection.drain()

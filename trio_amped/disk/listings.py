@@ -1,0 +1,133 @@
+"""Directory listings: rendered by helper processes, shared while they are fresh. Awaits them."""
+
+import errno
+import functools
+import os
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final, NamedTuple
+
+import trio
+
+from ..semantics.listing import View
+from ..stats import Stats
+from .descriptors import Closer, Descriptor
+from .messages import Operation, Order
+from .opening import FACTS_SIZE, Status, unpack_facts
+from .pool import HelperPool
+
+_KEPT: Final = 64 * 2**20  # bytes of memory that hold what may be asked for again
+_MOST: Final = 512 * 2**20  # bytes, with what is still being sent: beyond, nothing is rendered
+
+
+class Rendered(NamedTuple):
+    """A listing in a file in memory; whoever got it releases the descriptor."""
+
+    descriptor: Descriptor
+    status: Status
+    digest: bytes  # of the content
+
+
+class _Shared:
+    """One listing for all who want the same, from when it is asked for on."""
+
+    def __init__(self) -> None:
+        self.is_done = trio.Event()
+        self.rendered: Rendered | None = None
+        self.errno = errno.ECANCELED
+        self.finished_at = 0.0
+        self.waiting = 0
+        self.is_forgotten = False
+
+    def let_go(self) -> None:
+        """Release it, once it is forgotten and nobody is about to take it."""
+        if self.rendered and self.is_forgotten and not self.waiting:
+            self.rendered.descriptor.release()
+            self.rendered = None
+
+
+class Listings:
+    """Renders each view of a directory at most once in `max_age` seconds while nothing changes."""
+
+    def __init__(
+        self,
+        pool: HelperPool,
+        closer: Closer,
+        nursery: trio.Nursery,
+        stats: Stats,
+        max_age: float,
+    ) -> None:
+        self._pool = pool
+        self._stats = stats
+        self._closer = closer
+        self._nursery = nursery
+        self._max_age = max_age
+        self._shared: OrderedDict[Hashable, _Shared] = OrderedDict()
+        self._bytes = 0  # in all listings that are open
+
+    async def get(self, root: Descriptor, path: bytes, directory: Status, view: View) -> Rendered:
+        """The directory at `path` below `root`, which is now in the state `directory`.
+
+        New names are seen at once; sizes and dates of files may be `max_age` old. Raises OSError.
+        """
+        version = (directory.device, directory.inode, directory.mtime_ns, directory.ctime_ns)
+        key = (version, path, view)
+        self._forget_stale()
+        shared = self._shared.get(key)
+        if shared is None:
+            if self._bytes > _MOST:
+                raise BlockingIOError(errno.EAGAIN, "too many listings are being sent")
+            self._stats.listings += 1
+            shared = self._shared[key] = _Shared()
+            order = Order(Operation.LIST, view.pack() + b"\0" + path)
+            self._nursery.start_soon(self._render, shared, order, root.hold())
+        shared.waiting += 1
+        try:
+            await shared.is_done.wait()
+            if shared.rendered is None:
+                raise OSError(shared.errno, os.strerror(shared.errno))
+            shared.rendered.descriptor.hold()
+            return shared.rendered
+        finally:
+            shared.waiting -= 1
+            shared.let_go()
+
+    async def _render(self, shared: _Shared, order: Order, root: Descriptor) -> None:
+        try:
+            content, fd = await self._pool.result(self._pool.submit(order, root))
+            if fd < 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            facts, digest = content[:FACTS_SIZE], content[FACTS_SIZE:]
+            status = unpack_facts(fd, facts).status
+            self._bytes += status.size
+            descriptor = Descriptor(fd, functools.partial(self._close, status.size))
+            shared.rendered = Rendered(descriptor, status, digest)
+        except OSError as error:
+            shared.errno = error.errno or errno.EIO
+        finally:
+            root.release()
+            shared.finished_at = trio.current_time()
+            shared.is_done.set()
+
+    def _close(self, size: int, fd: int) -> None:
+        self._bytes -= size
+        self._closer.close_in_thread(fd)  # to free so much memory takes its time
+
+    def _forget_stale(self) -> None:
+        """Forget what is too old and, from the oldest on, what takes too much memory."""
+        since = trio.current_time() - self._max_age
+        kept = 0
+        for key, shared in reversed(list(self._shared.items())):
+            kept += shared.rendered.status.size if shared.rendered else 0
+            if shared.is_done.is_set() and (shared.finished_at <= since or kept > _KEPT):
+                self._forget(key)
+
+    def _forget(self, key: Hashable) -> None:
+        shared = self._shared.pop(key)
+        shared.is_forgotten = True
+        shared.let_go()
+
+    def close(self) -> None:
+        """Forget all of them."""
+        for key in list(self._shared):
+            self._forget(key)

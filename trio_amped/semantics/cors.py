@@ -1,0 +1,48 @@
+"""Owns what the scripts of other sites may read (the Fetch Standard, 3.3: CORS). Pure."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from .errors import Headers
+from .request import Request
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.\-]*://[!-~]+?", re.IGNORECASE)
+_VARY: Final = (b"Vary", b"Origin")
+_EXPOSED: Final = (
+    b"Access-Control-Expose-Headers",
+    b"Accept-Ranges, Content-Encoding, Content-Length, Content-Range, ETag",
+)
+_PREFLIGHT: Final[Headers] = (
+    (b"Access-Control-Allow-Methods", b"GET, HEAD, OPTIONS"),
+    (b"Access-Control-Allow-Headers", b"*"),
+    (b"Access-Control-Max-Age", b"86400"),  # seconds
+)
+
+
+class Cors:
+    """Who may read the answers: any site (an origin "*"), those named, or (none) no other."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        for origin in origins:
+            is_origin = _ORIGIN.fullmatch(origin) and "/" not in origin.partition("://")[2]
+            if origin != "*" and not is_origin:
+                raise ValueError(f"{origin!r} is no origin: scheme://host, or *")
+        self._is_open = "*" in origins
+        self._origins = frozenset(origin.lower().encode() for origin in origins)
+
+    def headers(self, request: Request) -> Headers:
+        """The fields for any answer to this request."""
+        if not self._origins:
+            return ()
+        origin = request.field(b"origin")
+        if self._is_open:
+            headers: Headers = ((b"Access-Control-Allow-Origin", b"*"), _EXPOSED)
+        elif origin is None or origin.lower() not in self._origins:
+            return (_VARY,)
+        else:
+            headers = ((b"Access-Control-Allow-Origin", origin), _EXPOSED, _VARY)
+        is_preflight = request.method == b"OPTIONS" and origin is not None
+        if is_preflight and request.count(b"access-control-request-method"):
+            headers += _PREFLIGHT
+        return headers

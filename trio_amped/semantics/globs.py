@@ -1,0 +1,49 @@
+"""Owns the patterns by which options name files: "*.woff2", "/assets/*". Pure."""
+
+import re
+from fnmatch import translate
+from typing import Final
+
+HASHED: Final = "hashed"
+
+# Hexadecimal digits between a separator and the extension, as bundlers name what they build; one
+# digit and one letter at least, since 20261124 is a date and "facade" a word.
+_CONTENT_HASH: Final = re.compile(
+    rb"[.\-_](?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8,}+(?:\.[A-Za-z0-9]+)+"
+)
+
+
+class Glob:
+    """A pattern as in fnmatch(3), in which "*" matches slashes as well.
+
+    Without a slash in it, it is matched with the last name of a path; with one, with the whole
+    path from the root on. Upper and lower case differ.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        if not pattern:
+            raise ValueError("a pattern must not be empty")
+        self._is_whole = "/" in pattern
+        if self._is_whole and not pattern.startswith("/"):
+            pattern = "/" + pattern
+        # Names are bytes: latin-1 takes each for a character of its own.
+        text = pattern.encode("utf-8", "surrogateescape").decode("latin-1")
+        self._regex = re.compile(translate(text).encode("latin-1"))
+
+    def matches(self, path: bytes) -> bool:
+        """Whether it names the file at `path`, relative to the root."""
+        subject = b"/" + path if self._is_whole else path.rpartition(b"/")[2]
+        return self._regex.match(subject) is not None
+
+
+def split_rule(rule: str) -> tuple[Glob, str]:
+    """ "GLOB: VALUE" in its two parts. Raises ValueError."""
+    pattern, colon, value = rule.partition(":")
+    if not colon or not pattern.strip():
+        raise ValueError(f"{rule!r} is not GLOB: VALUE")
+    return Glob(pattern.strip()), value.strip(" \t")
+
+
+def has_content_hash(path: bytes) -> bool:
+    """Whether the last name of a path has a hash of its content in it: app.3f2a9c1d.js."""
+    return _CONTENT_HASH.search(path.rpartition(b"/")[2]) is not None

@@ -1,0 +1,153 @@
+"""Owns what whoever runs the server has chosen: fields and media types by glob, pages. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from .cors import Cors
+from .errors import NOSNIFF, Headers, HttpError
+from .globs import HASHED, Glob, has_content_hash, split_rule
+from .media_types import is_compressed, media_type
+from .target import parse_target
+
+SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
+"""The content codings that a file may have ready beside it, and how its name ends then."""
+
+_IMMUTABLE: Final = (b"Cache-Control", b"public, max-age=31536000, immutable")  # RFC 8246
+_FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
+_FIELD_VALUE: Final = re.compile(r"[\t -~]*")
+_MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+([ \t]*;[ -~]*)?")
+# What the framing, the file or another option decides.
+_OURS: Final = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"}
+    | {"upgrade", "age", "date", "location", "accept-ranges", "etag", "last-modified"}
+    | {"content-encoding", "content-length", "content-range", "content-type"}
+)
+
+
+class Policy:
+    """The choices of a Config, ready for use. Raises ValueError, naming the option first."""
+
+    def __init__(
+        self,
+        *,
+        precompressed: Sequence[str] = (),
+        headers: Sequence[str] = (),
+        immutable: Sequence[str] = (),
+        cors: Sequence[str] = (),
+        media_types: Sequence[str] = (),
+        charset: str = "utf-8",
+        listing: bool = False,
+        fallback: str | None = None,
+        error_pages: Sequence[str] = (),
+    ) -> None:
+        self.lists_directories = listing
+        with _option("precompressed"):
+            self._codings = tuple(map(_coding, precompressed))
+        with _option("headers"):
+            self._header_rules = tuple(map(_header_rule, headers))
+        with _option("immutable"):
+            self._hashed_are_immutable = HASHED in immutable
+            self._immutable = tuple(Glob(each) for each in immutable if each != HASHED)
+        with _option("cors"):
+            self.cors = Cors(cors)
+        with _option("media_types"):
+            self._media_type_rules = tuple(map(_media_type_rule, media_types))
+        with _option("charset"):
+            self._charset = _charset(charset)
+        with _option("fallback"):
+            self.fallback = None if fallback is None else _page(fallback)
+        with _option("error_pages"):
+            self.error_pages: Mapping[int, bytes] = dict(map(_error_page, error_pages))
+
+    def media_type(self, path: bytes) -> bytes:
+        """The Content-Type of the file at `path`; the last rule that matches counts."""
+        for glob, value in reversed(self._media_type_rules):
+            if glob.matches(path):
+                return value
+        kind = media_type(path)
+        if self._charset and kind.startswith(b"text/"):
+            return b"%s; charset=%s" % (kind, self._charset)
+        return kind
+
+    def sidecars(self, path: bytes) -> dict[bytes, bytes]:
+        """Where the file at `path` may be ready in each content coding, the preferred one first.
+
+        Nowhere for what is compressed already, such as an image.
+        """
+        if not self._codings or is_compressed(media_type(path)):
+            return {}
+        return {coding: path + SUFFIXES[coding] for coding in self._codings}
+
+    def headers(self, path: bytes) -> Headers:
+        """The fields of any good answer about the file at `path`; a later rule replaces."""
+        fields = {NOSNIFF[0].lower(): NOSNIFF}
+        if self._is_immutable(path):
+            fields[b"cache-control"] = _IMMUTABLE
+        for glob, (name, value) in self._header_rules:
+            if glob.matches(path):
+                fields[name.lower()] = (name, value)
+        return tuple((name, value) for name, value in fields.values() if value)
+
+    def _is_immutable(self, path: bytes) -> bool:
+        if self._hashed_are_immutable and has_content_hash(path):
+            return True
+        return any(glob.matches(path) for glob in self._immutable)
+
+
+@contextmanager
+def _option(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def _coding(name: str) -> bytes:
+    if name.encode() not in SUFFIXES:
+        known = ", ".join(coding.decode() for coding in SUFFIXES)
+        raise ValueError(f"must be among {known}, not {name!r}")
+    return name.encode()
+
+
+def _header_rule(rule: str) -> tuple[Glob, tuple[bytes, bytes]]:
+    glob, field = split_rule(rule)
+    name, colon, value = field.partition(":")
+    value = value.strip(" \t")
+    if not colon or not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+        raise ValueError(f"must be GLOB: Name: value, not {rule!r}")
+    if name.lower() in _OURS:
+        raise ValueError(f"must not set {name}: the server itself does")
+    return glob, (name.encode(), value.encode())
+
+
+def _media_type_rule(rule: str) -> tuple[Glob, bytes]:
+    glob, value = split_rule(rule)
+    if not _MEDIA_TYPE.fullmatch(value):
+        raise ValueError(f"must be GLOB: TYPE/SUBTYPE, not {rule!r}")
+    return glob, value.encode()
+
+
+def _charset(name: str) -> bytes:
+    if name and not _FIELD_NAME.fullmatch(name):
+        raise ValueError(f"must be a name such as utf-8, or empty, not {name!r}")
+    return name.encode()
+
+
+def _page(target: str) -> bytes:
+    """The path of a page that is given as in a URL: "/404.html"."""
+    try:
+        page = parse_target(target.encode("utf-8", "surrogateescape"))
+    except HttpError:
+        page = None
+    if page is None or page.is_directory or page.query is not None or target[0] != "/":
+        raise ValueError(f"must be the path of a file below the root, as in a URL, not {target!r}")
+    return page.path
+
+
+def _error_page(rule: str) -> tuple[int, bytes]:
+    status, _, target = rule.partition("=")
+    if not re.fullmatch("[45][0-9][0-9]", status):
+        raise ValueError(f"must be STATUS=/PAGE with a status from 400 to 599, not {rule!r}")
+    return int(status), _page(target)
