@@ -87,17 +87,22 @@ def test_help_lists_every_option_with_its_default_and_unit(
     text = capsys.readouterr().out
     assert "twice: at once" in text
     for field in dataclasses.fields(Config):
-        option = "--" + field.name.replace("_", "-")
+        option = "--" + field.metadata.get("option", field.name.replace("_", "-"))
         found = re.search(rf"^  {option}\b([^\n]*(?:\n {{10}}[^\n]*)?)", text, re.MULTILINE)
         assert found, option
         line = found[1]
-        assert line.endswith(f"(default: {field.default})")
         assert field.metadata["help"] in line
         if isinstance(field.default, float):
             assert line.startswith(" SECONDS")
             assert "seconds" in line
-        elif isinstance(field.default, int):
+        elif type(field.default) is int:
             assert line.startswith(" N ")
+        if field.default == ():
+            assert line.endswith("; may be given again")
+        elif isinstance(field.default, tuple):
+            assert line.endswith(f"(default: {','.join(field.default)})")
+        elif field.default not in (None, False):
+            assert line.endswith(f"(default: {field.default})")
     assert "(default: info)" in text
 
 

@@ -14,7 +14,7 @@ from trio_amped.config import Config
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SECONDS = [name for name, field in FIELDS.items() if isinstance(field.default, float)]
-COUNTS = [name for name, field in FIELDS.items() if isinstance(field.default, int)]
+COUNTS = [name for name, field in FIELDS.items() if type(field.default) is int]
 
 
 def make(**settings: Any) -> Config:

@@ -290,7 +290,7 @@ async def test_two_servers_in_one_program(root: Path, tmp_path_factory: Any) -> 
 
 
 async def test_the_counters_add_up(root: Path) -> None:
-    server = trio_amped.Server(config(root, gate="mincore", revalidate=math.inf))
+    server = trio_amped.Server(config(root, gate="mincore", revalidate=math.inf, precompressed=()))
     with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             [address] = await nursery.start(server.serve)

@@ -25,7 +25,7 @@ from tests.disk.support import (
 )
 from tests.rig import REPOSITORY, evict, needs
 from trio_amped.disk import carriers, helper
-from trio_amped.disk.messages import MAX_MESSAGE, Operation, Order, Reply
+from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 
 pytestmark = needs("root", "loop", "fuse")
 
@@ -42,7 +42,9 @@ def carrier(kind: str, helpers: int = 1) -> carriers.Carrier:
 
 
 async def ask(channel: trio.socket.SocketType, order: Order) -> Reply:
+    """Of a helper that is new."""
     await channel.send(order.pack())
+    assert await channel.recv(MAX_MESSAGE) == FREE
     return Reply.unpack(await channel.recv(MAX_MESSAGE))
 
 

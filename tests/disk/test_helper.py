@@ -18,7 +18,15 @@ from tests.disk.support import GUARD, KIB, MIB, as_stranger, descriptors, mappin
 from tests.rig import FuseDisk, evict, needs, resident_pages
 from trio_amped.disk import carriers, helper, kernel, opening
 from trio_amped.disk.kernel import PAGE
-from trio_amped.disk.messages import MAX_MESSAGE, MAX_READ, Operation, Order, Reply, unpack_read
+from trio_amped.disk.messages import (
+    FREE,
+    MAX_MESSAGE,
+    MAX_READ,
+    Operation,
+    Order,
+    Reply,
+    unpack_read,
+)
 
 pytestmark = needs("root", "loop", "fuse")
 
@@ -29,12 +37,16 @@ class Peer:
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         channel.settimeout(GUARD)
+        assert channel.recv(MAX_MESSAGE) == FREE
 
     def send(self, order: Order, *descriptors: int) -> None:
         socket.send_fds(self.channel, [order.pack()], descriptors)
 
     def receive(self) -> tuple[Reply, list[int]]:
+        """A reply, and what comes after one with a descriptor."""
         message, received, _, _ = socket.recv_fds(self.channel, MAX_MESSAGE, 4)
+        if received:
+            assert self.channel.recv(MAX_MESSAGE) == FREE
         return Reply.unpack(message), received
 
     def ask(self, order: Order, *descriptors: int) -> Reply:
@@ -417,7 +429,7 @@ def test_main_ignores_what_the_whole_group_is_sent(monkeypatch: pytest.MonkeyPat
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    monkeypatch.setattr(sys, "argv", ["-c", str(theirs.detach())])
+    monkeypatch.setattr(sys, "argv", ["-c", str(theirs.detach()), "0"])
     ours.close()
     try:
         helper.main()

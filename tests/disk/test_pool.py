@@ -23,7 +23,7 @@ from tests.disk.support import children, descriptors, eventually_async, serving
 from tests.rig import needs
 from trio_amped.disk.descriptors import Closer, Descriptor
 from trio_amped.disk.jobs import Job
-from trio_amped.disk.messages import MAX_MESSAGE, Operation, Order, Reply
+from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
 
@@ -38,7 +38,9 @@ class Hand:
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
+        channel.send(FREE)
         self.received: list[int] = []
+        self._hands_over = False
         self._death = trio.Event()
 
     async def live(self) -> None:
@@ -55,11 +57,16 @@ class Hand:
             return None
         for _, _, data in ancillary:
             self.received += array.array("i", data)
-        return Order.unpack(message)
+        order = Order.unpack(message)
+        self._hands_over = order.operation.hands_over
+        return order
 
-    def answer(self, reply: Reply = DONE, *descriptors: int) -> None:
+    def answer(self, reply: Reply = DONE, *descriptors: int, is_free: bool = True) -> None:
+        """Answer; `is_free`: and then close its own copy of what it has handed over."""
         self.forget()
         socket.send_fds(self.channel, [reply.pack()], descriptors)
+        if self._hands_over and reply.errno == 0 and is_free:
+            self.channel.send(FREE)
 
     def forget(self) -> None:
         while self.received:

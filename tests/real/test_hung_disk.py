@@ -168,11 +168,6 @@ def test_our_own_close_may_hang_as_well(disk: FuseDisk) -> None:
         eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="helper.py, _answer: the answer goes out before the close that hangs, and the pool "
-    "takes the helper for idle: the next job for it waits as well",
-)
 @pytest.mark.parametrize("helpers", ["thread", "process"])
 def test_a_helper_that_hangs_in_close_gets_no_job(disk: FuseDisk, helpers: str) -> None:
     """Names that nobody has asked for are a helper's work, and their disk is a good one."""

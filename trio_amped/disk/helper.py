@@ -15,6 +15,7 @@ import sys
 from . import kernel, opening
 from .messages import (
     ANCILLARY_SIZE,
+    FREE,
     MAX_MESSAGE,
     MAX_READ,
     Operation,
@@ -30,6 +31,8 @@ _SCRATCH = 256 * 1024
 def serve(channel: socket.socket) -> None:
     """Answer the orders that arrive on `channel` until it ends; closes it."""
     with channel:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(FREE)
         while True:
             try:
                 message, received = receive(channel)
@@ -61,6 +64,7 @@ def _answer(channel: socket.socket, reply: Reply, descriptor: int | None) -> Non
                 socket.send_fds(channel, [reply.pack()], [descriptor])
             finally:
                 close(descriptor)
+            channel.send(FREE)
 
 
 def close(descriptor: int) -> None:

@@ -47,6 +47,16 @@ class Operation(enum.IntEnum):
     READ = 4  # a part of a file that the loop must not read even then (FUSE, network)
     LIST = 5  # a directory below the root: a file in memory that shows it comes back
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether a descriptor comes back, if all goes well.
+
+        The helper closes its own copy after that answer, which on FUSE can wait as well, and then
+        sends FREE. Whether that is to be expected follows from the order and the errno: not
+        from a descriptor having arrived, as the kernel drops one that there is no room for.
+        """
+        return self in (Operation.OPEN, Operation.ROOT, Operation.LIST)
+
 
 class Order(NamedTuple):
     """What to do; the descriptor that it is done to travels beside it."""
@@ -81,6 +91,9 @@ class Reply(NamedTuple):
         (number,) = _REPLY.unpack_from(message)
         return cls(number, message[_REPLY.size :])
 
+
+FREE: Final = b"free"
+"""What a helper sends when it has started, and when it has closed what it handed over."""
 
 _ORDER: Final = struct.Struct("!Bqq")
 _REPLY: Final = struct.Struct("!i")

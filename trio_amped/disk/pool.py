@@ -16,13 +16,14 @@ from ..stats import Stats
 from .carriers import Carrier
 from .descriptors import Closer, Descriptor
 from .jobs import Job
-from .messages import ANCILLARY_SIZE, MAX_MESSAGE, Order, Reply, descriptors_in
+from .messages import ANCILLARY_SIZE, FREE, MAX_MESSAGE, Order, Reply, descriptors_in
 
 log = logging.getLogger("trio_amped.disk")
 
 _DEATHS: Final = 3  # a job that has killed so many helpers fails
 _FIRST_PAUSE: Final = 0.05  # seconds before a helper that failed at once is replaced; doubles
 _LONGEST_PAUSE: Final = 5.0
+_START_PATIENCE: Final = 1.0  # seconds for a helper to start, before another one is
 _SPARE: Final = 2  # helpers that are started before the first job
 _CLOSED: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
@@ -73,6 +74,15 @@ class _Helper:
         received = descriptors_in(ancillary)
         return Reply.unpack(message), received[0] if received else None
 
+    async def is_free(self) -> None:
+        """Wait until it says so: at its start, and after what it has handed over. Or HelperDied."""
+        try:
+            message = await self._channel.recv(len(FREE))
+        except OSError:
+            message = b""
+        if not message:
+            raise HelperDied(has_order=False)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -106,6 +116,8 @@ class HelperPool:
         self._is_closed = False
         self._helpers = 0  # those that are being replaced included
         self._busy = 0
+        self._stuck = 0  # do not start
+        self._becoming_free = 0  # start, or have answered: each has room for a job
         self._timeout = timeout
         self._queue: deque[Job] = deque()
         self._shared: dict[Hashable, Job] = {}
@@ -133,7 +145,7 @@ class HelperPool:
             self._stats.coalesced += 1
             shared.owners += 1
             return shared
-        bound = self._ahead_bound if is_ahead else self._queue_bound
+        bound = self._ahead_bound if is_ahead else self._queue_bound + self._becoming_free
         if len(self._queue) >= bound:
             self._forget_unwanted()
         if len(self._queue) >= bound:
@@ -179,7 +191,7 @@ class HelperPool:
         the GIL until its exec (5 ms measured).
         """
         while self._helpers < self._size:
-            while self._helpers - self._busy > len(self._queue):
+            while self._helpers - self._busy - self._stuck > len(self._queue):
                 await self._need.park()
             self._add_helper()
             await trio.sleep(self._start_pause)
@@ -193,12 +205,37 @@ class HelperPool:
         pause = _FIRST_PAUSE
         while True:
             with contextlib.suppress(HelperDied), self._new_helper() as helper:
+                await self._start(helper)
                 while True:
                     await self._do(await self._next_job(helper), helper)
                     pause = _FIRST_PAUSE
             log.warning("a disk helper ended: another one takes its place")
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _start(self, helper: _Helper) -> None:
+        """Wait for its first word. Raises HelperDied.
+
+        It may never come: to fork and exec is to close descriptors, which hangs where one is of a
+        file on a FUSE file system that does.
+        """
+        with self._soon_free(), trio.move_on_after(_START_PATIENCE) as patience:
+            await helper.is_free()
+        if patience.cancelled_caught:
+            self._stuck += 1
+            self._need.unpark()
+            try:
+                await helper.is_free()
+            finally:
+                self._stuck -= 1
+
+    @contextlib.contextmanager
+    def _soon_free(self) -> Iterator[None]:
+        self._becoming_free += 1
+        try:
+            yield
+        finally:
+            self._becoming_free -= 1
 
     @contextlib.contextmanager
     def _new_helper(self) -> Iterator[_Helper]:
@@ -244,9 +281,13 @@ class HelperPool:
         except trio.Cancelled:
             self._finish(job, Reply(errno.ECANCELED))
             raise
+        else:
+            self._finish(job, reply, received)
+            if job.order.operation.hands_over and reply.errno == 0:
+                with self._soon_free():
+                    await helper.is_free()
         finally:
             self._busy = self._stats.helpers_busy = self._busy - 1
-        self._finish(job, reply, received)
 
     def _run_again(self, job: Job, death: HelperDied) -> None:
         job.deaths += death.has_order
