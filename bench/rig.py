@@ -124,7 +124,7 @@ def put_load(port: int, disk: Disk) -> tuple[ProbeReport, StreamReport]:
     streaming = [*base, "stream", *address, str(CLIENTS)]
     files = json.dumps([(file.name, file.size, file.crc) for file in disk.files])
     patience = 120 + 4 * sum(file.size for file in disk.files) / LIMIT
-    with _started(probing) as probe, _started(streaming) as stream:
+    with started(probing) as probe, started(streaming) as stream:
         time.sleep(WARM_UP)
         try:
             streamed, _ = stream.communicate(files, patience)
@@ -137,7 +137,7 @@ def put_load(port: int, disk: Disk) -> tuple[ProbeReport, StreamReport]:
 
 
 @contextlib.contextmanager
-def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """A load process that does not outlive the block."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(

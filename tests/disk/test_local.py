@@ -108,6 +108,38 @@ async def test_a_cold_name_is_opened_by_a_helper(root: Path, stats: Stats, kind:
     await eventually_async(lambda: descriptors(root) == [])
 
 
+async def test_a_name_that_is_not_there_costs_no_helper(
+    root: Path, tmpfs_root: Path, stats: Stats
+) -> None:
+    """Once it is known; tmpfs, which is all in memory, never remembers one."""
+    for folder, most in ((root, 1), (tmpfs_root, 0)):
+        async with serving(folder, stats) as disk:
+            before = stats.opened_by_helper
+            for _ in range(5):
+                with pytest.raises(FileNotFoundError):
+                    await disk.open(b"missing")
+            assert stats.opened_by_helper - before <= most
+
+
+async def test_the_caches_are_asked_again(
+    root: Path, stats: Stats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RESOLVE_CACHED refuses when somebody renames or mounts something, anywhere."""
+    a_file(root / "file", 10)
+    openat2, refusals = kernel.openat2, iter([True, True])
+
+    def racing(directory: int, path: bytes, flags: int, resolve: int) -> int:
+        if resolve & kernel.RESOLVE_CACHED and path == b"file" and next(refusals, False):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return openat2(directory, path, flags, resolve)
+
+    async with serving(root, stats) as disk, opened(disk, b"file"):
+        monkeypatch.setattr(kernel, "openat2", racing)
+        before = stats.opened_by_helper
+        async with opened(disk, b"file"):
+            assert stats.opened_by_helper == before
+
+
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR])
 async def test_what_the_caches_do_not_know_is_for_a_helper(
     root: Path, stats: Stats, number: int, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,8 @@ from . import kernel
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_MAGICLINKS
 # NO_XDEV: a hung FUSE mount below the root hangs even an open from the caches.
-_CACHED: Final = _BENEATH | kernel.RESOLVE_NO_XDEV | kernel.RESOLVE_CACHED
+_ON_ROOT_DEVICE: Final = _BENEATH | kernel.RESOLVE_NO_XDEV
+_CACHED: Final = _ON_ROOT_DEVICE | kernel.RESOLVE_CACHED
 
 ST_NOATIME: Final = 1024  # statvfs(3), f_flag
 ST_RELATIME: Final = 4096
@@ -178,7 +179,9 @@ def open_cached(root: int, path: bytes, volume: Volume) -> Opened:
 
     Raises OSError: EAGAIN and EXDEV where a helper must look; the others are answers.
     """
-    descriptor, noatime = _open_beneath(root, path or b".", _CACHED)
+    # All of tmpfs is in memory, but for the names that are not there: those it never caches.
+    resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
+    descriptor, noatime = _retry_raced(root, path or b".", resolve, tries=3)
     return Opened(descriptor, Status.of(descriptor), volume, noatime)
 
 
@@ -186,19 +189,19 @@ def open_waiting(root: int, path: bytes) -> Opened:
     """Open a path below the root, whatever it takes. Raises OSError; EXDEV: it leads outside."""
     path = path or b"."
     if kernel.has_openat2(_BENEATH):
-        descriptor, noatime = _retry_raced(root, path)
+        descriptor, noatime = _retry_raced(root, path, _BENEATH, tries=9)
     else:
         descriptor, noatime = _open_without_links(root, path)
     with _closed_on_error(descriptor):
         return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime)
 
 
-def _retry_raced(root: int, path: bytes) -> tuple[int, bool]:
-    for _ in range(8):
-        # openat2(2): EAGAIN when a rename anywhere raced with the walk past a "..".
+def _retry_raced(root: int, path: bytes, resolve: int, tries: int) -> tuple[int, bool]:
+    """openat2(2): EAGAIN also when a rename or a mount anywhere raced with the walk."""
+    for _ in range(tries - 1):
         with contextlib.suppress(BlockingIOError):
-            return _open_beneath(root, path, _BENEATH)
-    return _open_beneath(root, path, _BENEATH)
+            return _open_beneath(root, path, resolve)
+    return _open_beneath(root, path, resolve)
 
 
 def open_directory(root: int, path: bytes) -> int:

@@ -24,7 +24,7 @@ _STYLE: Final = """
 body{margin:0;background:var(--back);color:var(--text);font:1rem/1.5 system-ui,sans-serif}
 main{max-width:64rem;margin:0 auto;padding:1.5rem 1rem 3rem}
 h1{margin:0;font-size:1.3rem;font-weight:600;overflow-wrap:anywhere}
-h1 a{padding:.1rem}h1 i{color:var(--dim);font-style:normal;font-weight:400;margin:0 .15rem}
+h1 i{color:var(--dim);font-style:normal;font-weight:400;margin:0 .3rem}
 p{margin:.25rem 0 1.25rem;color:var(--dim);font-size:.9rem}
 a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px;border-radius:2px}
@@ -37,14 +37,16 @@ td:nth-child(n+2){width:1%;color:var(--dim);font-size:.9rem;white-space:nowrap;
 font-variant-numeric:tabular-nums}
 .i{display:none}
 tbody tr:hover{background:var(--over)}
-td:first-child{overflow-wrap:anywhere}td a{white-space:pre-wrap}
-svg{width:1.1em;height:1.1em;margin-right:.6em;vertical-align:-.18em;fill:var(--file)}
+td:first-child{position:relative;padding-left:2.35rem;overflow-wrap:anywhere}
+td a{display:inline-block;min-width:3rem;white-space:pre-wrap}
+svg{position:absolute;left:.6rem;top:.65rem;width:1.1rem;height:1.1rem;fill:var(--file)}
 .d svg{fill:var(--folder)}
 @media(max-width:40rem){main{padding:1rem .5rem 2rem}td{padding:.1rem .5rem;border:0}
 tbody tr{display:grid;grid-template-columns:1fr auto;padding:.45rem 0;border-bottom:1px solid
 var(--line)}thead tr{display:flex;border-bottom:2px solid var(--line)}th{border:0}
 td:first-child{grid-column:1/3}td:nth-child(n+2){width:auto;font-size:.8rem}
-td:nth-child(2){order:1;text-align:right}td:nth-child(3){padding-left:2.25rem}}
+td:nth-child(2){order:1;text-align:right}td:nth-child(3){padding-left:2.35rem}
+svg{top:.35rem}}
 """
 _HASH: Final = b64encode(sha256(_STYLE.encode()).digest())
 CONTENT_SECURITY_POLICY: Final = (
@@ -134,7 +136,7 @@ def _json(entries: list[Entry]) -> Iterator[str]:
                 "href": _href(entry),
                 "type": "directory" if entry.is_directory else "file",
                 "size": None if entry.is_directory else entry.size,
-                "mtime": f"{_date(entry.mtime):%Y-%m-%dT%H:%M:%SZ}",
+                "mtime": _date(entry.mtime),
             },
             ensure_ascii=False,
         )
@@ -161,11 +163,11 @@ def _html(view: View, path: bytes, entries: list[Entry], is_cut: bool) -> Iterat
 def _breadcrumbs(path: bytes) -> str:
     """Links that are relative, so that they hold below any prefix."""
     names = path.split(b"/") if path else []
-    links = [f'<a href="{"../" * len(names) or "./"}">/</a>']
+    links = [f'<a href="{"../" * len(names) or "./"}">/</a><i></i>']
     for depth, name in enumerate(names, 1):
         up = "../" * (len(names) - depth) or "./"
         links.append(f'<a href="{up}"><bdi>{escape(_shown(name))}</bdi></a><i>/</i>')
-    return "\n".join(links)
+    return "".join(links)
 
 
 def _summary(entries: list[Entry], is_cut: bool) -> str:
@@ -201,7 +203,7 @@ def _row(entry: Entry) -> str:
         head, icon, size = "<tr>", "#f", f'<td title="{entry.size} bytes">{_size(entry.size)}'
     return (
         f'{head}<td><svg><use href="{icon}"/></svg><a href="{_href(entry)}"><bdi>{text}</bdi></a>'
-        f'{size}<td><time datetime="{date:%Y-%m-%dT%H:%M:%SZ}">{date:%Y-%m-%d %H:%M}</time>\n'
+        f'{size}<td><time datetime="{date}">{date[:10]} {date[11:16]}</time>\n'
     )
 
 
@@ -229,7 +231,7 @@ def _size(size: int) -> str:
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
 
 
-def _date(mtime: int) -> datetime:
-    """UTC; what datetime cannot say becomes the nearest that it can."""
+def _date(mtime: int) -> str:
+    """As in RFC 3339, in UTC; what datetime cannot say becomes the nearest that it can."""
     first, last = -62_135_596_800, 253_402_300_799
-    return datetime.fromtimestamp(min(max(mtime, first), last), UTC)
+    return datetime.fromtimestamp(min(max(mtime, first), last), UTC).isoformat()[:19] + "Z"

@@ -1,0 +1,131 @@
+"""Whether hot requests go on while directories of 100 000 names are rendered. Blocks.
+
+    python -m bench.listing [--names N] [--rounds N]
+
+A probe asks for a resident file of 1 KiB 400 times a second (an open loop, as in bench.cold). Quiet
+seconds and seconds in which a client lists the directory again and again take turns; before each
+listing the directory changes, so that it is rendered anew. Exit status: 1 if in the rounds with
+listings p99 is above 5 ms or the longest answer above 50 ms, or if memory grows without bound.
+"""
+
+import argparse
+import http.client
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.load import ProbeReport
+from bench.rig import MAX_P99, MAX_STALL, RATE, started
+from tests import rig
+
+QUIET = 2.0  # seconds
+LISTINGS = 4  # in a round
+HOT_SIZE = 1024
+MAX_GROWTH = 16 * 2**20  # bytes, of the event loop's process: listings are never in its memory
+MAX_HELPER = 256 * 2**20
+
+
+def fill(root: Path, names: int) -> Path:
+    (root / "hot").write_bytes(bytes(HOT_SIZE))
+    large = root / "large"
+    large.mkdir()
+    for number in range(names):
+        (large / f"package-{number * 7919 % names:06d}.tar.gz").touch()
+    return large
+
+
+def memory(pid: int, field: str) -> int:
+    """VmRSS or VmHWM of a process, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field}")
+
+
+def helpers_of(pid: int) -> list[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
+
+
+def listing(port: int) -> tuple[float, int]:
+    """Fetch it; seconds and bytes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    start = time.monotonic()
+    connection.request("GET", "/large/")
+    answer = connection.getresponse()
+    size = len(answer.read())
+    connection.close()
+    if answer.status != 200:
+        raise RuntimeError(f"the listing is {answer.status}")
+    return time.monotonic() - start, size
+
+
+def percentile(waits: list[float], share: float) -> float:
+    return sorted(waits)[math.ceil(share * len(waits)) - 1]
+
+
+def measure(root: Path, names: int, rounds: int) -> int:
+    large = fill(root, names)
+    with rig.running_server("--listing", "--revalidate", "0", root=root) as server:
+        port = server.port
+        before = memory(server.pid, "VmRSS")
+        probing = [sys.executable, "-m", "bench.load", "probe", "127.0.0.1", str(port), "/hot"]
+        phases: list[tuple[str, float, float]] = []
+        took: list[float] = []
+        with started([*probing, str(HOT_SIZE), str(RATE)]) as probe:
+            time.sleep(1)
+            for number in range(rounds):
+                begin = time.monotonic()
+                time.sleep(QUIET)
+                phases.append(("quiet", begin, begin := time.monotonic()))
+                for turn in range(LISTINGS):
+                    (large / f"new-{number}-{turn}").touch()
+                    seconds, size = listing(port)
+                    took.append(seconds)
+                phases.append(("listing", begin, time.monotonic()))
+            try:
+                reported, _ = probe.communicate("", 60)
+            except subprocess.TimeoutExpired as error:
+                raise RuntimeError("the probe did not end") from error
+        growth = memory(server.pid, "VmHWM") - before
+        largest = max(memory(child, "VmHWM") for child in helpers_of(server.pid))
+    report = ProbeReport(**json.loads(reported))
+    print(f"{names} names: {size / 1e6:.1f} MB of HTML in {statistics.median(took):.2f} s (median)")
+    print(f"memory: server +{growth / 2**20:.0f} MiB, largest helper {largest / 2**20:.0f} MiB")
+    failed = list(report.errors)
+    for kind in ("quiet", "listing"):
+        times = [(start, stop) for name, start, stop in phases if name == kind]
+        waits = [
+            wait * 1000
+            for due, wait in report.samples
+            if any(start <= due <= stop for start, stop in times)
+        ]
+        p50, p99, longest = percentile(waits, 0.5), percentile(waits, 0.99), max(waits)
+        print(f"{kind:8} p50 {p50:6.2f}  p99 {p99:6.2f}  max {longest:6.2f} ms  ({len(waits)})")
+    if p99 > MAX_P99 or longest > MAX_STALL:
+        failed.append("hot requests wait for listings")
+    if growth > MAX_GROWTH or largest > MAX_HELPER:
+        failed.append("memory grows with the directory")
+    for line in failed:
+        print(f"FAIL {line}")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.listing", description=__doc__)
+    parser.add_argument("--names", type=int, default=100_000, help="default: 100000")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    options = parser.parse_args()
+    os.umask(0o022)
+    with tempfile.TemporaryDirectory(prefix="bench-listing-", dir="/var/tmp") as directory:
+        return measure(Path(directory).resolve(), options.names, options.rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
