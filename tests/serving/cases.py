@@ -1,7 +1,7 @@
 """One request, and what it must get: run whole, byte by byte, and with a request after it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,10 +49,11 @@ class Case:
     request: bytes
     status: int
     body: bytes | None = None
-    headers: dict[str, str | None] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
     closes: bool = False
     entries: dict[bytes, Entry] = field(default_factory=dict)
     prepare: Callable[[SimDisk], object] = lambda disk: None
+    config: Config = LIMITED
 
     def disk(self) -> SimDisk:
         disk = SimDisk({**FILES, **self.entries})
@@ -66,7 +67,7 @@ class Case:
 
     async def run(self) -> bytes:
         """Run it all three ways; returns what was sent when it was the only request."""
-        config = LIMITED
+        config = self.config
         disk = self.disk()
         whole = await converse(disk, [self.request], config)
         assert disk.open_files == 0
