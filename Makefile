@@ -8,11 +8,11 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test fuzz soak bench-cold check-all clean
+.PHONY: help serve test fuzz soak bench-cold bench-listing check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 	@echo
 	@echo "  Variables: PYTHON=$(PYTHON) ROOT=$(ROOT) PORT=$(PORT) MINUTES=$(MINUTES) OPTIONS='$(OPTIONS)'"
 
@@ -36,14 +36,18 @@ fuzz: .venv/test  ## send made-up requests for MINUTES
 bench-cold: .venv/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
 	$(BIN)/python -m bench.cold $(OPTIONS)
 
+bench-listing: .venv/test  ## measure while directories of 100 000 names are listed
+	$(BIN)/python -m bench.listing $(OPTIONS)
+
 soak: .venv/test  ## serve all kinds of clients for MINUTES, and count what is left behind
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
-check-all:  ## test, 30 minutes of fuzz, 30 of soak, the full bench-cold (as root)
+check-all:  ## test, 30 minutes of fuzz, 30 of soak, the full benches (as root)
 	$(MAKE) test
 	$(MAKE) fuzz MINUTES=30
 	$(MAKE) soak MINUTES=15
 	$(MAKE) bench-cold OPTIONS=
+	$(MAKE) bench-listing OPTIONS=
 
 clean:  ## remove the environment and everything that tools left here
 	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -391,3 +391,19 @@ async def test_a_redirect_is_never_open(
     disk = SimDisk({**FILES, **{each: SimFile(mode=DIRECTORY) for each in folders}})
     (answer,) = parse(await converse(disk, [get(target)]), [b"GET"])
     assert (answer.status, answer.headers["location"]) == (301, location)
+
+
+async def test_missing_pages_are_found_at_the_start(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SimDisk(SITE)
+    pages = ("404=/404.html", "500=/gone.html")
+    await Site(disk, Config(fallback="/list", error_pages=pages)).check_pages()
+    assert [each.getMessage() for each in caplog.records] == [
+        "the page gone.html is not used: opening failed: No such file or directory",
+        "the page list is not used: it is no regular file",
+    ]
+    assert disk.open_files == 0
+    slow = SimDisk(SITE, open_latency=60.0)
+    await Site(slow, Config(error_pages=pages)).check_pages()
+    assert trio.current_time() == 1.0

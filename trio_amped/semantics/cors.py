@@ -27,7 +27,7 @@ class Cors:
         for origin in origins:
             is_origin = _ORIGIN.fullmatch(origin) and "/" not in origin.partition("://")[2]
             if origin != "*" and not is_origin:
-                raise ValueError(f"{origin!r} is no origin: scheme://host, or *")
+                raise ValueError(f"must be an origin (https://host), or *, not {origin!r}")
         self._is_open = "*" in origins
         self._origins = frozenset(origin.lower().encode() for origin in origins)
 

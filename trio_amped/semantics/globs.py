@@ -22,7 +22,7 @@ class Glob:
 
     def __init__(self, pattern: str) -> None:
         if not pattern:
-            raise ValueError("a pattern must not be empty")
+            raise ValueError("must not have an empty pattern")
         self._is_whole = "/" in pattern
         if self._is_whole and not pattern.startswith("/"):
             pattern = "/" + pattern
@@ -40,7 +40,7 @@ def split_rule(rule: str) -> tuple[Glob, str]:
     """ "GLOB: VALUE" in its two parts. Raises ValueError."""
     pattern, colon, value = rule.partition(":")
     if not colon or not pattern.strip():
-        raise ValueError(f"{rule!r} is not GLOB: VALUE")
+        raise ValueError(f"must be GLOB: VALUE, not {rule!r}")
     return Glob(pattern.strip()), value.strip(" \t")
 
 

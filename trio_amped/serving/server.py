@@ -56,10 +56,12 @@ class Server:
                 name = f"[{host}]" if ":" in host else host
                 log.info("serving %s at http://%s:%d/", os.fspath(self.config.root), name, port)
             log.info("%s", disk.explain())
+            site = Site(disk, self.config)
+            await site.check_pages()
             task_status.started(addresses)
             bounded = [_BoundedListener(listener, self._room) for listener in listeners]
             with self._serving:
-                await self._accept(bounded, Site(disk, self.config))
+                await self._accept(bounded, site)
 
     async def _accept(self, listeners: list["_BoundedListener"], site: Site) -> None:
         """Accept until drained; then wait for the connections."""

@@ -58,6 +58,16 @@ class Site:
         self.policy = config.policy()
         self._told: set[str] = set()
 
+    async def check_pages(self) -> None:
+        """Say in the log which pages are not there, before a client finds out."""
+        request = Request(b"GET", b"/", b"1.1", ())
+        pages = {*self.policy.error_pages.values(), *filter(None, [self.policy.fallback])}
+        with trio.move_on_after(_PAGE_PATIENCE):
+            for path in sorted(pages):
+                page = await self._open_page(request, path)
+                if page is not None:
+                    self.disk.close(page.file)
+
     async def find(self, request: Request, target: Target) -> Found:
         """What answers a target: its file, an index, a listing, the fallback.
 
