@@ -92,7 +92,10 @@ class Config:
     max_helpers: int = _setting(16, "at most so many helpers", least=1, most=1024)
     max_queue: int = _setting(1024, "misses that may wait for a helper; beyond: 503", least=1)
     revalidate: float = _setting(
-        1.0, "seconds after which the path of the root is resolved again", least=0
+        1.0,
+        "seconds after which the path of the root is resolved again, precompressed files are "
+        "looked for again, and a listing is made anew",
+        least=0,
     )
 
     max_connections: int = _setting(4096, "open connections; the next ones queue", least=1)

@@ -13,9 +13,11 @@ from trio.testing import MockClock
 
 from tests.serving.cases import ETAG, FILES, LIMITED, MODIFIED, Case, get
 from tests.serving.client import Answer, parse
-from tests.serving.peers import converse
+from tests.serving.peers import connected, converse
 from tests.simulated import DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile, failure
 from trio_amped.config import Config
+from trio_amped.semantics.request import Request
+from trio_amped.semantics.target import Target
 from trio_amped.serving.site import Site
 
 Fields: TypeAlias = dict[str, str | None]
@@ -407,3 +409,33 @@ async def test_missing_pages_are_found_at_the_start(
     slow = SimDisk(SITE, open_latency=60.0)
     await Site(slow, Config(error_pages=pages)).check_pages()
     assert trio.current_time() == 1.0
+
+
+async def test_that_there_is_no_sidecar_is_remembered_for_a_while(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk({b"a.txt": b"plain"})
+    asked = get("/a.txt", BR)
+    async with connected(disk, config(revalidate=5.0, keep_alive_timeout=60.0)) as peer:
+
+        async def body() -> bytes:
+            await peer.send(asked)
+            return bytes(await peer.stream.receive_some()).partition(b"\r\n\r\n")[2]
+
+        assert await body() == b"plain"
+        assert disk.opens == 4
+        disk.replace(b"a.txt.br", b"br")
+        assert await body() == b"plain"
+        assert disk.opens == 5
+        await trio.sleep(5.0)
+        assert await body() == b"br"
+
+
+async def test_it_is_not_remembered_of_too_many(autojump_clock: MockClock) -> None:
+    files: dict[bytes, Entry] = {b"%d" % number: b"x" for number in range(10_010)}
+    site = Site(SimDisk(files), Config(precompressed=("br",)))
+    request = Request(b"GET", b"/", b"1.1", ())
+    for path in files:
+        found = await site.find(request, Target(path, False, None))
+        site.disk.close(found.file)
+        assert len(site._without_sidecar) <= 10_000

@@ -5,6 +5,7 @@ Awaits the disk.
 
 import errno
 import logging
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import Final
@@ -28,6 +29,7 @@ _LINKS: Final = {
 }
 _NO_FILE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _OLDER: Final = 10**9  # ns: a sidecar that is so much older than its original is not used
+_REMEMBERED: Final = 10_000  # paths that have no sidecar
 _TOLD: Final = 1000  # lines of the log that are not written again
 _PAGE_PATIENCE: Final = 1.0  # seconds for an error page, which may be on the disk that failed
 _LISTED: Final[Headers] = ((b"Cache-Control", b"no-cache"),)
@@ -56,6 +58,8 @@ class Site:
     def __init__(self, disk: Disk, config: Config) -> None:
         self.disk = disk
         self.policy = config.policy()
+        self._revalidate = config.revalidate
+        self._without_sidecar: dict[bytes, float] = {}  # paths, and until when that holds
         self._told: set[str] = set()
 
     async def check_pages(self) -> None:
@@ -123,7 +127,10 @@ class Site:
 
     async def _in_best_coding(self, request: Request, path: bytes, plain: Found) -> Found:
         """The sidecar that the client would rather have, or the file as it is."""
+        now = trio.current_time()
         sidecars = self.policy.sidecars(path)
+        if not sidecars or now < self._without_sidecar.get(path, -math.inf):
+            return plain
         accepted = request.combined(b"accept-encoding")
         preferred = preferred_codings(accepted, tuple(sidecars))
         # The others are looked for too: if there is one, another client would have got it.
@@ -137,6 +144,9 @@ class Site:
                 return Found(plain.file, form)
             size, mtime_ns = sidecar.status.size, sidecar.status.mtime_ns
             return Found(sidecar, replace(form, size=size, mtime_ns=mtime_ns, coding=coding))
+        if len(self._without_sidecar) >= _REMEMBERED:
+            self._without_sidecar.clear()
+        self._without_sidecar[path] = now + self._revalidate
         return plain
 
     async def _open_sidecar(self, path: bytes, original: OpenFile) -> OpenFile | None:
