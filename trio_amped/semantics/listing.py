@@ -67,8 +67,14 @@ _SORTED: Final = {
     "desc": (' aria-sort="descending"', " \N{DOWNWARDS ARROW}"),
 }
 _UNITS: Final = ("KB", "MB", "GB", "TB", "PB", "EB")
-# Control characters, which would be invisible or break the line, by their pictures (U+2400).
-_VISIBLE: Final = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
+# Control characters, which would be invisible or break the line, by their pictures (U+2400); and
+# those that turn the text round, by which "gpj.exe" would look like "exe.jpg".
+_TURNING: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE: Final = (
+    {code: 0x2400 + code for code in range(0x20)}
+    | {0x7F: 0x2421}
+    | dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *_TURNING), 0xFFFD)
+)
 
 
 class Entry(NamedTuple):
