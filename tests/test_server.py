@@ -22,6 +22,7 @@ from tests.rig import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.simulated import SimDisk
 from trio_amped import Config
 from trio_amped.disk import helper
+from trio_amped.serving.lane import Handover
 from trio_amped.serving.site import Site
 
 SIZE = 5 * MIB
@@ -390,9 +391,10 @@ async def test_a_drain_without_a_deadline_is_a_drain(
     """Also for a connection that was accepted just before, and had no task yet."""
     server = trio_amped.Server(config(root, drain_timeout=math.inf))
     server.drain()
-    ours, theirs = trio.socket.socketpair()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
     with ours:
-        await server._handle(trio.SocketStream(theirs), Site(SimDisk({}), server.config))
+        await server._handle(Handover(theirs, b""), Site(SimDisk({}), server.config))
     assert trio.current_time() == 0
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger("trio_amped")
 
 _UNUSABLE = 2
 # The first words of the settings that few will touch: a group of their own in --help.
-_LIMITS = ("max_connections", "max_head", "max_target", "max_fields")
+_LIMITS = ("max_connections", "max_open_files", "max_head", "max_target", "max_fields")
 _DEADLINES = ("head_", "keep_", "send_", "disk_", "drain_")
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -72,13 +72,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _option(field: "dataclasses.Field[Any]") -> str:
-    return "--" + str(field.metadata.get("option", field.name.replace("_", "-")))
+    name = str(field.metadata.get("option", field.name.replace("_", "-")))
+    return f"--no-{name}" if field.default is True else f"--{name}"
 
 
 def _argument(field: "dataclasses.Field[Any]", kind: Any) -> dict[str, Any]:
     """The option of a setting of this type, for argparse."""
     metadata, default = field.metadata, field.default
     metavar = metadata.get("metavar", field.name.upper())
+    if kind is bool and default:
+        return {"action": "store_false", "help": f"do not {metadata['help']}"}
     if kind is bool:
         return {"action": "store_true", "help": metadata["help"]}
     if separator := metadata.get("separator"):

@@ -98,6 +98,10 @@ class Config:
         least=0,
     )
 
+    fast_lane: bool = _setting(
+        True, "answer common requests from open files, without a task for each connection"
+    )
+    max_open_files: int = _setting(10_000, "files that the fast lane keeps open", least=1)
     max_connections: int = _setting(4096, "open connections; the next ones queue", least=1)
     max_head: int = _setting(16 * 1024, "bytes of a request head", least=256, most=1 << 20)
     max_target: int = _setting(8 * 1024, "bytes of a request target", least=16, most=1 << 20)

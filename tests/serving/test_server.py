@@ -15,6 +15,7 @@ from tests.serving.cases import LARGE, get
 from tests.serving.client import Answer, parse
 from tests.simulated import SimDisk, failure
 from trio_amped import Config, Server, serve
+from trio_amped.serving.lane import Handover
 from trio_amped.serving.server import _BoundedListener
 from trio_amped.serving.site import Site
 
@@ -141,9 +142,10 @@ async def test_drain_does_not_wait_for_ever(root: Path) -> None:
 async def test_a_connection_that_was_accepted_while_draining(autojump_clock: MockClock) -> None:
     server = Server(Config())
     server.drain()
-    ours, theirs = trio.socket.socketpair()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
     with ours:
-        await server._handle(trio.SocketStream(theirs), Site(SimDisk({}), server.config))
+        await server._handle(Handover(theirs, b""), Site(SimDisk({}), server.config))
     assert trio.current_time() == 0
 
 

@@ -4,6 +4,7 @@ Awaits helpers; the event loop itself never waits for the disk here (but with `-
 """
 
 import contextlib
+import dataclasses
 import errno
 import os
 import time
@@ -108,13 +109,19 @@ class LocalDisk:
         self._pool = pool
         self._closer = closer
         self._remote_closer = remote_closer  # a hung mount must not hold up the other
-        self._paths = paths
+        self.paths = paths
         self._listings = listings
         self._pages = PageGate(config.gate)
 
     async def open(self, path: bytes) -> OpenFile:
         """Open a path below the root ("" is the root). Raises OSError."""
-        opened = await self._paths.open(path)
+        return self._file(await self.paths.open(path))
+
+    def open_at_once(self, path: bytes) -> OpenFile:
+        """The same without waiting. Raises WouldWait, OSError."""
+        return self._file(self.paths.open_at_once(path))
+
+    def _file(self, opened: Opened) -> OpenFile:
         remote = opened.volume.is_remote and self._config.gate != "never"
         gate = self._pages.choose(opened)
         needs_gate = gate not in (Gate.NEVER, Gate.MEMORY)
@@ -138,11 +145,11 @@ class LocalDisk:
 
     async def list(self, path: bytes, view: View) -> Listing:
         """Render the directory at a path below the root ("" is the root). Raises OSError."""
-        opened = await self._paths.open(path)
+        opened = await self.paths.open(path)
         self._closing(opened)(opened.descriptor)
         if not opened.status.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        rendered = await self._listings.get(self._paths.directory, path, opened.status, view)
+        rendered = await self._listings.get(self.paths.directory, path, opened.status, view)
         self._stats.files_open += 1
         self._stats.gates[Gate.MEMORY] += 1
         file = OpenFile(rendered.descriptor, rendered.status, Gate.MEMORY)
@@ -228,6 +235,27 @@ class LocalDisk:
             raise FileChanged
         return data
 
+    @property
+    def has_open_files(self) -> bool:
+        """Whether files can be opened and read at once, where the kernel has them in memory."""
+        return self._config.gate == "never" or self.paths.asks_caches
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        """How many bytes at `offset` can be sent without waiting: 0 is "don't know".
+
+        Raises FileChanged, OSError.
+        """
+        stop = min(end, offset - offset % WINDOW + WINDOW)
+        count = self._pages.resident(file, offset, stop - offset)
+        self._stats.resident += bool(count)
+        return count
+
+    def share(self, file: OpenFile) -> OpenFile:
+        """The same open file for one more user, who closes it as well."""
+        self._stats.files_open += 1
+        descriptor = file.descriptor.hold()
+        return dataclasses.replace(file, descriptor=descriptor, mapping=None, ahead=None)
+
     def close(self, file: OpenFile) -> None:
         """Give an open file back. Never waits."""
         self._stats.files_open -= 1
@@ -238,9 +266,9 @@ class LocalDisk:
 
     def explain(self) -> str:
         """One line for the log: which gates and helpers serve this root, and why."""
-        gate = self._pages.explain(self._paths.root)
+        gate = self._pages.explain(self.paths.root)
         if self._config.gate == "never":
             return f"gate {gate}"
-        paths = "from the kernel's caches" if self._paths.asks_caches else "by helpers"
+        paths = "from the kernel's caches" if self.paths.asks_caches else "by helpers"
         helpers = f"at most {self._config.max_helpers} {self._config.helpers} helpers"
         return f"gate {gate}; files are opened {paths}; {helpers}"

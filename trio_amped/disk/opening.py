@@ -185,6 +185,29 @@ def open_cached(root: int, path: bytes, volume: Volume) -> Opened:
     return Opened(descriptor, Status.of(descriptor), volume, noatime)
 
 
+def identify_cached(root: int, path: bytes, volume: Volume) -> tuple[int, int]:
+    """Device and inode of what `open_cached` would open. Cannot wait; raises OSError.
+
+    O_PATH: it opens nothing, so there is nothing whose closing could wait.
+    """
+    resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
+    return _identity(kernel.openat2(root, path or b".", os.O_PATH, resolve))
+
+
+def identify_waiting(root: int, path: bytes) -> tuple[int, int]:
+    """The same, whatever it takes. Raises OSError."""
+    found = status_beneath(root, path or b".")
+    return found.st_dev, found.st_ino
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return found.st_dev, found.st_ino
+
+
 def open_waiting(root: int, path: bytes) -> Opened:
     """Open a path below the root, whatever it takes. Raises OSError; EXDEV: it leads outside."""
     path = path or b"."

@@ -3,7 +3,8 @@
 import errno
 import logging
 import os
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import trio
 
@@ -12,10 +13,16 @@ from ..stats import Stats
 from . import opening
 from .descriptors import Descriptor
 from .messages import Operation, Order
-from .opening import Opened
+from .opening import Opened, Volume
 from .pool import HelperPool
 
 log = logging.getLogger("trio_amped.disk")
+
+Result = TypeVar("Result")
+
+class WouldWait(Exception):
+    """What was asked for at once may wait for the disk: a helper must look."""
+
 
 # What the caches' answer may mean: not known, beyond a mount (or outside of the root), stale.
 _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR))
@@ -59,23 +66,43 @@ class PathGate:
 
     async def open(self, path: bytes) -> Opened:
         """Open a path below the root ("" is the root). Raises OSError."""
+        try:
+            return self.open_at_once(path)
+        except WouldWait:
+            self._stats.opened_by_helper += 1
+            return await self._ask_helper(Order(Operation.OPEN, path), self.directory)
+
+    def open_at_once(self, path: bytes) -> Opened:
+        """The same without waiting. Raises WouldWait, OSError."""
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         self._check_root()
+        opened = self._at_once(opening.open_cached, opening.open_waiting, path)
+        self._stats.opened_cached += 1
+        return opened
+
+    def identify_at_once(self, path: bytes) -> tuple[int, int]:
+        """Device and inode of what a path leads to now. Raises WouldWait, OSError."""
+        self._check_root()
+        return self._at_once(opening.identify_cached, opening.identify_waiting, path)
+
+    def _at_once(
+        self,
+        cached: Callable[[int, bytes, Volume], Result],
+        waiting: Callable[[int, bytes], Result],
+        path: bytes,
+    ) -> Result:
+        """Ask the kernel's caches; nobody minds waiting with `--gate never`."""
         if self._config.gate == "never":
-            self._stats.opened_cached += 1
-            return opening.open_waiting(self.directory.fd, path)
-        if self.asks_caches:
-            try:
-                opened = opening.open_cached(self.directory.fd, path, self.root.volume)
-            except OSError as error:
-                if error.errno not in _ASK_A_HELPER:
-                    raise
-            else:
-                self._stats.opened_cached += 1
-                return opened
-        self._stats.opened_by_helper += 1
-        return await self._ask_helper(Order(Operation.OPEN, path), self.directory)
+            return waiting(self.directory.fd, path)
+        if not self.asks_caches:
+            raise WouldWait
+        try:
+            return cached(self.directory.fd, path, self.root.volume)
+        except OSError as error:
+            if error.errno in _ASK_A_HELPER:
+                raise WouldWait from None
+            raise
 
     @property
     def asks_caches(self) -> bool:

@@ -2,19 +2,20 @@
 
 import logging
 import time
-from http import HTTPStatus
+from typing import NamedTuple
 
-import h11
 import trio
 
 from ..config import Config
-from ..disk.interface import FileChanged
+from ..disk.interface import FileChanged, OpenFile
+from ..semantics.body import Body
 from ..semantics.errors import HttpError
 from ..semantics.head import HeadReader
 from ..semantics.request import Request
-from ..semantics.response import Response, complete, error_response
+from ..semantics.response import Response, error_response
 from ..stats import Stats
 from .body import BodySender
+from .framing import Framing
 from .handler import handle
 from .site import Site
 from .transport import ClientGone, Transport
@@ -23,27 +24,60 @@ log = logging.getLogger("trio_amped.serving")
 access_log = logging.getLogger("trio_amped.access")
 
 
-class Connection:
-    """Serves one client until it or we have enough."""
+class Unfinished(NamedTuple):
+    """An answer of which a part is sent: `rest` follows, of `file`; `closes`: it is the last."""
 
-    def __init__(self, transport: Transport, config: Config, site: Site, stats: Stats) -> None:
+    target: bytes
+    rest: Body
+    file: OpenFile | None
+    closes: bool
+
+
+class Connection:
+    """Serves one client until it or we have enough.
+
+    `parks`: it is not kept while it is idle, see `run`. `first_deadline`: for its first head.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: Config,
+        site: Site,
+        stats: Stats,
+        *,
+        parks: bool = False,
+        first_deadline: float | None = None,
+    ) -> None:
         self.transport = transport
         self._config = config
         self._site = site
         self._stats = stats
-        self._h11 = h11.Connection(h11.SERVER)
+        self._parks = parks
+        self._framing = Framing()
         self._reader = HeadReader(config.max_head, config.max_target, config.max_fields)
         self._idle_scope: trio.CancelScope | None = None
         self._is_draining = False
-        self._request: Request | None = None
         self._method: bytes | None = None
-        self._first_deadline: float | None = trio.current_time() + config.head_timeout
+        self._unfinished: Unfinished | None = None
+        self._first_deadline = first_deadline
 
-    async def run(self) -> None:
-        """Answer the requests in their order; closes the transport."""
+    async def run(self, received: bytes = b"", unfinished: Unfinished | None = None) -> bool:
+        """Answer the requests in their order; whether the connection is idle, and to be parked.
+
+        Otherwise the transport is closed when it returns. `received` comes before what there is to
+        receive, and after `unfinished`, an answer on its way.
+        """
+        is_idle = False
+        self._reader.feed(received)
         try:
+            if unfinished and not await self._finish(unfinished):
+                return False
             while await self._serve_next():
                 await trio.lowlevel.checkpoint()
+                if self._parks and not self._is_draining and self._reader.is_empty:
+                    is_idle = True
+                    break
         except ClientGone as gone:
             log.debug("a client is gone: %s", gone)
         except FileChanged:
@@ -54,7 +88,9 @@ class Connection:
             log.exception("a bug: %s", self._target())
             await self._answer_for_bug()
         finally:
-            await self.transport.close()
+            if not is_idle:
+                await self.transport.close()
+        return is_idle
 
     def drain(self) -> None:
         """Finish what is being answered, and then close; an idle connection closes at once."""
@@ -62,43 +98,41 @@ class Connection:
         if self._idle_scope:
             self._idle_scope.cancel()
 
+    async def _finish(self, unfinished: Unfinished) -> bool:
+        """Send the rest of an answer; whether another request may follow."""
+        self._unfinished = unfinished
+        body = BodySender(self.transport, self._site.disk, unfinished.file, unfinished.rest)
+        await body.send(b"")
+        self._unfinished = None
+        if unfinished.closes:
+            await self.transport.finish()
+        return not unfinished.closes
+
     async def _serve_next(self) -> bool:
         """Answer one request; whether another may follow."""
-        self._request, self._method = None, None
+        self._method = None
         try:
-            self._request = await self._next_request()
+            request = await self._next_request()
         except HttpError as error:
             await self._refuse(error)
             return False
-        if self._request is None:
+        if request is None:
             return False
         self._stats.requests += 1
-        response = await handle(self._request, self._site, self)
-        self._log_access(self._request, response)
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
-            await self.transport.finish()
-            return False
-        self._h11.start_next_cycle()
-        return True
+        response = await handle(request, self._site, self)
+        self._log_access(request, response)
+        if self._framing.start_next():
+            return True
+        await self.transport.finish()
+        return False
 
     async def _next_request(self) -> Request | None:
         """The next request; None: there is none any more. Raises HttpError, ClientGone."""
         head = await self._next_head()
         if head is None:
             return None
-        try:
-            # h11 only ever sees whole heads, so what it makes of them cannot depend on how
-            # they were split, and its own limit for incomplete ones never applies.
-            self._method = head.partition(b" ")[0]
-            self._h11.receive_data(head)
-            event = self._h11.next_event()
-            assert isinstance(event, h11.Request)
-            request = Request(event.method, event.target, event.http_version, tuple(event.headers))
-            if not request.has_body:
-                self._h11.next_event()
-        except h11.RemoteProtocolError as error:
-            raise HttpError(error.error_status_hint, str(error)) from None
-        return request
+        self._method = head.partition(b" ")[0]
+        return self._framing.receive(head)
 
     async def _next_head(self) -> bytes | None:
         """The next head; None when the client has nothing to ask. Raises HttpError, ClientGone.
@@ -143,35 +177,17 @@ class Connection:
         await body.send(self._head(response))
 
     def _head(self, response: Response, *, is_last: bool = False) -> bytes:
-        """Tell h11 the whole response: it checks the framing and decides about keep-alive."""
-        close = is_last or self._is_draining or not self._may_go_on
-        response = complete(response, time.time(), close)
-        head = self._h11.send(
-            h11.Response(
-                status_code=response.status,
-                reason=HTTPStatus(response.status).phrase,
-                headers=list(response.headers),
-            )
-        )
-        for part in response.body:
-            # Only the length counts; the bytes pass h11 by (its documentation: sendfile).
-            self._h11.send_with_data_passthrough(h11.Data(data=part))  # type: ignore[arg-type]
-        self._h11.send(h11.EndOfMessage())
-        assert head is not None
+        closes = is_last or self._is_draining
+        head = self._framing.send(response, time.time(), closes=closes)
         self._stats.responses[response.status] += 1
         return head
-
-    @property
-    def _may_go_on(self) -> bool:
-        """What follows an unread body, or a CONNECT, is never parsed for a next request."""
-        request = self._request
-        return request is not None and not request.has_body and request.method != b"CONNECT"
 
     async def _refuse(self, error: HttpError) -> None:
         """Answer what is no request, or a bug, and end."""
         log.debug("%s: %s", error.status, error.detail)
         # h11 knows the method of a request that it understood, and counts the body after it.
-        response = error_response(error, self._request.method if self._request else None)
+        request = self._framing.request
+        response = error_response(error, request.method if request else None)
         sent = () if self._method == b"HEAD" else response.body
         body = BodySender(self.transport, self._site.disk, None, sent)
         await body.send(self._head(response, is_last=True))
@@ -179,7 +195,7 @@ class Connection:
 
     async def _answer_for_bug(self) -> None:
         """Nothing but Cancelled may leave a connection: the others share its nursery."""
-        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self._framing.may_send and not self._unfinished:
             try:
                 await self._refuse(HttpError(500, "a bug"))
             except ClientGone:
@@ -188,7 +204,8 @@ class Connection:
                 log.exception("a bug in the answer for a bug")
 
     def _target(self) -> str:
-        return self._request.target.decode("latin-1") if self._request else "a request"
+        request = self._framing.request or self._unfinished
+        return request.target.decode("latin-1") if request else "a request"
 
     def _log_access(self, request: Request, response: Response) -> None:
         if access_log.isEnabledFor(logging.DEBUG):

@@ -8,11 +8,14 @@ import socket
 import trio
 
 from ..config import Config
-from ..disk.local import open_disk
+from ..disk.local import LocalDisk, open_disk
+from ..disk.open_files import OpenFiles
 from ..stats import Stats
+from .answers import Answers
 from .connection import Connection
+from .lane import Handover, Lane
 from .site import Site
-from .transport import Pace, SocketTransport
+from .transport import Pace, SocketTransport, prepare
 
 log = logging.getLogger("trio_amped")
 
@@ -59,19 +62,67 @@ class Server:
             site = Site(disk, self.config)
             await site.check_pages()
             task_status.started(addresses)
-            bounded = [_BoundedListener(listener, self._room) for listener in listeners]
             with self._serving:
-                await self._accept(bounded, site)
+                if self.config.fast_lane and disk.has_open_files:
+                    await self._serve_by_lane(listeners, site, disk)
+                else:
+                    await self._serve_by_tasks(listeners, site)
 
-    async def _accept(self, listeners: list["_BoundedListener"], site: Site) -> None:
-        """Accept until drained; then wait for the connections."""
+    async def _serve_by_tasks(self, listeners: list[trio.SocketListener], site: Site) -> None:
+        """A task for each connection. Accept until drained; then wait for the connections."""
 
         async def handler(stream: trio.SocketStream) -> None:
-            await self._handle(stream, site)
+            # A plain socket from here on: it is tried first and awaited only when it must be.
+            sock = socket.socket(fileno=stream.socket.detach())
+            sock.setblocking(False)  # whatever socket.setdefaulttimeout says
+            self.stats.connections += 1
+            self.stats.connections_open += 1
+            first_deadline = trio.current_time() + self.config.head_timeout
+            try:
+                await self._handle(Handover(sock, b"", first_deadline), site)
+            finally:
+                self.stats.connections_open -= 1
+                self._room.release()
 
+        bounded = [_BoundedListener(listener, self._room) for listener in listeners]
         async with trio.open_nursery() as connections:
             with self._accepting:
-                await trio.serve_listeners(handler, listeners, handler_nursery=connections)
+                await trio.serve_listeners(handler, bounded, handler_nursery=connections)
+
+    async def _serve_by_lane(
+        self, listeners: list[trio.SocketListener], site: Site, disk: LocalDisk
+    ) -> None:
+        """The lane accepts, and answers what it can; tasks do the rest, and give back what is idle.
+
+        The same ends: accept until drained, then wait for the connections.
+        """
+        files = OpenFiles(disk, self.config.max_open_files, self.config.revalidate)
+        answers = Answers(site, files, self.config.revalidate)
+
+        async def handle(handover: Handover) -> None:
+            is_idle = False
+            try:
+                is_idle = await self._handle(handover, site, parks=True)
+            finally:
+                if is_idle and not self._accepting.cancel_called:
+                    lane.park(handover.sock)
+                else:
+                    handover.sock.close()
+                    lane.make_room()
+
+        async with trio.open_nursery() as connections:
+            lane = Lane(
+                self.config,
+                self.stats,
+                answers,
+                files,
+                lambda handover: connections.start_soon(handle, handover),
+            )
+            try:
+                with self._accepting:
+                    await lane.run([_plain(listener) for listener in listeners])
+            finally:
+                files.close_all()
 
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
@@ -84,23 +135,26 @@ class Server:
         for connection in self._connections:
             connection.drain()
 
-    async def _handle(self, stream: trio.SocketStream, site: Site) -> None:
-        # A plain socket from here on: it is tried first and awaited only when it must be.
-        sock = socket.socket(fileno=stream.socket.detach())
-        sock.setblocking(False)  # whatever socket.setdefaulttimeout says
-        transport = SocketTransport(sock, Pace(self.config, self.stats))
-        connection = Connection(transport, self.config, site, self.stats)
+    async def _handle(self, handover: Handover, site: Site, *, parks: bool = False) -> bool:
+        """Serve a connection; whether it is idle and to be parked, otherwise it is closed."""
+        transport = SocketTransport(handover.sock, Pace(self.config, self.stats))
+        connection = Connection(
+            transport,
+            self.config,
+            site,
+            self.stats,
+            parks=parks,
+            first_deadline=handover.first_deadline,
+        )
         self._connections.add(connection)
         if self._accepting.cancel_called:
             connection.drain()
-        self.stats.connections += 1
-        self.stats.connections_open += 1
         try:
-            await connection.run()
+            return await connection.run(handover.received, handover.unfinished)
         finally:
             self._connections.discard(connection)
-            self.stats.connections_open -= 1
-            self._room.release()
+            if handover.unfinished and handover.unfinished.file:
+                site.disk.close(handover.unfinished.file)
 
 
 class _BoundedListener(trio.abc.Listener[trio.SocketStream]):
@@ -123,6 +177,14 @@ class _BoundedListener(trio.abc.Listener[trio.SocketStream]):
 
     async def aclose(self) -> None:
         await self._listener.aclose()
+
+
+def _plain(listener: trio.SocketListener) -> socket.socket:
+    """The socket of a listener, whose connections get the options that it has."""
+    sock = socket.socket(fileno=listener.socket.detach())
+    sock.setblocking(False)
+    prepare(sock)
+    return sock
 
 
 def _address(sock: trio.socket.SocketType) -> Address:

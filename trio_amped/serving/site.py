@@ -3,6 +3,7 @@
 Awaits the disk.
 """
 
+import copy
 import errno
 import logging
 import math
@@ -61,6 +62,12 @@ class Site:
         self._revalidate = config.revalidate
         self._without_sidecar: dict[bytes, float] = {}  # paths, and until when that holds
         self._told: set[str] = set()
+
+    def on(self, disk: Disk) -> "Site":
+        """The same site on another disk, which remembers for itself what is not there."""
+        other = copy.copy(self)
+        other.disk, other._revalidate, other._without_sidecar = disk, 0.0, {}
+        return other
 
     async def check_pages(self) -> None:
         """Say in the log which pages are not there, before a client finds out."""

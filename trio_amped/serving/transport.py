@@ -119,11 +119,7 @@ class SocketTransport:
         """Takes the socket over, which must be non-blocking."""
         self._socket = sock
         self._pace = pace
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with contextlib.suppress(OSError, AttributeError):
-                lowat = socket.TCP_NOTSENT_LOWAT
-                sock.setsockopt(socket.IPPROTO_TCP, lowat, _NOT_SENT_LOWAT)
+        prepare(sock)
 
     async def receive(self) -> bytes:
         while True:
@@ -148,15 +144,8 @@ class SocketTransport:
                 rest = rest[sent:]
 
     def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
-        try:
-            sent = os.sendfile(self._socket.fileno(), fd, offset, length)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in _OF_THE_CLIENT:
-                raise ClientGone(str(error)) from None
-            raise
-        self._pace.note(sent)
+        sent = send_file(self._socket, fd, offset, length)
+        self._pace.note(sent or 0)
         return sent
 
     async def writable(self) -> None:
@@ -185,6 +174,26 @@ class SocketTransport:
 
     async def close(self) -> None:
         self._socket.close()
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set the options of a socket; those of a listener are inherited by its connections."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_LOWAT)
+
+
+def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | None:
+    """See Transport.try_send_file. Raises ClientGone, OSError."""
+    try:
+        return os.sendfile(sock.fileno(), fd, offset, length)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno in _OF_THE_CLIENT:
+            raise ClientGone(str(error)) from None
+        raise
 
 
 class StreamTransport:

@@ -1,0 +1,159 @@
+"""The files that are kept open, for those who cannot wait: an LRU. Never waits.
+
+It is a disk.interface.Disk too, whose every `await` returns at once or raises WouldWait.
+"""
+
+import contextlib
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import trio
+
+from ..semantics.listing import View
+from .interface import Listing, OpenFile
+from .local import LocalDisk
+from .paths import WouldWait
+
+_LONGEST = 3600.0  # seconds; then the access time of a file may be due again (relatime)
+
+
+class Lookup:
+    """What a path below the root leads to, for as long as it does: an open file, or an errno."""
+
+    __slots__ = ("checked_at", "errno", "file", "is_valid", "opened_at", "path")
+
+    def __init__(self, path: bytes, now: float, file: OpenFile | None, number: int = 0) -> None:
+        self.path = path
+        self.file = file
+        self.errno = number
+        self.opened_at = self.checked_at = now
+        self.is_valid = True
+
+
+class OpenFiles:
+    """At most `most` files of a disk, each with its descriptor, its metadata, and its mapping.
+
+    That a path still leads to its file is asked again after `max_age` seconds; that the file was
+    not changed in place, at every use. What is open belongs to us: nobody may keep it across an
+    `await` (see `share`).
+    """
+
+    def __init__(self, disk: LocalDisk, most: int, max_age: float) -> None:
+        self._disk = disk
+        self._most = most
+        self._max_age = max_age
+        self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()
+        self._watched: list[Lookup] = []
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[Lookup]]:
+        """All lookups that are made meanwhile: whatever follows from them holds while they do."""
+        self._watched = []
+        yield self._watched
+
+    def is_current(self, lookup: Lookup, now: float) -> bool:
+        """Whether a path leads where it did, as the kernel's caches know it."""
+        if lookup.is_valid and now >= lookup.checked_at + self._max_age:
+            lookup.checked_at = now
+            if not self._leads_there(lookup) or now > lookup.opened_at + _LONGEST:
+                self._forget(lookup)
+        return lookup.is_valid
+
+    def _leads_there(self, lookup: Lookup) -> bool:
+        try:
+            identity = self._disk.paths.identify_at_once(lookup.path)
+        except WouldWait:
+            return False
+        except OSError as error:
+            return error.errno == lookup.errno
+        if lookup.file is None:
+            return False
+        status = lookup.file.status
+        return identity == (status.device, status.inode)
+
+    async def open(self, path: bytes) -> OpenFile:
+        """Raises WouldWait, OSError."""
+        now = trio.current_time()
+        lookup = self._lookups.get(path)
+        if lookup is None or not self.is_current(lookup, now) or not is_unchanged(lookup):
+            if lookup and lookup.is_valid:
+                self._forget(lookup)
+            lookup = self._look(path, now)
+        else:
+            self._lookups.move_to_end(path)
+        self._watched.append(lookup)
+        if lookup.file is None:
+            raise OSError(lookup.errno, os.strerror(lookup.errno))
+        return lookup.file
+
+    def _look(self, path: bytes, now: float) -> Lookup:
+        try:
+            file = self._disk.open_at_once(path)
+        except OSError as error:
+            return Lookup(path, now, None, error.errno or errno.EIO)
+        if not _is_lasting(file):
+            self._disk.close(file)
+            raise WouldWait
+        lookup = self._lookups[path] = Lookup(path, now, file)
+        while len(self._lookups) > self._most:
+            self._forget(next(iter(self._lookups.values())))
+        return lookup
+
+    def _forget(self, lookup: Lookup) -> None:
+        lookup.is_valid = False
+        if lookup.file:
+            del self._lookups[lookup.path]
+            self._disk.close(lookup.file)
+
+    async def list(self, path: bytes, view: View) -> Listing:
+        """Raises WouldWait: that is for a helper."""
+        raise WouldWait
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        """How many bytes can be sent without waiting: 0 is "don't know".
+
+        Raises FileChanged, OSError.
+        """
+        return self._disk.ready_at_once(file, offset, end)
+
+    async def ready(self, file: OpenFile, offset: int, end: int) -> int:
+        """Raises WouldWait, FileChanged, OSError."""
+        count = self.ready_at_once(file, offset, end)
+        if not count:
+            raise WouldWait
+        return count
+
+    async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
+        """Raises WouldWait, FileChanged, OSError."""
+        return os.pread(file.fd, await self.ready(file, offset, end), offset)
+
+    def close(self, file: OpenFile) -> None:
+        """It stays open."""
+
+    def share(self, file: OpenFile) -> OpenFile:
+        """The same file for somebody who will close it by the disk's own `close`."""
+        return self._disk.share(file)
+
+    def close_all(self) -> None:
+        for lookup in list(self._lookups.values()):
+            self._forget(lookup)
+
+
+def is_unchanged(lookup: Lookup) -> bool:
+    """Whether its file is still open, and the version that was opened (a change in place)."""
+    if lookup.file is None or not lookup.is_valid:
+        return False
+    found, status = os.fstat(lookup.file.descriptor.fd), lookup.file.status
+    return (
+        found.st_mtime_ns == status.mtime_ns
+        and found.st_size == status.size
+        and found.st_ctime_ns == status.ctime_ns
+    )
+
+
+def _is_lasting(file: OpenFile) -> bool:
+    """Whether it can be kept: it may be used by the event loop, and its validators stay."""
+    may_be_used = not file.is_by_copy and not file.must_load_first
+    return file.status.is_regular and file.is_settled and may_be_used

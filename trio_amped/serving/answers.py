@@ -1,0 +1,206 @@
+"""Answers that are ready to be sent, found by what a common request says. Never waits."""
+
+import dataclasses
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+import trio
+
+from ..disk.interface import FileChanged, OpenFile
+from ..disk.open_files import Lookup, OpenFiles, is_unchanged
+from ..disk.paths import WouldWait
+from ..semantics.common import GROUPS
+from ..semantics.dates import format_date
+from ..semantics.errors import HttpError
+from ..semantics.request import check_request
+from ..semantics.response import select_response, with_headers
+from ..semantics.target import parse_target
+from ..semantics.validators import weak_match
+from .framing import Framing
+from .site import IsDirectory, Site
+
+_SMALL: Final = 64 * 1024  # bytes: a body of this size goes from memory, in one send with its head
+_MOST: Final = 40_000  # answers
+_MOST_BYTES: Final = 128 * 2**20  # of bodies, in all answers
+_DATE_LENGTH: Final = 29
+
+_DEPENDS_ON: Final = tuple(map(GROUPS.__getitem__, ("method", "path", "close", "accept_encoding")))
+_TAG: Final = GROUPS["if_none_match"]
+
+Key = tuple[bytes | Any, ...]
+Result = TypeVar("Result")
+
+
+class Clock:
+    """The time of day as a Date says it, and the time by which deadlines are kept."""
+
+    def __init__(self) -> None:
+        self.second = -1
+        self.update()
+
+    def update(self) -> None:
+        self.now = trio.current_time()
+        second = int(time.time())
+        if second != self.second:
+            self.second = second
+            self.date = format_date(second)
+
+
+class Wire:
+    """Bytes as they are sent, but for the Date, which is kept right."""
+
+    __slots__ = ("_date_at", "_second", "data")
+
+    def __init__(self, head: bytes, body: bytes = b"") -> None:
+        self.data = bytearray(head + body)
+        self._date_at = head.index(b"\r\nDate: ") + 8
+        self._second = -1
+
+    def at(self, clock: Clock) -> bytearray:
+        if self._second != clock.second:
+            self._second = clock.second
+            self.data[self._date_at : self._date_at + _DATE_LENGTH] = clock.date
+        return self.data
+
+
+class Answer:
+    """What a common request gets for as long as the `lookups` hold that it follows from.
+
+    `wire` is the head, and the body if that is small; `rest` bytes of the file follow. `length`
+    is that of the body.
+    """
+
+    __slots__ = (
+        "file",
+        "files",
+        "length",
+        "lookups",
+        "rest",
+        "status",
+        "tag",
+        "valid_until",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        wire: Wire,
+        length: int,
+        rest: int,
+        tag: bytes,
+        file: OpenFile,
+        lookups: list[Lookup],
+        valid_until: float,
+    ) -> None:
+        self.status = status
+        self.wire = wire
+        self.length = length
+        self.rest = rest
+        self.tag = tag
+        self.file = file
+        self.lookups = lookups
+        self.files = [lookup for lookup in lookups if lookup.file]
+        self.valid_until = valid_until
+
+
+class Answers:
+    """The answers for the common requests to one site."""
+
+    def __init__(self, site: Site, files: OpenFiles, max_age: float) -> None:
+        self._site = site.on(files)
+        self._files = files
+        self._max_age = max_age
+        self._answers: OrderedDict[Key, Answer] = OrderedDict()
+        self._bytes = 0
+        self.clock = Clock()
+
+    def find(self, match: re.Match[bytes]) -> Answer | None:
+        """The answer to a request that `match_common` has understood; None: it is not ready."""
+        key = match.group(*_DEPENDS_ON)
+        if (tag := match[_TAG]) is not None:
+            return self._find_conditional(key, match, tag)
+        return self._find(key, match, None)
+
+    def _find_conditional(self, key: Key, match: re.Match[bytes], tag: bytes) -> Answer | None:
+        # A tag that is not the file's own is not remembered: there are too many of them.
+        if (*key, tag) not in self._answers:
+            answer = self._find(key, match, None)
+            if not answer or not weak_match(tag, answer.tag):
+                return answer
+        return self._find((*key, tag), match, tag)
+
+    def _find(self, key: Key, match: re.Match[bytes], tag: bytes | None) -> Answer | None:
+        answer = self._answers.get(key)
+        if answer is not None:
+            if self.clock.now < answer.valid_until or self._renew(key, answer):
+                for lookup in answer.files:
+                    if not is_unchanged(lookup):
+                        break
+                else:
+                    return answer
+            self._forget(key)
+        answer = self._make(match[0], tag)
+        if answer is not None:
+            self._answers[key] = answer
+            self._bytes += len(answer.wire.data)
+            while self._bytes > _MOST_BYTES or len(self._answers) > _MOST:
+                self._forget(next(iter(self._answers)))
+        return answer
+
+    def _renew(self, key: Key, answer: Answer) -> bool:
+        """Whether all paths lead where they did. Since it is done again and again, what is asked
+        for is what was renewed lately: the order of an LRU."""
+        now = self.clock.now
+        answer.valid_until = now + self._max_age
+        self._answers.move_to_end(key)
+        return all(self._files.is_current(lookup, now) for lookup in answer.lookups)
+
+    def _forget(self, key: Key) -> None:
+        self._bytes -= len(self._answers.pop(key).wire.data)
+
+    def _make(self, request_head: bytes, tag: bytes | None) -> Answer | None:
+        """The answer, if nothing that it takes could wait, and nothing is wrong."""
+        framing = Framing()
+        try:
+            request = framing.receive(request_head)
+            check_request(request)
+            if tag is None:
+                fields = tuple(each for each in request.headers if each[0] != b"if-none-match")
+                request = dataclasses.replace(request, headers=fields)
+            with self._files.watched() as lookups:
+                found = _at_once(self._site.find(request, parse_target(request.target)))
+            file, form, now = found.file, found.form, time.time()
+            response = select_response(request, form, now)
+            response = with_headers(response, self._site.policy.cors.headers(request))
+            head, body = framing.send(response, now, closes=False), b""
+            length = sum(map(len, response.body))
+            if 0 < length <= _SMALL:
+                body = _at_once(self._read(file, length))
+        except (WouldWait, HttpError, IsDirectory, FileChanged, OSError):
+            return None
+        until = self.clock.now + self._max_age
+        tag = form.etag(now)
+        wire, rest = Wire(head, body), length - len(body)
+        return Answer(response.status, wire, length, rest, tag, file, list(lookups), until)
+
+    async def _read(self, file: OpenFile, size: int) -> bytes:
+        pieces, offset = [], 0
+        while offset < size:
+            pieces.append(await self._files.read(file, offset, size))
+            offset += len(pieces[-1])
+        return b"".join(pieces)
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    coroutine.close()
+    raise AssertionError("it waits")

@@ -1,0 +1,295 @@
+"""The fast lane: idle connections in one epoll object, common requests answered without a task.
+
+Awaits its epoll object, and nothing else. A connection that needs more is handed over.
+"""
+
+import contextlib
+import errno
+import logging
+import math
+import re
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import trio
+
+from ..config import Config
+from ..disk.interface import FileChanged, OpenFile
+from ..disk.open_files import OpenFiles
+from ..semantics.body import Body, FileSpan
+from ..semantics.common import GROUPS, match_common
+from ..semantics.head import LINE_SLACK
+from ..stats import Stats
+from .answers import Answer, Answers
+from .connection import Unfinished, access_log
+from .transport import ClientGone, send_file
+
+log = logging.getLogger("trio_amped.serving")
+
+_RECEIVE: Final = 16 * 1024  # bytes
+_TURN: Final = 0.002  # seconds of work before the other tasks have their turn
+_ACCEPTED: Final = 64  # connections in one go
+_PIPELINED: Final = 64  # requests of one connection in one go
+_SWEEP: Final = 1.0  # seconds between looks for connections that were idle for too long
+_PAUSE: Final = 0.1  # seconds, when the system has no room for another connection
+_CLOSE: Final = GROUPS["close"]
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Parked:
+    """An idle connection; its owner is the lane for as long as it is in the lane's dict."""
+
+    __slots__ = ("deadline", "is_new", "sock")
+
+    def __init__(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
+        self.sock = sock
+        self.deadline = deadline
+        self.is_new = is_new
+
+
+class Handover(NamedTuple):
+    """A connection that a task of its own goes on with, and owns from here on.
+
+    `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
+    that has not come yet.
+    """
+
+    sock: socket.socket
+    received: bytes
+    first_deadline: float | None = None
+    unfinished: Unfinished | None = None
+
+
+class Lane:
+    """Watches idle connections, and answers what can be answered at once."""
+
+    def __init__(
+        self,
+        config: Config,
+        stats: Stats,
+        answers: Answers,
+        files: OpenFiles,
+        hand_over: Callable[[Handover], None],
+    ) -> None:
+        self._config = config
+        self._stats = stats
+        self._answers = answers
+        self._files = files
+        self._hand_over = hand_over
+        self._clock = answers.clock
+        # A field has four bytes at least.
+        self._always_allowed = min(config.max_head, config.max_target, 4 * config.max_fields)
+        self._epoll = select.epoll()
+        self._parked: dict[int, Parked] = {}
+        self._listeners: dict[int, socket.socket] = {}
+        self._is_accepting = False
+        self._accepts_at = 0.0
+        self._next_sweep = 0.0
+        self._logs_access = False
+
+    async def run(self, listeners: list[socket.socket]) -> None:
+        """Accept and answer until cancelled; then listeners and idle connections are closed."""
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        try:
+            while True:
+                with trio.move_on_at(self._next_sweep):
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._clock.update()
+                self._logs_access = access_log.isEnabledFor(logging.DEBUG)
+                if self._clock.now >= self._next_sweep:
+                    self._sweep()
+                self._take_turn()
+        finally:
+            self._pause_accepting()
+            self._accepts_at = math.inf
+            for listener in listeners:
+                listener.close()
+            for fd in list(self._parked):
+                self._close(fd)
+            self._epoll.close()
+
+    def park(self, sock: socket.socket) -> None:
+        """Take over a connection that is idle."""
+        deadline = trio.current_time() + self._config.keep_alive_timeout
+        self._park(sock, deadline, is_new=False)
+
+    def _park(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
+        fd = sock.fileno()
+        self._parked[fd] = Parked(sock, deadline, is_new)
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unpark(self, fd: int) -> Parked:
+        """The connection, whose owner is now the caller."""
+        self._epoll.unregister(fd)
+        return self._parked.pop(fd)
+
+    def _close(self, fd: int) -> None:
+        self._unpark(fd).sock.close()
+        self.make_room()
+
+    def make_room(self) -> None:
+        """A connection has ended."""
+        self._stats.connections_open -= 1
+        self._resume_accepting()
+
+    def _sweep(self) -> None:
+        now = self._clock.now
+        self._next_sweep = now + _SWEEP
+        for fd in [fd for fd, each in self._parked.items() if each.deadline <= now]:
+            self._close(fd)
+        self._resume_accepting()
+
+    def _resume_accepting(self) -> None:
+        has_room = self._stats.connections_open < self._config.max_connections
+        if not self._is_accepting and has_room and self._clock.now >= self._accepts_at:
+            self._is_accepting = True
+            for fd in self._listeners:
+                self._epoll.register(fd, select.EPOLLIN)
+
+    def _pause_accepting(self) -> None:
+        if self._is_accepting:
+            self._is_accepting = False
+            for fd in self._listeners:
+                self._epoll.unregister(fd)
+
+    def _take_turn(self) -> None:
+        """Work while there is some, but not for too long."""
+        stop = time.monotonic() + _TURN
+        while events := self._epoll.poll(0):
+            for fd, _ in events:
+                if (parked := self._parked.get(fd)) is not None:
+                    self._receive(fd, parked)
+                elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
+                    self._accept(listener)
+                if time.monotonic() >= stop:
+                    return
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTED):
+            if self._stats.connections_open >= self._config.max_connections:
+                self._pause_accepting()
+                return
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    log.error("accepting a connection failed: %s", error.strerror)
+                    self._accepts_at = self._clock.now + _PAUSE
+                    self._pause_accepting()
+                    return
+                continue  # it is gone already; accept(2)
+            sock.setblocking(False)
+            self._stats.connections += 1
+            self._stats.connections_open += 1
+            self._park(sock, self._clock.now + self._config.head_timeout, is_new=True)
+            self._receive(sock.fileno(), self._parked[sock.fileno()])
+
+    def _receive(self, fd: int, parked: Parked) -> None:
+        try:
+            received = parked.sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        if received:
+            self._answer(fd, parked, received)
+        else:
+            self._close(fd)
+
+    def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
+        """Answer all requests that were received, or hand the connection over."""
+        start = 0
+        for _ in range(_PIPELINED):
+            match = match_common(received, start)
+            if match is None:
+                break
+            if match.end() - start > self._always_allowed and not self._is_allowed(match):
+                break
+            answer = self._answers.find(match)
+            if answer is None or (answer.rest and not self._is_resident(answer)):
+                break
+            start = match.end()
+            self._note(match, answer)
+            try:
+                body = self._send(parked.sock, answer)
+            except (ClientGone, OSError) as error:
+                log.debug("a client is gone: %s", error)
+                self._close(fd)
+                return
+            if body or match[_CLOSE]:
+                self._pass_on(fd, received[start:], match, answer, body)
+                return
+            parked.is_new = False
+            if start == len(received):
+                parked.deadline = self._clock.now + self._config.keep_alive_timeout
+                return
+        self._unpark(fd)
+        first_deadline = parked.deadline if parked.is_new else None
+        self._hand_over(Handover(parked.sock, received[start:], first_deadline))
+
+    def _pass_on(
+        self, fd: int, received: bytes, match: re.Match[bytes], answer: Answer, rest: Body
+    ) -> None:
+        """Hand the connection over with an answer of which a part is sent, or which is the last."""
+        closes = match[_CLOSE] is not None
+        if closes and not rest and not received:
+            self._close(fd)
+            return
+        file = self._files.share(answer.file) if rest else None
+        unfinished = Unfinished(match["path"], rest, file, closes)
+        self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
+
+    def _note(self, match: re.Match[bytes], answer: Answer) -> None:
+        self._stats.requests += 1
+        self._stats.responses[answer.status] += 1
+        if self._logs_access:
+            line, _, _ = match[0].partition(b"\r\n")
+            length = answer.length
+            access_log.debug("%s %d %d", line.decode("latin-1"), answer.status, length)
+
+    def _is_allowed(self, match: re.Match[bytes]) -> bool:
+        """Whether a head is within the limits of semantics/head.py."""
+        config, head = self._config, match[0]
+        if len(head) > config.max_head or head.count(b"\n") > config.max_fields + 2:
+            return False
+        return head.index(b"\n") < config.max_target + LINE_SLACK
+
+    def _is_resident(self, answer: Answer) -> bool:
+        """Whether the first window is in memory: a disk that fails gets an honest answer."""
+        try:
+            return self._files.ready_at_once(answer.file, 0, answer.rest) > 0
+        except (FileChanged, OSError):
+            return False
+
+    def _send(self, sock: socket.socket, answer: Answer) -> Body:
+        """Send what the socket takes now, and what is in memory; what is left of it.
+
+        Raises ClientGone, OSError: it is gone.
+        """
+        data, size = answer.wire.at(self._clock), answer.rest
+        try:
+            sent = sock.send(data, socket.MSG_MORE if size else 0)
+        except BlockingIOError:
+            sent = 0
+        self._stats.bytes_sent += sent
+        if sent < len(data):
+            return bytes(data[sent:]), FileSpan(0, size)
+        return self._send_file(sock, answer.file, size) if size else ()
+
+    def _send_file(self, sock: socket.socket, file: OpenFile, size: int) -> Body:
+        """The same for the file itself; whoever gets the rest sees what is wrong with it."""
+        offset = 0
+        with contextlib.suppress(FileChanged, OSError):
+            while offset < size:
+                count = self._files.ready_at_once(file, offset, size)
+                sent = send_file(sock, file.fd, offset, count) if count else None
+                if not sent:
+                    break
+                self._stats.bytes_sent += sent
+                offset += sent
+        return (FileSpan(offset, size - offset),) if offset < size else ()
