@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 import trio_amped
 from tests.real.support import (
@@ -132,6 +134,45 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--max-help", "1"], "unrecognized arguments: --max-help 1"),
     (["folder"], "unrecognized arguments: folder"),
     (["--port"], "argument --port: expected one argument"),
+    (["--precompressed", "br,lzma"], "--precompressed must be among br, zstd, gzip, not 'lzma'"),
+    (["--precompressed", "none,br"], "--precompressed must be among br, zstd, gzip, not 'none'"),
+    (["--precompressed"], "argument --precompressed: expected one argument"),
+    (["--header", "*.js"], "--header must be GLOB: VALUE, not '*.js'"),
+    (["--header", "*.js: no-store"], "--header must be GLOB: Name: value, not '*.js: no-store'"),
+    (["--header", "*: A: b", "--header", "*: A"], "--header must be GLOB: Name: value, not '*: A'"),
+    (["--header", "*: A b: c"], "--header must be GLOB: Name: value, not '*: A b: c'"),
+    (
+        ["--header", "*: A: b\r\nSet-Cookie: c"],
+        r"--header must be GLOB: Name: value, not '*: A: b\r",
+    ),
+    (["--header", "*: A: b\n"], r"--header must be GLOB: Name: value, not '*: A: b\n'"),
+    (["--header", "*: A\r: b"], r"--header must be GLOB: Name: value, not '*: A\r: b'"),
+    (
+        ["--header", "*: Content-Length: 5"],
+        "--header must not set Content-Length: the server itself",
+    ),
+    (["--immutable", ""], "--immutable must not have an empty pattern"),
+    (["--cors", "example.com"], "--cors must be an origin (https://host), or *, not 'example.com'"),
+    (["--cors", "https://a/"], "--cors must be an origin (https://host), or *, not 'https://a/'"),
+    (
+        ["--cors", "*", "--cors", "null"],
+        "--cors must be an origin (https://host), or *, not 'null'",
+    ),
+    (["--media-type", "*.x"], "--media-type must be GLOB: VALUE, not '*.x'"),
+    (["--media-type", "*.x: text"], "--media-type must be GLOB: TYPE/SUBTYPE, not '*.x: text'"),
+    (["--charset", "utf 8"], "--charset must be a name such as utf-8, or empty, not 'utf 8'"),
+    (["--listing=yes"], "argument --listing: ignored explicit argument 'yes'"),
+    (
+        ["--fallback", "index.html"],
+        "--fallback must be the path of a file below the root, as in a ",
+    ),
+    (
+        ["--fallback", "/"],
+        "--fallback must be the path of a file below the root, as in a URL, not '/'",
+    ),
+    (["--error-page", "/404.html"], "--error-page must be STATUS=/PAGE with a status from 400 to "),
+    (["--error-page", "200=/a"], "--error-page must be STATUS=/PAGE with a status from 400 to 599"),
+    (["--error-page", "404=a"], "--error-page must be the path of a file below the root, as in a "),
 ]
 
 
@@ -142,8 +183,9 @@ def test_a_bad_option_is_named(
     with pytest.raises(SystemExit) as stop:
         cli.main(options)
     assert stop.value.code == 2
-    *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith(f"trio-amped: error: {says}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"trio-amped: error: {says}")
+    assert line.endswith("; see trio-amped --help")
 
 
 @pytest.mark.parametrize("options", [["--port", "99999"], ["--gate", "lies"], ["folder"]])
@@ -152,6 +194,73 @@ def test_a_bad_option_is_one_line(options: Sequence[str]) -> None:
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert "--help" in done.stderr
+
+
+# ---------------------------------------------------------------- what can be
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ([], {}),
+        (["--precompressed", "none"], {"precompressed": ()}),
+        (["--precompressed", ""], {"precompressed": ()}),
+        (["--precompressed", "gzip"], {"precompressed": ("gzip",)}),
+        (["--precompressed", " zstd , br,"], {"precompressed": ("zstd", "br")}),
+        (["--header", "*: A: b"], {"headers": ["*: A: b"]}),
+        (["--header", "*: A: b", "--header=*.x: C:"], {"headers": ["*: A: b", "*.x: C:"]}),
+        (["--immutable"], {"immutable": ["hashed"]}),
+        (["--immutable", "*.js"], {"immutable": ["*.js"]}),
+        (["--immutable", "*.js", "--immutable"], {"immutable": ["*.js", "hashed"]}),
+        (["--immutable", "--listing"], {"immutable": ["hashed"], "listing": True}),
+        (["--cors"], {"cors": ["*"]}),
+        (["--cors", "https://a"], {"cors": ["https://a"]}),
+        (["--cors", "http://a:1", "--cors", "https://b"], {"cors": ["http://a:1", "https://b"]}),
+        (["--media-type", "*.x: a/b"], {"media_types": ["*.x: a/b"]}),
+        (["--charset", ""], {"charset": ""}),
+        (["--charset", "latin-1"], {"charset": "latin-1"}),
+        (["--listing"], {"listing": True}),
+        (["--fallback", "/index.html"], {"fallback": "/index.html"}),
+        (["--error-page", "404=/a", "--error-page", "500=/b"],
+         {"error_pages": ["404=/a", "500=/b"]}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_an_option_is_a_setting(
+    options: Sequence[str], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Config] = []
+
+    def run(program: object, config: Config) -> int:
+        given.append(config)
+        return 7
+
+    monkeypatch.setattr(trio, "run", run)
+    monkeypatch.setattr(cli, "_allow_descriptors", lambda: None)
+    assert cli.main(options) == 7
+    assert given == [Config(**settings)]
+
+
+def test_the_options_reach_the_answers(root: Path) -> None:
+    """Each of them, of a server as a user starts it."""
+    put(root / "app.3f2a9c1d.js", b"script")
+    put(root / "app.3f2a9c1d.js.gz", b"zipped")
+    put(root / "404.html", b"lost")
+    put(root / "folder/a.x", b"x")
+    options = ["--immutable", "--cors", "--listing", "--precompressed", "gzip", "--charset", ""]
+    options += ["--header", "*.x: X-Mine: yes", "--media-type", "*.x: a/b"]
+    options += ["--error-page", "404=/404.html", "--fallback", "/small"]
+    with running_server(*options, root=root) as server, Client(server) as client:
+        script = client.get("/app.3f2a9c1d.js", "Accept-Encoding: gzip, br").fields
+        assert script["cache-control"] == "max-age=31536000, immutable"
+        assert script["access-control-allow-origin"] == "*"
+        assert script["content-encoding"] == "gzip"
+        assert script["content-type"] == "text/javascript"
+        mine = client.get("/folder/a.x").fields
+        assert (mine["x-mine"], mine["content-type"]) == ("yes", "a/b")
+        assert b'href="a.x"' in client.get("/folder/").body
+        assert client.get("/nowhere").body == b"lost"
+        assert client.get("/nowhere", "Accept: text/html").body == b"small"
 
 
 def only_line(*options: str, user: str = "", wrap: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import trio_amped
 from trio_amped.config import Config
+from trio_amped.semantics.request import Request
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SECONDS = [name for name, field in FIELDS.items() if isinstance(field.default, float)]
@@ -114,3 +115,43 @@ def test_an_empty_root_is_none() -> None:
     """An unset variable of a shell must not publish the folder that one happens to be in."""
     with pytest.raises(ValueError, match="root must not be empty"):
         Config(root="")
+
+
+LISTS = [name for name, field in FIELDS.items() if isinstance(field.default, tuple)]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_is_no_string(name: str) -> None:
+    """Whose characters would be its members."""
+    with pytest.raises(ValueError, match=f"^{name} must be a list of strings, not one string$"):
+        make(**{name: "*"})
+
+
+def test_what_no_answer_can_be_is_told_at_once() -> None:
+    """Before the first request; tests/semantics/test_policy.py has all that cannot be."""
+    with pytest.raises(ValueError, match=r"^immutable must not have an empty pattern$"):
+        make(immutable=[""])
+
+
+def test_what_it_says_of_the_answers() -> None:
+    policy = make(
+        precompressed=("gzip",),
+        headers=("*: A: b",),
+        immutable=("hashed",),
+        cors=("https://a",),
+        media_types=("*.x: a/b",),
+        charset="latin-1",
+        listing=True,
+        fallback="/index.html",
+        error_pages=("404=/404.html",),
+    ).policy()
+    assert policy.sidecars(b"a") == {b"gzip": b"a.gz"}
+    assert policy.headers(b"a.0123abcd.js")[1:] == (
+        (b"A", b"b"),
+        (b"Cache-Control", b"max-age=31536000, immutable"),
+    )
+    assert policy.cors.headers(Request(b"GET", b"/", b"1.1", ())) == ((b"Vary", b"Origin"),)
+    assert policy.media_type(b"a.x") == b"a/b"
+    assert policy.media_type(b"a.txt") == b"text/plain; charset=latin-1"
+    assert policy.lists_directories
+    assert (policy.fallback, policy.error_pages) == (b"index.html", {404: b"404.html"})

@@ -50,14 +50,15 @@ class Config:
     )
     immutable: Sequence[str] = _setting(
         (),
-        "what a browser may keep for ever: the files that match, or without GLOB those with a "
-        "hash of their content in the name, such as app.3f2a9c1d.js",
+        "what a browser may keep for ever, whatever --header says: the files that match, or "
+        "without GLOB those with a hash of their content in the name, such as app.3f2a9c1d.js",
         metavar="GLOB",
         bare=HASHED,
     )
     cors: Sequence[str] = _setting(
         (),
-        "let scripts of this origin read the files, or without ORIGIN those of any site",
+        "let scripts of this origin read the files, or without ORIGIN those of any site; as "
+        "browsers write it: https://host in ASCII, a port only where it is not the usual one",
         metavar="ORIGIN",
         bare="*",
     )

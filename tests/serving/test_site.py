@@ -119,7 +119,7 @@ CODINGS = [
 ]  # fmt: skip
 
 NOSNIFF: Final[Fields] = {"x-content-type-options": "nosniff"}
-FOR_EVER: Final = "public, max-age=31536000, immutable"
+FOR_EVER: Final = "max-age=31536000, immutable"
 CACHED: Final = ("*.txt: Cache-Control: no-store",)
 HASHED: Final[dict[bytes, Entry]] = {b"a.0123abcd.txt": b"hashed", b"a.20231114.txt": b"dated"}
 
@@ -155,8 +155,8 @@ FIELDS = [
          {"cache-control": FOR_EVER}, immutable=("/folder/*",)),
     case("not by default", get("/a.0123abcd.txt"), 200, b"hashed", {"cache-control": None},
          HASHED),
-    case("a field wins", get("/a.0123abcd.txt"), 200, b"hashed", {"cache-control": "no-store"},
-         HASHED, immutable=("hashed",), config_headers=CACHED),
+    case("it is the exception", get("/a.0123abcd.txt"), 200, b"hashed",
+         {"cache-control": FOR_EVER}, HASHED, immutable=("hashed",), config_headers=CACHED),
     case("a type", get("/a.txt"), 200, b"0123456789", {"content-type": "a/b; c=d"},
          media_types=("*: x/y", "*.txt: a/b; c=d")),
     case("a charset", get("/a.txt"), 200, b"0123456789", {"content-type": "text/plain; "
@@ -322,6 +322,19 @@ async def test_the_fields_of_a_listing(autojump_clock: MockClock) -> None:
     assert answer.headers["cache-control"] == "max-age=5"
     assert "content-security-policy" in answer.headers
     assert "a" not in answer.headers
+
+
+async def test_a_listing_is_never_immutable(autojump_clock: MockClock) -> None:
+    answer = await ask(get("/list/"), listing=True, immutable=("/list/*", "hashed"))
+    assert answer.headers["cache-control"] == "no-cache"
+
+
+async def test_the_fields_of_the_roots_listing(autojump_clock: MockClock) -> None:
+    rules = ("/: X-A: root", "/list/*: X-A: below")
+    files: dict[bytes, Entry] = {b"list/one.txt": b"1"}
+    whole = await converse(SimDisk(files), [get("/")], Config(listing=True, headers=rules))
+    (answer,) = parse(whole, [b"GET"])
+    assert answer.headers["x-a"] == "root"
 
 
 async def test_the_log_says_once_what_is_not_used(

@@ -66,7 +66,7 @@ def _entry(name: bytes, status: os.stat_result) -> Entry | None:
     is_directory = stat.S_ISDIR(status.st_mode)
     if not is_directory and not stat.S_ISREG(status.st_mode):
         return None
-    return Entry(name, is_directory, status.st_size, int(status.st_mtime))
+    return Entry(name, is_directory, status.st_size, status.st_mtime_ns // 10**9)
 
 
 def _write(descriptor: int, pieces: Iterator[bytes]) -> bytes:

@@ -75,12 +75,11 @@ class Listings:
         self._forget_stale()
         shared = self._shared.get(key)
         if shared is None:
-            if self._bytes > _MOST:
-                raise BlockingIOError(errno.EAGAIN, "too many listings are being sent")
+            self._check_room()
             self._stats.listings += 1
             shared = self._shared[key] = _Shared()
             order = Order(Operation.LIST, view.pack() + b"\0" + path)
-            self._nursery.start_soon(self._render, shared, order, root.hold())
+            self._nursery.start_soon(self._render, key, shared, order, root.hold())
         shared.waiting += 1
         try:
             await shared.is_done.wait()
@@ -92,22 +91,39 @@ class Listings:
             shared.waiting -= 1
             shared.let_go()
 
-    async def _render(self, shared: _Shared, order: Order, root: Descriptor) -> None:
+    def _check_room(self) -> None:
+        """Raises BlockingIOError (503) beyond what may be in memory."""
+        if self._bytes > _MOST:
+            raise BlockingIOError(errno.EAGAIN, "too many listings are being sent")
+
+    async def _render(self, key: Hashable, shared: _Shared, order: Order, root: Descriptor) -> None:
         try:
             content, fd = await self._pool.result(self._pool.submit(order, root))
             if fd < 0:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            facts, digest = content[:FACTS_SIZE], content[FACTS_SIZE:]
-            status = unpack_facts(fd, facts).status
-            self._bytes += status.size
-            descriptor = Descriptor(fd, functools.partial(self._close, status.size))
-            shared.rendered = Rendered(descriptor, status, digest)
+            shared.rendered = self._take(content, fd)
         except OSError as error:
             shared.errno = error.errno or errno.EIO
+            if self._shared.get(key) is shared:
+                self._forget(key)  # the next one who asks may have more luck
         finally:
             root.release()
             shared.finished_at = trio.current_time()
             shared.is_done.set()
+            shared.let_go()
+
+    def _take(self, content: bytes, fd: int) -> Rendered:
+        """What a helper has answered. Raises BlockingIOError."""
+        facts, digest = content[:FACTS_SIZE], content[FACTS_SIZE:]
+        try:
+            self._check_room()  # others that were asked for together with it may have come first
+        except OSError:
+            self._closer.close_in_thread(fd)
+            raise
+        status = unpack_facts(fd, facts).status
+        self._bytes += status.size
+        descriptor = Descriptor(fd, functools.partial(self._close, status.size))
+        return Rendered(descriptor, status, digest)
 
     def _close(self, size: int, fd: int) -> None:
         self._bytes -= size

@@ -7,7 +7,12 @@ from typing import Final
 from .errors import Headers
 from .request import Request
 
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.\-]*://[!-~]+?", re.IGNORECASE)
+# As browsers write it: a host in ASCII, and a port that is not the usual one.
+_ORIGIN: Final = re.compile(
+    r"(?!https://[^/]*:443$|http://[^/]*:80$)[a-z][a-z0-9+.\-]*://"
+    r"([a-z0-9._\-]+|\[[0-9a-f:.]+\])(:[0-9]+)?",
+    re.IGNORECASE,
+)
 _VARY: Final = (b"Vary", b"Origin")
 _EXPOSED: Final = (
     b"Access-Control-Expose-Headers",
@@ -25,8 +30,7 @@ class Cors:
 
     def __init__(self, origins: Sequence[str]) -> None:
         for origin in origins:
-            is_origin = _ORIGIN.fullmatch(origin) and "/" not in origin.partition("://")[2]
-            if origin != "*" and not is_origin:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"must be an origin (https://host), or *, not {origin!r}")
         self._is_open = "*" in origins
         self._origins = frozenset(origin.lower().encode() for origin in origins)

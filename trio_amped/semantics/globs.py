@@ -6,10 +6,13 @@ from typing import Final
 
 HASHED: Final = "hashed"
 
-# Hexadecimal digits between a separator and the extension, as bundlers name what they build; one
-# digit and one letter at least, since 20261124 is a date and "facade" a word.
+# Hexadecimal digits between a separator and the extension, as bundlers name what they build: as
+# many as they take, with one digit and one letter at least, since 20261124 is a date and "facade" a
+# word. Not the end of a UUID, which says nothing of the content.
+_LENGTHS: Final = b"|".join(b"[0-9a-f]{%d}" % count for count in (8, 10, 12, 16, 20, 32, 40, 64))
 _CONTENT_HASH: Final = re.compile(
-    rb"[.\-_](?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8,}+(?:\.[A-Za-z0-9]+)+"
+    rb"(?<!-[0-9a-f]{4})[.\-_](?=[0-9a-f]*+(?:\.[A-Za-z0-9]++)++\Z)"
+    rb"(?=[a-f]*+[0-9])(?=[0-9]*+[a-f])(?:" + _LENGTHS + rb")\."
 )
 
 

@@ -66,7 +66,7 @@ _SORTED: Final = {
     "asc": (' aria-sort="ascending"', " \N{UPWARDS ARROW}"),
     "desc": (' aria-sort="descending"', " \N{DOWNWARDS ARROW}"),
 }
-_UNITS: Final = ("KB", "MB", "GB", "TB", "PB", "EB")
+_UNITS: Final = ("KB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")  # files may have holes
 # Control characters, which would be invisible or break the line, by their pictures (U+2400); and
 # those that turn the text round, by which "gpj.exe" would look like "exe.jpg".
 _TURNING: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -119,7 +119,7 @@ class View(NamedTuple):
         """Directories first, then by column; equal ones by name."""
         found = sorted(entries, key=lambda entry: (entry.name.lower(), entry.name))
         if self.sort == "size":
-            found.sort(key=lambda entry: entry.size)
+            found.sort(key=lambda entry: 0 if entry.is_directory else entry.size)
         elif self.sort == "time":
             found.sort(key=lambda entry: entry.mtime)
         if self.order == "desc":

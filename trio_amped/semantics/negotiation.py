@@ -9,13 +9,14 @@ _WEIGHT: Final = rb"(?:[ \t]*+;[ \t]*+[qQ]=(?P<q>0(?:\.[0-9]{0,3}+)?+|1(?:\.0{0,
 _CODING: Final = re.compile(rb"(?P<name>" + _TOKEN + rb")" + _WEIGHT)
 
 _QUOTED: Final = rb'"(?:[^"\\]|\\.)*+"'
-_PARAMETER: Final = (
-    rb"[ \t]*+;[ \t]*+(?![qQ]=)" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
-)
+_VALUE: Final = rb"=(?:" + _TOKEN + rb"|" + _QUOTED + rb")"
+_PARAMETER: Final = rb"[ \t]*+;[ \t]*+(?![qQ]=)" + _TOKEN + rb"(?:" + _VALUE + rb")?+"
+_CHARSET: Final = rb"(?:[ \t]*+;[ \t]*+(?i:charset)" + _VALUE + rb")?+"
 _MEDIA_RANGE: Final = re.compile(
     rb"(?P<type>" + _TOKEN + rb")/(?P<subtype>" + _TOKEN + rb")"
-    rb"(?:" + _PARAMETER + rb")*+" + _WEIGHT + rb"(?:" + _PARAMETER + rb")*+"
-)
+    + _CHARSET + rb"(?P<special>(?:" + _PARAMETER + rb")*+)"
+    + _WEIGHT + rb"(?:" + _PARAMETER + rb")*+"
+)  # fmt: skip
 # A quote that nobody closes reaches to the end: to look for its end but once keeps this linear.
 _MEMBER: Final = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+"?+)++')
 
@@ -52,8 +53,8 @@ def _coding_weights(value: bytes) -> dict[bytes, float]:
 def media_weight(accept: bytes | None, media_type: bytes) -> float:
     """How much a client wants this type, 0 to 1: the most specific range decides.
 
-    `media_type` has no parameters, and those of the ranges do not matter. Without the field
-    everything is wanted.
+    `media_type` has no parameters, so a range that names some is about another type; a charset
+    does not count. Without the field everything is wanted.
     """
     if accept is None:
         return 1.0
@@ -80,7 +81,7 @@ def names_html(accept: bytes | None) -> bool:
 def _media_weights(accept: bytes) -> Iterator[tuple[bytes, float]]:
     for member in _MEMBER.findall(accept):
         match = _MEDIA_RANGE.fullmatch(member.strip(b" \t"))
-        if match:
+        if match and not match["special"]:
             yield b"%s/%s" % (match["type"].lower(), match["subtype"].lower()), _weight(match)
 
 

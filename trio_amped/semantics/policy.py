@@ -14,7 +14,7 @@ from .target import parse_target
 SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 """The content codings that a file may have ready beside it, and how its name ends then."""
 
-_IMMUTABLE: Final = (b"Cache-Control", b"public, max-age=31536000, immutable")  # RFC 8246
+_IMMUTABLE: Final = (b"Cache-Control", b"max-age=31536000, immutable")  # RFC 8246
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _FIELD_VALUE: Final = re.compile(r"[\t -~]*")
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+([ \t]*;[ -~]*)?")
@@ -81,13 +81,21 @@ class Policy:
         return {coding: path + SUFFIXES[coding] for coding in self._codings}
 
     def headers(self, path: bytes) -> Headers:
-        """The fields of any good answer about the file at `path`; a later rule replaces."""
-        fields = {NOSNIFF[0].lower(): NOSNIFF}
-        if self._is_immutable(path):
-            fields[b"cache-control"] = _IMMUTABLE
-        for glob, (name, value) in self._header_rules:
-            if glob.matches(path):
-                fields[name.lower()] = (name, value)
+        """The fields of any good answer about the file at `path`.
+
+        A later rule replaces an earlier one; what is immutable is so whatever they say, since it
+        is the exception from "*: Cache-Control: no-cache".
+        """
+        immutable = (_IMMUTABLE,) if self._is_immutable(path) else ()
+        return self._with_rules(path, (NOSNIFF,), immutable)
+
+    def listing_headers(self, path: bytes, defaults: Headers) -> Headers:
+        """The same for a listing of the directory at `path`, which has `defaults` and changes."""
+        return self._with_rules(path + b"/" if path else b"", (NOSNIFF, *defaults), ())
+
+    def _with_rules(self, path: bytes, before: Headers, after: Headers) -> Headers:
+        rules = (field for glob, field in self._header_rules if glob.matches(path))
+        fields = {name.lower(): (name, value) for name, value in (*before, *rules, *after)}
         return tuple((name, value) for name, value in fields.values() if value)
 
     def _is_immutable(self, path: bytes) -> bool:
@@ -105,10 +113,10 @@ def _option(name: str) -> Iterator[None]:
 
 
 def _coding(name: str) -> bytes:
-    if name.encode() not in SUFFIXES:
-        known = ", ".join(coding.decode() for coding in SUFFIXES)
-        raise ValueError(f"must be among {known}, not {name!r}")
-    return name.encode()
+    known = {coding.decode(): coding for coding in SUFFIXES}
+    if name not in known:
+        raise ValueError(f"must be among {', '.join(known)}, not {name!r}")
+    return known[name]
 
 
 def _header_rule(rule: str) -> tuple[Glob, tuple[bytes, bytes]]:
@@ -147,7 +155,7 @@ def _page(target: str) -> bytes:
 
 
 def _error_page(rule: str) -> tuple[int, bytes]:
-    status, _, target = rule.partition("=")
-    if not re.fullmatch("[45][0-9][0-9]", status):
+    status, equals, target = rule.partition("=")
+    if not equals or not re.fullmatch("[45][0-9][0-9]", status):
         raise ValueError(f"must be STATUS=/PAGE with a status from 400 to 599, not {rule!r}")
     return int(status), _page(target)

@@ -16,8 +16,7 @@ def parse_range(value: bytes, size: int) -> Ranges | None:
 
     None: the field is to be ignored (unknown unit, malformed, or too many ranges: CVE-2011-3192).
     Otherwise the ranges that can be satisfied, cut to the size, without gaps or overlaps between
-    any two, in the order in which they were first asked for; none of them means 416. An empty
-    representation satisfies no range, as Content-Range could not name a part of it.
+    any two, in the order in which they were first asked for; none of them means 416.
     """
     unit, _, members = value.partition(b"=")
     if unit.lower() != b"bytes" or members.count(b",") > _MOST_SPECS:
@@ -26,6 +25,8 @@ def parse_range(value: bytes, size: int) -> Ranges | None:
     spans = [_span(spec, size) for spec in specs]
     if not spans or None in spans:
         return None
+    if not size and any(spec.startswith(b"-") and spec.strip(b"-0") for spec in specs):
+        return None  # the last bytes of nothing: satisfiable, but Content-Range cannot name them
     ranges = _coalesced([span for span in spans if span and span[0] < span[1]])
     return ranges if len(ranges) <= _MOST_RANGES else None
 

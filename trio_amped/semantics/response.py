@@ -13,6 +13,8 @@ from .request import ALLOW, Request
 from .validators import etag, last_modified
 
 RETRY_AFTER = (b"Retry-After", b"1")
+_FOR_A_MINUTE = (b"Cache-Control", b"max-age=60")
+_MORE = {505: b"This server speaks HTTP/1.1.\n"}  # RFC 9110 15.6.6
 _OF_THE_TEXT = frozenset((b"Content-Type", b"Content-Length"))
 
 
@@ -102,8 +104,8 @@ def with_headers(response: Response, headers: Headers) -> Response:
 
 
 def redirect(location: bytes, request: Request) -> Response:
-    """301 to `location` (RFC 9110 15.4.2)."""
-    return _brief(301, ((b"Location", location),), request.method)
+    """301 to `location` (RFC 9110 15.4.2). Not for ever: it may be a file some day."""
+    return _brief(301, ((b"Location", location), _FOR_A_MINUTE), request.method)
 
 
 def options() -> Response:
@@ -183,8 +185,8 @@ def _unsatisfiable(size: int) -> HttpError:
 
 
 def _brief(status: int, headers: Headers, method: bytes | None) -> Response:
-    """A response whose body is one line: its status."""
-    body = (b"%d %s\n" % (status, HTTPStatus(status).phrase.encode()),)
+    """A response whose body says its status."""
+    body = (b"%d %s\n%s" % (status, HTTPStatus(status).phrase.encode(), _MORE.get(status, b"")),)
     content = _content(b"text/plain; charset=utf-8", body)
     return Response(status, (*content, NOSNIFF, *headers), _sent(body, method))
 

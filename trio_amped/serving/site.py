@@ -182,13 +182,11 @@ class Site:
         view = View.select(target.query, prefers_json)
         listing = await self.disk.list(target.path, view)
         ours = _LISTED_HTML if view.media_type == HTML else _LISTED
-        chosen = self.policy.headers(target.path + b"/")
-        replaced = {name.lower() for name, _ in chosen}
         form = Representation(
             size=listing.file.status.size,
             media_type=view.media_type,
             digest=listing.digest.hex().encode(),
-            headers=(*(each for each in ours if each[0].lower() not in replaced), *chosen),
+            headers=self.policy.listing_headers(target.path, ours),
             vary=(b"Accept",),
         )
         return Found(listing.file, form)

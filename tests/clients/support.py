@@ -1,0 +1,98 @@
+"""Programs that fetch from a running server, each in a clean environment. Blocks."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import brotli  # type: ignore[import-untyped]
+import pytest
+
+from tests.real.support import put
+from tests.rig import GUARD, ServerProcess
+from tests.rig.tools import tool
+
+DEBUG = ("--log-level", "debug")  # the server's log has a line for each request
+
+
+def needs_programs(*names: str) -> pytest.MarkDecorator:
+    """Skip a test, with the reason, where one of these programs is missing."""
+    away = [name for name in names if tool(name) is None]
+    return pytest.mark.skipif(bool(away), reason=f"not installed: {', '.join(away)}")
+
+
+def run(
+    home: Path, *argv: str | Path, fails: bool = False, **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in the directory `home`, which is all that it knows of its user.
+
+    Nothing of our environment reaches it: no proxy, no settings, no language.
+    """
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    environment = {"PATH": path, "HOME": str(home), "TMPDIR": str(home), "LC_ALL": "C"} | variables
+    done = subprocess.run(
+        argv,
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=GUARD,
+    )
+    output = (done.stdout + done.stderr).decode(errors="backslashreplace")
+    assert bool(done.returncode) == fails, (argv, done.returncode, output)
+    return done
+
+
+def plant(root: Path, files: Mapping[str, bytes]) -> None:
+    """Write these files, all with the same known modification time."""
+    for name, data in files.items():
+        put(root / name, data)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """All files below a directory: what `plant` was given."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Exchange(NamedTuple):
+    """A request and its answer, as the server saw them; `length` is that of the body."""
+
+    method: str
+    target: str
+    status: int
+    length: int
+
+
+def stop_and_count(server: ServerProcess) -> list[Exchange]:
+    """Stop the server, which then has said all that it has to say: the requests that it got."""
+    assert server.stop() == 0
+    server.wait_for_log("stopped;")
+    assert "Traceback" not in "\n".join(server.log)
+    lines = (re.search(r" DEBUG +(\w+) (\S+) HTTP/1\.\d (\d+) (\d+)$", x) for x in server.log)
+    return [Exchange(x[1], x[2], int(x[3]), int(x[4])) for x in lines if x]
+
+
+def _zstd(data: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = put(Path(scratch, "plain"), data)
+        return run(plain.parent, "zstd", "-q", "-c", plain).stdout
+
+
+CODINGS = {"br": ".br", "gzip": ".gz", "zstd": ".zst"}
+"""How the name of a file ends that is ready in this coding."""
+
+COMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
+    "br": brotli.compress,
+    "gzip": gzip.compress,
+    "zstd": _zstd,  # needs_programs("zstd")
+}
