@@ -8,6 +8,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Final
 
 import trio
 
@@ -16,7 +17,8 @@ from .interface import Listing, OpenFile
 from .local import LocalDisk
 from .paths import WouldWait
 
-_LONGEST = 3600.0  # seconds; then the access time of a file may be due again (relatime)
+_UNUSED: Final = 10.0  # seconds
+_LONGEST: Final = 3600.0  # seconds; then the access time of a file may be due again (relatime)
 
 
 class Lookup:
@@ -57,6 +59,8 @@ class OpenFiles:
         """Whether a path leads where it did, as the kernel's caches know it."""
         if lookup.is_valid and now >= lookup.checked_at + self._max_age:
             lookup.checked_at = now
+            if lookup.file:
+                self._lookups.move_to_end(lookup.path)
             if not self._leads_there(lookup) or now > lookup.opened_at + _LONGEST:
                 self._forget(lookup)
         return lookup.is_valid
@@ -81,12 +85,23 @@ class OpenFiles:
             if lookup and lookup.is_valid:
                 self._forget(lookup)
             lookup = self._look(path, now)
-        else:
-            self._lookups.move_to_end(path)
         self._watched.append(lookup)
         if lookup.file is None:
             raise OSError(lookup.errno, os.strerror(lookup.errno))
         return lookup.file
+
+    def forget_unused(self, now: float) -> None:
+        """Close what nobody has asked for lately: it may be deleted, or its disk unmounted."""
+        while self._lookups:
+            oldest = next(iter(self._lookups.values()))
+            if now < oldest.checked_at + self._max_age + _UNUSED:
+                break
+            self._forget(oldest)
+
+    @property
+    def count(self) -> int:
+        """How many files are open."""
+        return len(self._lookups)
 
     def _look(self, path: bytes, now: float) -> Lookup:
         try:

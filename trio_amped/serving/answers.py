@@ -74,6 +74,7 @@ class Answer:
     """
 
     __slots__ = (
+        "checked_at",
         "file",
         "files",
         "length",
@@ -105,6 +106,7 @@ class Answer:
         self.lookups = lookups
         self.files = [lookup for lookup in lookups if lookup.file]
         self.valid_until = valid_until
+        self.checked_at = -1  # a moment, see Answers
 
 
 class Answers:
@@ -117,13 +119,19 @@ class Answers:
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
         self._bytes = 0
         self.clock = Clock()
+        self.moment = 0
+        """A file is asked once in a moment whether it has changed: who uses this object begins a
+        new one, `moment += 1`, before it answers a request that may have been sent since."""
 
     def find(self, match: re.Match[bytes]) -> Answer | None:
         """The answer to a request that `match_common` has understood; None: it is not ready."""
         key = match.group(*_DEPENDS_ON)
-        if (tag := match[_TAG]) is not None:
-            return self._find_conditional(key, match, tag)
-        return self._find(key, match, None)
+        answer = self._answers.get(key)
+        if match[_TAG] is None:
+            if answer is not None and answer.checked_at == self.moment:
+                return answer
+            return self._find(key, match, None)
+        return self._find_conditional(key, match, match[_TAG])
 
     def _find_conditional(self, key: Key, match: re.Match[bytes], tag: bytes) -> Answer | None:
         # A tag that is not the file's own is not remembered: there are too many of them.
@@ -136,20 +144,23 @@ class Answers:
     def _find(self, key: Key, match: re.Match[bytes], tag: bytes | None) -> Answer | None:
         answer = self._answers.get(key)
         if answer is not None:
-            if self.clock.now < answer.valid_until or self._renew(key, answer):
-                for lookup in answer.files:
-                    if not is_unchanged(lookup):
-                        break
-                else:
-                    return answer
+            if self._is_valid(key, answer):
+                answer.checked_at = self.moment
+                return answer
             self._forget(key)
         answer = self._make(match[0], tag)
         if answer is not None:
+            answer.checked_at = self.moment
             self._answers[key] = answer
             self._bytes += len(answer.wire.data)
             while self._bytes > _MOST_BYTES or len(self._answers) > _MOST:
                 self._forget(next(iter(self._answers)))
         return answer
+
+    def _is_valid(self, key: Key, answer: Answer) -> bool:
+        if self.clock.now >= answer.valid_until and not self._renew(key, answer):
+            return False
+        return all(map(is_unchanged, answer.files))
 
     def _renew(self, key: Key, answer: Answer) -> bool:
         """Whether all paths lead where they did. Since it is done again and again, what is asked

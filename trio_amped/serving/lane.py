@@ -82,26 +82,24 @@ class Lane:
         self._clock = answers.clock
         # A field has four bytes at least.
         self._always_allowed = min(config.max_head, config.max_target, 4 * config.max_fields)
+        self._keep_alive_timeout = config.keep_alive_timeout
         self._epoll = select.epoll()
         self._parked: dict[int, Parked] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._is_accepting = False
         self._accepts_at = 0.0
-        self._next_sweep = 0.0
         self._logs_access = False
 
     async def run(self, listeners: list[socket.socket]) -> None:
         """Accept and answer until cancelled; then listeners and idle connections are closed."""
         self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._resume_accepting()
         try:
-            while True:
-                with trio.move_on_at(self._next_sweep):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep_for_ever)
+                while True:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._clock.update()
-                self._logs_access = access_log.isEnabledFor(logging.DEBUG)
-                if self._clock.now >= self._next_sweep:
-                    self._sweep()
-                self._take_turn()
+                    self._take_turn()
         finally:
             self._pause_accepting()
             self._accepts_at = math.inf
@@ -113,8 +111,7 @@ class Lane:
 
     def park(self, sock: socket.socket) -> None:
         """Take over a connection that is idle."""
-        deadline = trio.current_time() + self._config.keep_alive_timeout
-        self._park(sock, deadline, is_new=False)
+        self._park(sock, trio.current_time() + self._config.keep_alive_timeout, is_new=False)
 
     def _park(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
         fd = sock.fileno()
@@ -135,11 +132,21 @@ class Lane:
         self._stats.connections_open -= 1
         self._resume_accepting()
 
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP)
+            self._clock.update()
+            self._sweep()
+
     def _sweep(self) -> None:
+        """Close what has been idle for too long: connections, and open files."""
         now = self._clock.now
-        self._next_sweep = now + _SWEEP
         for fd in [fd for fd, each in self._parked.items() if each.deadline <= now]:
             self._close(fd)
+        if self._stats.connections_open:
+            self._files.forget_unused(now)
+        else:
+            self._files.close_all()
         self._resume_accepting()
 
     def _resume_accepting(self) -> None:
@@ -157,8 +164,11 @@ class Lane:
 
     def _take_turn(self) -> None:
         """Work while there is some, but not for too long."""
+        self._clock.update()
+        self._logs_access = access_log.isEnabledFor(logging.DEBUG)
         stop = time.monotonic() + _TURN
         while events := self._epoll.poll(0):
+            self._answers.moment += 1  # what is to be read now was sent before
             for fd, _ in events:
                 if (parked := self._parked.get(fd)) is not None:
                     self._receive(fd, parked)
@@ -184,6 +194,7 @@ class Lane:
                     return
                 continue  # it is gone already; accept(2)
             sock.setblocking(False)
+            self._answers.moment += 1
             self._stats.connections += 1
             self._stats.connections_open += 1
             self._park(sock, self._clock.now + self._config.head_timeout, is_new=True)
@@ -226,8 +237,9 @@ class Lane:
                 return
             parked.is_new = False
             if start == len(received):
-                parked.deadline = self._clock.now + self._config.keep_alive_timeout
+                parked.deadline = self._clock.now + self._keep_alive_timeout
                 return
+            self._answers.moment += 1  # the next one may have been sent later
         self._unpark(fd)
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))
