@@ -54,13 +54,19 @@ def by_tcp_socket(pace: Pace) -> tuple[Stream, Transport]:
     return stream, SocketTransport(server, pace)
 
 
+def connection(transport: Transport, config: Config, disk: SimDisk, stats: Stats) -> Connection:
+    """A new connection, as the server makes it for a client that has just come."""
+    deadline = trio.current_time() + config.head_timeout
+    return Connection(transport, config, Site(disk, config), stats, first_deadline=deadline)
+
+
 class Peer:
     """A client, and the connection that serves it."""
 
     def __init__(self, disk: SimDisk, config: Config, link: Link) -> None:
         self.stats = Stats()
         self.stream, transport = link(Pace(config, self.stats))
-        self.connection = Connection(transport, config, Site(disk, config), self.stats)
+        self.connection = connection(transport, config, disk, self.stats)
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.ended_at = 0.0
@@ -123,5 +129,5 @@ async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None
     receiver.receive_some_hook = next_piece_or_end
     stream = trio.StapledStream(sender, receiver)
     transport = StreamTransport(stream, Pace(config, stats))
-    await Connection(transport, config, Site(disk, config), stats).run()
+    await connection(transport, config, disk, stats).run()
     return bytes(await sender.get_data())

@@ -143,10 +143,7 @@ class Lane:
         now = self._clock.now
         for fd in [fd for fd, each in self._parked.items() if each.deadline <= now]:
             self._close(fd)
-        if self._stats.connections_open:
-            self._files.forget_unused(now)
-        else:
-            self._files.close_all()
+        self._answers.sweep(everything=not self._stats.connections_open)
         self._resume_accepting()
 
     def _resume_accepting(self) -> None:

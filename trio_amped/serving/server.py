@@ -2,13 +2,15 @@
 
 import contextlib
 import logging
+import math
 import os
 import socket
 
 import trio
 
 from ..config import Config
-from ..disk.local import LocalDisk, open_disk
+from ..disk.interface import PromptDisk
+from ..disk.local import open_disk
 from ..disk.open_files import OpenFiles
 from ..stats import Stats
 from .answers import Answers
@@ -63,7 +65,7 @@ class Server:
             await site.check_pages()
             task_status.started(addresses)
             with self._serving:
-                if self.config.fast_lane and disk.has_open_files:
+                if self.config.fast_lane and disk.is_prompt:
                     await self._serve_by_lane(listeners, site, disk)
                 else:
                     await self._serve_by_tasks(listeners, site)
@@ -90,7 +92,7 @@ class Server:
                 await trio.serve_listeners(handler, bounded, handler_nursery=connections)
 
     async def _serve_by_lane(
-        self, listeners: list[trio.SocketListener], site: Site, disk: LocalDisk
+        self, listeners: list[trio.SocketListener], site: Site, disk: PromptDisk
     ) -> None:
         """The lane accepts, and answers what it can; tasks do the rest, and give back what is idle.
 
@@ -122,7 +124,7 @@ class Server:
                 with self._accepting:
                     await lane.run([_plain(listener) for listener in listeners])
             finally:
-                files.close_all()
+                files.close_unused(math.inf)
 
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
