@@ -11,11 +11,13 @@ from trio.testing import (
     MemorySendStream,
     lockstep_stream_pair,
     memory_stream_pair,
+    wait_all_tasks_blocked,
 )
 
 from tests.simulated import SimDisk
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.server import Server
 from trio_amped.serving.site import Site
 from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport
 from trio_amped.stats import Stats
@@ -111,11 +113,52 @@ async def connected(
     assert disk.open_files == 0
 
 
-async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None) -> bytes:
-    """All that a connection sends to a client that sends these pieces and ends its side.
+class Ways:
+    """How `converse` does it; tests/serving/conftest.py has the same tests go both ways."""
 
-    Each piece is received by itself: the next one is there when the connection asks for it.
-    """
+    by_lane = False
+
+
+async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None) -> bytes:
+    """All that a connection sends to a client that sends these pieces and ends its side."""
+    way = converse_by_lane if Ways.by_lane else converse_by_task
+    return await way(disk, pieces, config)
+
+
+async def converse_by_lane(
+    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
+) -> bytes:
+    """The same on the fast lane. Each piece is sent when nothing is left to do for the last one."""
+    server, received = Server(config or Config()), bytearray()
+    disk.has_real_descriptors = True
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    client = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
+    async def receive_all() -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for data in client:
+                received.extend(data)
+
+    async with client, trio.open_nursery() as nursery:
+        lane = await nursery.start(server._serve_by_lane, [], Site(disk, server.config), disk)
+        lane.adopt(theirs)
+        async with trio.open_nursery() as receiving:
+            receiving.start_soon(receive_all)
+            with contextlib.suppress(trio.BrokenResourceError):
+                for piece in pieces:
+                    await client.send_all(piece)
+                    await wait_all_tasks_blocked()
+                await client.send_eof()
+        server.drain()
+    return bytes(received)
+
+
+async def converse_by_task(
+    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
+) -> bytes:
+    """The same on the plain path. Each piece is received by itself: the next one is there when
+    the connection asks for it."""
     config, stats = config or Config(), Stats()
     rest = iter(pieces)
     receiver, sender = MemoryReceiveStream(), MemorySendStream()

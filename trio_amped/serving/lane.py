@@ -113,10 +113,17 @@ class Lane:
         """Take over a connection that is idle."""
         self._park(sock, trio.current_time() + self._config.keep_alive_timeout, is_new=False)
 
-    def _park(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
+    def adopt(self, sock: socket.socket) -> Parked:
+        """Take over a new connection, which does not block."""
+        self._stats.connections += 1
+        self._stats.connections_open += 1
+        return self._park(sock, trio.current_time() + self._config.head_timeout, is_new=True)
+
+    def _park(self, sock: socket.socket, deadline: float, is_new: bool) -> Parked:
         fd = sock.fileno()
-        self._parked[fd] = Parked(sock, deadline, is_new)
+        parked = self._parked[fd] = Parked(sock, deadline, is_new)
         self._epoll.register(fd, select.EPOLLIN)
+        return parked
 
     def _unpark(self, fd: int) -> Parked:
         """The connection, whose owner is now the caller."""
@@ -192,10 +199,8 @@ class Lane:
                 continue  # it is gone already; accept(2)
             sock.setblocking(False)
             self._answers.moment += 1
-            self._stats.connections += 1
-            self._stats.connections_open += 1
-            self._park(sock, self._clock.now + self._config.head_timeout, is_new=True)
-            self._receive(sock.fileno(), self._parked[sock.fileno()])
+            parked = self.adopt(sock)
+            self._receive(sock.fileno(), parked)  # most have sent something already
 
     def _receive(self, fd: int, parked: Parked) -> None:
         try:
@@ -255,6 +260,7 @@ class Lane:
 
     def _note(self, match: re.Match[bytes], answer: Answer) -> None:
         self._stats.requests += 1
+        self._stats.by_lane += 1
         self._stats.responses[answer.status] += 1
         if self._logs_access:
             line, _, _ = match[0].partition(b"\r\n")

@@ -92,7 +92,12 @@ class Server:
                 await trio.serve_listeners(handler, bounded, handler_nursery=connections)
 
     async def _serve_by_lane(
-        self, listeners: list[trio.SocketListener], site: Site, disk: PromptDisk
+        self,
+        listeners: list[trio.SocketListener],
+        site: Site,
+        disk: PromptDisk,
+        *,
+        task_status: trio.TaskStatus[Lane] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """The lane accepts, and answers what it can; tasks do the rest, and give back what is idle.
 
@@ -120,6 +125,7 @@ class Server:
                 files,
                 lambda handover: connections.start_soon(handle, handover),
             )
+            task_status.started(lane)
             try:
                 with self._accepting:
                     await lane.run([_plain(listener) for listener in listeners])
