@@ -174,6 +174,8 @@ class Lane:
         while events := self._epoll.poll(0):
             self._answers.moment += 1  # what is to be read now was sent before
             for fd, _ in events:
+                # An earlier event may have closed it, and a new connection may have its number:
+                # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
                     self._receive(fd, parked)
                 elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
@@ -209,10 +211,15 @@ class Lane:
             return
         except OSError:
             received = b""
-        if received:
-            self._answer(fd, parked, received)
-        else:
+        if not received:
             self._close(fd)
+            return
+        try:
+            self._answer(fd, parked, received)
+        except Exception:  # the others share this task
+            log.exception("a bug in the fast lane")
+            if self._parked.get(fd) is parked:
+                self._close(fd)
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
