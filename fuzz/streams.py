@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.serving.client import Answer, parse
-from tests.serving.peers import converse
-from tests.simulated import DIRECTORY, NOW, Entry, SimDisk, SimFile
+from tests.serving.peers import converse, converse_by_lane, converse_by_task
+from tests.simulated import DAY, DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile
 from trio_amped.config import Config
 
 FILES: Final[dict[bytes, Entry]] = {
@@ -22,6 +22,8 @@ FILES: Final[dict[bytes, Entry]] = {
     b"large.bin": bytes(index * index % 251 for index in range(50_000)),
     b"new.txt": SimFile(b"just written", mtime_ns=NOW * 10**9),
     b"folder": SimFile(mode=DIRECTORY),
+    b"s.js": b"long " * 2000,
+    b"s.js.br": b"short",
 }
 CONFIG: Final = Config(max_head=2048, max_target=256, max_fields=24)
 
@@ -71,12 +73,14 @@ _TARGETS: Final = [
     (b"/empty.txt", b"empty.txt", 200),
     (b"/large.bin", b"large.bin", 200),
     (b"/new.txt", b"new.txt", 200),
+    (b"/s.js", b"s.js", 200),
     (b"/folder?q", None, 301),
     (b"/folder/", None, 404),
     (b"/nope", None, 404),
     (b"/.hidden", None, 404),
     (b"/folder%2Fa", None, 404),
     (b"/../a.txt", None, 400),
+    (b"/a.txt?#", None, 400),
     (b"/%00", None, 400),
     (b"/%zz", None, 400),
     (b"a.txt", None, 400),
@@ -87,6 +91,8 @@ _PLAIN: Final = [
     b"X:",
     b"Connection: keep-alive",
     b"X: a\r\n b",
+    b"Accept-Encoding: gzip, br;q=0.5",
+    b"accept-encoding:",
 ]
 _SELECTING: Final = [
     b"Range: bytes=0-0",
@@ -97,6 +103,8 @@ _SELECTING: Final = [
     b"Range: bytes=0-1,3-4",
     b"If-None-Match: *",
     b'If-None-Match: "x"',
+    b'If-None-Match: "%x-a"' % ((NOW - DAY) * NANO),  # a.txt
+    b'If-None-Match: W/"%x-5-br"' % ((NOW - DAY) * NANO),  # s.js.br
     b'If-Match: "x"',
     b'If-Range: "x"',
     b"If-Modified-Since: Tue, 14 Nov 2023 22:13:20 GMT",
@@ -197,6 +205,27 @@ async def _outputs(stream: Stream) -> list[bytes]:
     return outputs
 
 
+def check_both_ways(stream: Stream) -> None:
+    """The fast lane says the same bytes as the plain path, for any stream under any split."""
+    with mock.patch.object(time, "time", return_value=float(NOW)):
+        expected, *others = trio.run(_both_ways, stream, clock=MockClock(autojump_threshold=0))
+    for other in others:
+        assert other == expected
+
+
+async def _both_ways(stream: Stream) -> list[bytes]:
+    """By a task, then by the lane under all splits; misses come between its own answers."""
+    outputs = []
+    for converse_by, cuts in (
+        (converse_by_task, ()),
+        *((converse_by_lane, cuts) for cuts in ((), *stream.cuts)),
+    ):
+        disk = SimDisk(FILES, window=stream.window, load_latency=stream.latency)
+        outputs.append(await converse_by(disk, stream.pieces(cuts), CONFIG))
+        assert disk.open_files == 0
+    return outputs
+
+
 def _check_answers(stream: Stream, answers: list[Answer]) -> None:
     assert all(answer.is_complete for answer in answers)
     assert not any(answer.closes for answer in answers[:-1]), "an answer after the last one"
@@ -214,6 +243,8 @@ def _check_answers(stream: Stream, answers: list[Answer]) -> None:
 
 def _check_body(ask: Ask, answer: Answer) -> None:
     content = FILES[ask.path] if ask.path and answer.status in (200, 206) else None
+    if answer.headers.get("content-encoding") == "br":
+        content = FILES[b"s.js.br"]
     if isinstance(content, SimFile):
         content = content.content
     if ask.method == b"HEAD":

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import trio
@@ -17,6 +17,7 @@ from trio.testing import (
 from tests.simulated import SimDisk
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.lane import Lane
 from trio_amped.serving.server import Server
 from trio_amped.serving.site import Site
 from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport
@@ -62,22 +63,11 @@ def connection(transport: Transport, config: Config, disk: SimDisk, stats: Stats
     return Connection(transport, config, Site(disk, config), stats, first_deadline=deadline)
 
 
-class Peer:
-    """A client, and the connection that serves it."""
+class Client:
+    """The client's end of a stream."""
 
-    def __init__(self, disk: SimDisk, config: Config, link: Link) -> None:
-        self.stats = Stats()
-        self.stream, transport = link(Pace(config, self.stats))
-        self.connection = connection(transport, config, disk, self.stats)
-        self.scope = trio.CancelScope()
-        self.ended = trio.Event()
-        self.ended_at = 0.0
-
-    async def serve(self) -> None:
-        with self.scope:
-            await self.connection.run()
-        self.ended_at = trio.current_time()
-        self.ended.set()
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
 
     async def send(self, data: bytes) -> None:
         await self.stream.send_all(data)
@@ -98,6 +88,25 @@ class Peer:
             assert data, f"the stream ended after {received!r}"
             received += data
         return bytes(received)
+
+
+class Peer(Client):
+    """A client, and the connection that serves it."""
+
+    def __init__(self, disk: SimDisk, config: Config, link: Link) -> None:
+        self.stats = Stats()
+        stream, transport = link(Pace(config, self.stats))
+        super().__init__(stream)
+        self.connection = connection(transport, config, disk, self.stats)
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.ended_at = 0.0
+
+    async def serve(self) -> None:
+        with self.scope:
+            await self.connection.run()
+        self.ended_at = trio.current_time()
+        self.ended.set()
 
 
 @contextlib.asynccontextmanager
@@ -129,29 +138,69 @@ async def converse_by_lane(
     disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
 ) -> bytes:
     """The same on the fast lane. Each piece is sent when nothing is left to do for the last one."""
-    server, received = Server(config or Config()), bytearray()
-    disk.has_real_descriptors = True
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    client = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    received = bytearray()
 
     async def receive_all() -> None:
-        with contextlib.suppress(trio.BrokenResourceError):
-            async for data in client:
-                received.extend(data)
+        received.extend(await client.receive_all())
 
-    async with client, trio.open_nursery() as nursery:
-        lane = await nursery.start(server._serve_by_lane, [], Site(disk, server.config), disk)
-        lane.adopt(theirs)
+    async with on_the_lane(disk, config) as laned:
+        client = laned.connect()
         async with trio.open_nursery() as receiving:
             receiving.start_soon(receive_all)
             with contextlib.suppress(trio.BrokenResourceError):
                 for piece in pieces:
-                    await client.send_all(piece)
+                    await client.send(piece)
                     await wait_all_tasks_blocked()
-                await client.send_eof()
-        server.drain()
+                await client.stream.send_eof()
     return bytes(received)
+
+
+class Laned:
+    """A server whose fast lane is at work, and its clients."""
+
+    def __init__(self, server: Server, lane: Lane) -> None:
+        self.server = server
+        self.stats = server.stats
+        self.lane = lane
+        self._clients: list[Client] = []
+
+    def connect(self) -> Client:
+        """A new client, whose connection the lane owns."""
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self.lane.adopt(theirs)
+        client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        self._clients.append(client)
+        return client
+
+    @property
+    def tasks(self) -> int:
+        """How many connections have a task now."""
+        return len(self.server._connections)
+
+    async def aclose(self) -> None:
+        for client in self._clients:
+            await trio.aclose_forcefully(client.stream)
+
+
+@contextlib.asynccontextmanager
+async def on_the_lane(
+    disk: SimDisk, config: Config | None = None, listeners: Sequence[trio.SocketListener] = ()
+) -> AsyncIterator[Laned]:
+    """A server with a fast lane; when it is cancelled at the end, it leaves nothing open."""
+    server = Server(config or Config())
+    disk.has_real_descriptors = True
+    async with trio.open_nursery() as nursery:
+        site = Site(disk, server.config)
+        lane = await nursery.start(server._serve_by_lane, list(listeners), site, disk)
+        laned = Laned(server, lane)
+        try:
+            yield laned
+        finally:
+            await laned.aclose()
+        nursery.cancel_scope.cancel()
+    assert disk.open_files == 0
+    assert server.stats.connections_open == laned.tasks == 0
 
 
 async def converse_by_task(

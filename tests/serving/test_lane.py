@@ -1,0 +1,750 @@
+"""The fast lane: what it answers, what it hands over, who owns a socket, and every deadline."""
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import trio
+from hypothesis import given
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from fuzz.streams import STREAMS, Stream, check_both_ways
+from tests.serving.cases import ETAG, FILES, LARGE, get
+from tests.serving.client import Answer, parse
+from tests.serving.peers import Client, Laned, converse_by_lane, converse_by_task, on_the_lane
+from tests.simulated import NOW, SimDisk, SimFile, failure
+from trio_amped.config import Config
+from trio_amped.disk.interface import OpenFile
+from trio_amped.serving import answers as answers_module
+from trio_amped.serving import lane as lane_module
+from trio_amped.serving.answers import Answers
+
+PATIENCE = 20.0  # seconds: a wait that takes this long has failed
+SWEEP = 1.0  # seconds: how late the end of an idle connection may be
+HUGE = LARGE * 50  # more than the kernel's buffers hold
+CONFIG = Config(head_timeout=10, keep_alive_timeout=60)
+A = b"0123456789"  # of a.txt
+
+
+async def ask(client: Client, request: bytes, method: bytes = b"GET") -> Answer:
+    """One request and its whole answer, on a connection that stays open."""
+    await client.send(request)
+    return await answer_to(client, method)
+
+
+async def answer_to(client: Client, method: bytes = b"GET") -> Answer:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += await client.receive(1)
+    (answer,) = parse(received, [b"HEAD"])
+    if method == b"GET" and answer.status != 304:
+        received += await client.receive(int(answer.headers["content-length"]))
+    (answer,) = parse(received, [method])
+    return answer
+
+
+def has_received(client: Client) -> bool:
+    """Whether a byte, or the end, has come and was not read yet."""
+    assert isinstance(client.stream, trio.SocketStream)
+    return bool(select.select([client.stream.socket], [], [], 0)[0])
+
+
+# ------------------------------------------------------------------ the same bytes
+
+
+@given(STREAMS)
+def test_the_lane_and_a_task_say_the_same_bytes(stream: Stream) -> None:
+    check_both_ways(stream)
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_fast"),
+    [
+        (get("/a.txt"), True),
+        (get("/"), True),
+        (get("/folder/"), True),
+        (get("/a.txt", method="HEAD"), True),
+        (get("/large.bin", method="HEAD"), True),
+        (get("/a.txt", f"If-None-Match: {ETAG}"), True),
+        (get("/a.txt", f"If-None-Match: W/{ETAG}"), True),
+        (get("/a.txt", 'If-None-Match: "x"'), True),
+        (get("/a.txt", "Cookie: a", "X-Request-Id: 1"), True),
+        (get("/a.txt?" + "q" * 300), True),
+        (get("/empty.txt"), True),
+        (get("/%61.txt"), True),
+        (get("/a%20b%FF.bin"), True),
+        (get("/.well-known/token"), True),
+        (get("/a.txt", "Range: bytes=0-1"), False),
+        (get("/a.txt", "If-None-Match: *"), False),
+        (get("/folder"), False),
+        (get("/bare/"), False),
+        (get("/nope"), False),
+        (get("/.hidden"), False),
+        (get("/pipe"), False),
+        (get("/new.txt"), False),
+        (get("/%zz"), False),
+        (get("/a.txt?#"), False),
+        (b"\r\n" + get("/a.txt"), False),
+        (get("/a.txt", method="OPTIONS"), False),
+    ],
+    ids=repr,
+)
+async def test_what_the_lane_answers_itself(
+    request_: bytes, is_fast: bool, autojump_clock: MockClock
+) -> None:
+    """Also what a task has to answer: the connection comes back, and the next one is fast."""
+    method = b"HEAD" if request_.startswith(b"HEAD") else b"GET"
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        for count in (1, 2):
+            await ask(client, request_, method)
+            await ask(client, get("/a.txt"))
+            assert laned.stats.requests == 2 * count
+            assert laned.stats.by_lane == (2 * count if is_fast else count)
+            assert laned.tasks == 0
+
+
+LIMITS = {
+    "max_head": (Config(max_head=256), lambda: get("/a.txt", "X: " + "y" * (256 - 50))),
+    "max_target": (Config(max_target=200), lambda: get("/a.txt?" + "y" * (232 - 7 - 15))),
+    "max_fields": (Config(max_fields=10), lambda: get("/a.txt", *["X: y"] * 9)),
+}
+
+
+@pytest.mark.parametrize(("config", "make"), LIMITS.values(), ids=LIMITS)
+async def test_the_limits_of_a_head_are_those_of_the_plain_path(
+    config: Config, make: Callable[[], bytes], autojump_clock: MockClock
+) -> None:
+    """At the limit it is fast; what is a little longer is refused."""
+    request = make()
+    while True:
+        async with on_the_lane(SimDisk(FILES), config) as laned:
+            (await ask(laned.connect(), request)).status
+            is_fast = bool(laned.stats.by_lane)
+        if not is_fast:
+            break
+        request = request.replace(b"y", b"yy", 1).replace(b"Host", b"Z: 1\r\nHost", 1)
+    assert (await converse_by_task(SimDisk(FILES), [request], config)).startswith(b"HTTP/1.1 4")
+
+
+# ------------------------------------------------------------------ one owner
+
+
+class HeldDisk(SimDisk):
+    """What is loaded is there when `release` says so, and not before: a miss for as long as that.
+
+    (On virtual time the clock would not wait for the kernel.)
+    """
+
+    def __init__(self, held: bytes) -> None:
+        super().__init__(FILES)
+        self.release = trio.Event()
+        self._held = self._inode(held)
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        if self._open[file] is self._held and not self.release.is_set():
+            return 0
+        return super().ready_at_once(file, offset, end)
+
+    async def ready(self, file: OpenFile, offset: int, end: int) -> int:
+        if self._open[file] is self._held:
+            await self.release.wait()
+        return await super().ready(file, offset, end)
+
+
+class ByTcp:
+    """Clients of the same, over the kernel's TCP."""
+
+    def __init__(self, laned: Laned, address: tuple[str, int]) -> None:
+        self.laned = laned
+        self._address = address
+
+    async def connect(self, receive_buffer: int = 0) -> Client:
+        sock = trio.socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await sock.connect(self._address)
+        self.laned._clients.append(client := Client(trio.SocketStream(sock)))
+        return client
+
+    async def parked(self) -> int:
+        """The descriptor of the one connection that the lane owns."""
+        while len(self.laned.lane._parked) != 1:
+            await trio.lowlevel.checkpoint()
+        (fd,) = self.laned.lane._parked
+        return fd
+
+
+@contextlib.asynccontextmanager
+async def by_tcp(disk: SimDisk, config: Config = CONFIG) -> AsyncIterator[ByTcp]:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listeners[0].socket.getsockname()
+    with trio.fail_after(PATIENCE):
+        async with on_the_lane(disk, config, listeners) as laned:
+            yield ByTcp(laned, address)
+
+
+def reset(client: Client) -> None:
+    """Close the client's end with a RST."""
+    assert isinstance(client.stream, trio.SocketStream)
+    linger = struct.pack("ii", 1, 0)
+    client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    client.stream.socket.close()
+
+
+MISSES = pytest.mark.parametrize("path", [b"a.txt", b"large.bin"])
+
+
+async def begin_a_miss(peer: ByTcp, path: bytes) -> tuple[Client, int]:
+    """A client that asks for what is not in memory, and its descriptor in the server."""
+    client = await peer.connect()
+    fd = await peer.parked()
+    await client.send(get("/" + path.decode()))
+    await wait_all_tasks_blocked()
+    assert peer.laned.tasks == 1
+    assert fd not in peer.laned.lane._parked, "a task owns it"
+    return client, fd
+
+
+async def check_that_it_gets_its_own_and_nothing_else(client: Client) -> None:
+    await wait_all_tasks_blocked()
+    assert not has_received(client)
+    assert (await ask(client, get("/folder/"))).body == b"<h1>folder</h1>"
+    await wait_all_tasks_blocked()
+    assert not has_received(client)
+
+
+@MISSES
+async def test_the_next_client_on_a_descriptor_receives_nothing_of_a_client_that_reset(
+    path: bytes,
+) -> None:
+    disk = HeldDisk(path)
+    async with by_tcp(disk) as peer:
+        client, fd = await begin_a_miss(peer, path)
+        reset(client)
+        await wait_all_tasks_blocked()
+        assert peer.laned.stats.connections_open == 1, "only its owner closes it"
+        disk.release.set()
+        while peer.laned.stats.connections_open:
+            await trio.lowlevel.checkpoint()
+        following = await peer.connect()
+        assert await peer.parked() == fd, "it has the same descriptor"
+        await check_that_it_gets_its_own_and_nothing_else(following)
+
+
+@MISSES
+async def test_nor_does_a_client_that_comes_during_the_miss(path: bytes) -> None:
+    disk = HeldDisk(path)
+    async with by_tcp(disk) as peer:
+        client, fd = await begin_a_miss(peer, path)
+        reset(client)
+        following = await peer.connect()
+        assert await peer.parked() != fd, "the descriptor of the other one is still open"
+        await check_that_it_gets_its_own_and_nothing_else(following)
+        disk.release.set()
+        while peer.laned.tasks:
+            await trio.lowlevel.checkpoint()
+        await check_that_it_gets_its_own_and_nothing_else(following)
+
+
+async def test_a_client_that_resets_while_it_is_idle() -> None:
+    async with by_tcp(SimDisk(FILES)) as peer:
+        client = await peer.connect()
+        fd = await peer.parked()
+        await ask(client, get("/a.txt"))
+        reset(client)
+        while peer.laned.stats.connections_open:
+            await trio.lowlevel.checkpoint()
+        following = await peer.connect()
+        assert await peer.parked() == fd
+        await check_that_it_gets_its_own_and_nothing_else(following)
+
+
+async def test_a_descriptor_that_is_closed_and_used_again_within_one_turn() -> None:
+    """Events of the same turn, about a number that has another owner by then, do no harm."""
+    async with by_tcp(SimDisk(FILES)) as peer:
+        first, second = await peer.connect(), await peer.connect()
+        for client in (first, second):
+            await ask(client, get("/a.txt"))
+        reset(first)
+        third = await peer.connect()
+        await second.send(get("/a.txt"))
+        await third.send(get("/"))
+        assert (await answer_to(second)).body == A
+        assert (await answer_to(third)).body == b"<h1>root</h1>"
+        assert peer.laned.stats.connections_open == 2
+
+
+# ------------------------------------------------------------------ deadlines
+
+
+@pytest.mark.parametrize("requests", [0, 1, 3])
+async def test_an_idle_connection_is_closed_in_time(
+    requests: int, autojump_clock: MockClock
+) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        for _ in range(requests):
+            await trio.sleep(7)
+            await ask(client, get("/a.txt"))
+        due = 7 * requests + 60 if requests else 10
+        assert await client.receive_all() == b""
+        assert due <= trio.current_time() <= due + SWEEP
+        assert laned.tasks == laned.stats.connections_open == 0
+
+
+async def test_a_connection_that_comes_back_has_all_its_time(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await trio.sleep(9)
+        await ask(client, get("/nope"))
+        assert await client.receive_all() == b""
+        assert 9 + 60 <= trio.current_time() <= 9 + 60 + SWEEP
+
+
+@pytest.mark.parametrize(
+    ("answered_at", "begun_at", "due"), [(None, 4, 10), (None, 0, 10), (5, 50, 60), (5, 5, 15)]
+)
+async def test_a_head_that_is_not_finished_is_a_timeout_at_its_deadline(
+    answered_at: float | None, begun_at: float, due: float, autojump_clock: MockClock
+) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        if answered_at is not None:
+            await trio.sleep_until(answered_at)
+            await ask(client, get("/a.txt"))
+        await trio.sleep_until(begun_at)
+        await client.send(b"GET / HT")
+        await wait_all_tasks_blocked()
+        assert laned.tasks == 1
+        (answer,) = parse(await client.receive_all(), [])
+        assert (answer.status, answer.closes) == (408, True)
+        assert trio.current_time() == pytest.approx(due)
+
+
+async def test_the_rest_of_a_head_in_time_is_answered(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt")[:20])
+        await trio.sleep(9)
+        assert (await ask(client, get("/a.txt")[20:])).body == A
+        assert laned.tasks == 0
+
+
+# ------------------------------------------------------------------ how many there may be
+
+
+async def test_more_connections_than_there_may_be_wait_in_the_queue(
+    autojump_clock: MockClock,
+) -> None:
+    """However one of those that are open ends: by its client, by a task, by the sweep."""
+    async with by_tcp(SimDisk(FILES), Config(max_connections=2, keep_alive_timeout=10)) as peer:
+        clients = [await peer.connect() for _ in range(5)]
+        for client in clients:
+            await client.send(get("/a.txt"))
+        await wait_all_tasks_blocked()
+        assert [has_received(client) for client in clients] == [True, True, False, False, False]
+        assert peer.laned.stats.connections == 2
+        await trio.aclose_forcefully(clients[0].stream)
+        assert (await answer_to(clients[2])).body == A
+        await clients[1].send(get("/nope", "Connection: close"))
+        assert (await answer_to(clients[3])).body == A
+        assert not has_received(clients[4])
+        assert (await answer_to(clients[4])).body == A  # when the others were idle for too long
+        assert 10 <= trio.current_time() <= 10 + SWEEP
+        assert peer.laned.stats.connections == 5
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_without_room_for_a_connection_it_pauses_and_goes_on(
+    number: int,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    real, asked = socket.socket.accept, 0
+
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise failure(number)
+        return real(self)
+
+    async with by_tcp(SimDisk(FILES)) as peer:
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        other = peer.laned.connect()
+        client = await peer.connect()
+        await client.send(get("/a.txt"))
+        await wait_all_tasks_blocked()
+        assert asked == 1
+        assert not has_received(client)
+        assert (await ask(other, get("/a.txt"))).body == A
+        assert (await answer_to(client)).body == A
+        assert 0 < trio.current_time() <= SWEEP
+    assert "accepting a connection failed" in caplog.text
+
+
+async def test_a_client_that_is_gone_before_it_is_accepted(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = socket.socket.accept, [failure(errno.ECONNABORTED)]
+
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise failures.pop()
+        return real(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    async with by_tcp(SimDisk(FILES)) as peer:
+        assert (await ask(await peer.connect(), get("/a.txt"))).body == A
+        assert trio.current_time() == 0
+
+
+# ------------------------------------------------------------------ the end
+
+
+async def test_drain_closes_what_is_idle_and_finishes_what_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk(FILES)
+    async with on_the_lane(disk, CONFIG) as laned:
+        idle, silent, busy = laned.connect(), laned.connect(), laned.connect()
+        await ask(idle, get("/a.txt"))
+        await ask(busy, get("/a.txt"))
+        disk.open_latency = 1
+        await busy.send(get("/nope"))
+        await wait_all_tasks_blocked()
+        laned.server.drain()
+        for client in (idle, silent):
+            assert await client.receive_all() == b""
+        assert trio.current_time() == 0
+        (answer,) = parse(await busy.receive_all(), [])
+        assert (answer.status, answer.closes, trio.current_time()) == (404, True, 1)
+
+
+async def test_a_connection_whose_task_ends_while_draining_is_not_parked(
+    autojump_clock: MockClock,
+) -> None:
+    async with on_the_lane(SimDisk({b"huge": HUGE}), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/huge"))
+        await wait_all_tasks_blocked()
+        assert laned.tasks == 1
+        laned.server.drain()
+        (answer,) = parse(await client.receive_all(), [])
+        assert answer.body == HUGE
+        assert trio.current_time() == 0
+
+
+STREAM = get("/a.txt") + get("/large.bin") + get("/folder") + get("/huge") + get("/nope") * 2
+
+
+async def test_cancelled_at_any_checkpoint() -> None:
+    """After each step that a task can take: no socket and no file is left."""
+    before = set(os.listdir("/proc/self/fd"))
+    for steps in range(10_000):
+        disk = SimDisk({**FILES, b"huge": HUGE})
+        async with on_the_lane(disk) as laned, trio.open_nursery() as nursery:
+            client = laned.connect()
+            nursery.start_soon(client.receive_all)
+            await client.send(STREAM)
+            await client.stream.send_eof()
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            has_ended = not laned.stats.connections_open
+            nursery.cancel_scope.cancel()
+        if has_ended:
+            break
+    assert steps > 20
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_connection_close_is_the_end(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt", "Connection: close"))
+        (answer,) = parse(await client.receive_all(), [])
+        assert (answer.body, answer.closes, laned.stats.by_lane) == (A, True, 1)
+        assert trio.current_time() == 0
+
+
+async def test_what_is_sent_after_connection_close_is_not_answered(
+    autojump_clock: MockClock,
+) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt", "Connection: close") + get("/a.txt"))
+        (answer,) = parse(await client.receive_all(), [])
+        assert (answer.body, answer.closes) == (A, True)
+
+
+async def test_what_is_sent_after_connection_close_does_not_destroy_the_answer() -> None:
+    """RFC 9112 9.6: to close on what was not read is a reset, and what is on its way is lost."""
+    body = LARGE[:60_000]
+    async with by_tcp(SimDisk({b"b": body})) as peer:
+        client = await peer.connect(receive_buffer=4096)
+        await client.send(get("/b", "Connection: close"))
+        await wait_all_tasks_blocked()
+        assert peer.laned.stats.by_lane == 1
+        await client.send(b"\r\n")
+        (answer,) = parse(await client.receive_all(), [])
+    assert answer.is_complete
+    assert answer.body == body
+
+
+# ------------------------------------------------------------------ many requests, large answers
+
+
+async def test_a_pipeline_beyond_its_bound(autojump_clock: MockClock) -> None:
+    """One client does not keep the others waiting: a task goes on with what was received."""
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt") * 200)
+        answers = parse(await client.receive(200 * len(await one_answer())), [])
+        assert [each.body for each in answers] == [A] * 200
+        assert (laned.stats.requests, laned.stats.by_lane) == (200, lane_module._PIPELINED)
+        assert (await ask(client, get("/a.txt"))).body == A
+        assert laned.stats.by_lane == lane_module._PIPELINED + 1
+
+
+async def one_answer() -> bytes:
+    return await converse_by_task(SimDisk(FILES), [get("/a.txt")])
+
+
+async def test_a_large_answer_goes_in_parts(autojump_clock: MockClock) -> None:
+    disk = SimDisk(FILES, window=10_000)
+    async with on_the_lane(disk, CONFIG) as laned:
+        client = laned.connect()
+        assert (await ask(client, get("/large.bin"))).body == LARGE
+        assert laned.stats.by_lane == 1
+
+
+async def test_a_slow_reader_gets_the_rest_from_a_task(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk({b"huge": HUGE, b"a.txt": A}), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/huge"))
+        await wait_all_tasks_blocked()
+        assert (laned.tasks, laned.stats.by_lane) == (1, 1)
+        assert (await answer_to(client)).body == HUGE
+        await wait_all_tasks_blocked()
+        assert laned.tasks == 0, "the connection is idle: it is given back"
+        assert (await ask(client, get("/a.txt"))).body == A
+        assert (laned.stats.requests, laned.stats.by_lane) == (2, 2)
+
+
+async def test_small_answers_that_are_not_taken(autojump_clock: MockClock) -> None:
+    """The socket is full in the middle of an answer that goes from memory."""
+    body = LARGE[:60_000]
+    async with on_the_lane(SimDisk({b"b": body}), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/b") * 20 + get("/b", "Connection: close"))
+        await wait_all_tasks_blocked()
+        assert laned.tasks == 1
+        assert laned.stats.requests < 20
+        answers = parse(await client.receive_all(), [])
+    assert [each.body for each in answers] == [body] * 21
+
+
+async def test_a_slow_reader_that_stops_is_given_up(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk({b"huge": HUGE}), Config(send_timeout=30)) as laned:
+        client = laned.connect()
+        await client.send(get("/huge"))
+        await trio.sleep(31)
+        assert laned.stats.connections_open == laned.tasks == 0
+        (answer,) = parse(await client.receive_all(), [])
+        assert not answer.is_complete
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+@pytest.mark.parametrize("size", [0, 4096, 73_728])  # whole pages: those in the socket stay
+@pytest.mark.parametrize("shows", [True, False], ids=["seen by the gate", "seen by sendfile"])
+async def test_a_file_that_is_cut_off_while_it_is_sent(
+    size: int, shows: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An honest end: what was sent is a part of the file, and the connection is closed."""
+    disk = SimDisk(FILES, window=50_000)
+    cut = disk.truncate if shows else disk.truncate_descriptors
+    asked, real = 0, disk.ready_at_once
+
+    def ready_at_once(file: OpenFile, offset: int, end: int) -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 3:  # the first window was asked for, and sent
+            cut(b"large.bin", size)
+        return real(file, offset, end)
+
+    disk.ready_at_once = ready_at_once  # type: ignore[method-assign]
+    async with on_the_lane(disk, CONFIG) as laned:
+        client, other = laned.connect(), laned.connect()
+        await client.send(get("/large.bin?q"))
+        (answer,) = parse(await client.receive_all(), [])
+        assert laned.stats.by_lane == 1
+        assert (answer.status, answer.is_complete) == (200, False)
+        assert answer.body == LARGE[: len(answer.body)]
+        assert len(answer.body) >= 50_000
+        assert (await ask(other, get("/a.txt"))).body == A
+    assert "/large.bin" in caplog.text
+    assert "the file changed while it was sent" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["find", "at", "share"])
+async def test_a_bug_ends_one_connection(
+    where: str,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    owner = {"find": Answers, "at": answers_module.Wire, "share": SimDisk}[where]
+    async with on_the_lane(SimDisk({**FILES, b"huge": HUGE}), CONFIG) as laned:
+        client, other = laned.connect(), laned.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, where, lambda *_: 1 // 0)
+            await client.send(get("/huge"))
+            await client.receive_all()
+        assert "ZeroDivisionError" in caplog.text
+        assert laned.stats.connections_open == 1
+        assert (await ask(other, get("/a.txt"))).body == A
+
+
+async def test_the_kernel_has_no_room_to_watch_a_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """epoll_ctl(2): ENOSPC, ENOMEM. That connection ends, the others go on."""
+
+    class Full:
+        def __init__(self, real: select.epoll) -> None:
+            self._real = real
+
+        def register(self, fd: int, events: int) -> None:
+            raise failure(errno.ENOSPC)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+    async with by_tcp(SimDisk(FILES)) as peer:
+        other = await peer.connect()
+        await ask(other, get("/a.txt"))
+        with monkeypatch.context() as patch:
+            patch.setattr(peer.laned.lane, "_epoll", Full(peer.laned.lane._epoll))
+            client = await peer.connect()
+            assert await client.receive_all() == b""
+        assert (await ask(other, get("/a.txt"))).body == A
+
+
+# ------------------------------------------------------------------ everybody has a turn
+
+
+async def test_other_tasks_come_to_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no time at all for a turn, one event is one."""
+    monkeypatch.setattr(lane_module, "_TURN", 0.0)
+    async with on_the_lane(SimDisk(FILES)) as laned:
+        clients = [laned.connect() for _ in range(5)]
+        for client in clients:
+            await client.send(get("/a.txt"))
+        seen = [laned.stats.requests]
+        while seen[-1] < 5:
+            await trio.lowlevel.checkpoint()
+            seen.append(laned.stats.requests)
+        assert {after - before for before, after in zip(seen, seen[1:], strict=False)} <= {0, 1}
+
+
+async def test_those_who_ask_again_at_once_do_not_keep_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A turn that ends early has answered the first ones: the next one is for the others."""
+    monkeypatch.setattr(lane_module, "_TURN", 0.0)
+    async with on_the_lane(SimDisk(FILES)) as laned:
+        eager, patient = [laned.connect() for _ in range(3)], [laned.connect() for _ in range(3)]
+        for client in (*eager, *patient):
+            await client.send(get("/a.txt"))
+        for _ in range(50):
+            for client in filter(has_received, eager):
+                assert isinstance(client.stream, trio.SocketStream)
+                fd = client.stream.socket.fileno()
+                os.read(fd, 65_536)
+                os.write(fd, get("/a.txt"))
+            await trio.lowlevel.checkpoint()
+        assert all(map(has_received, patient))
+
+
+# ------------------------------------------------------------------ counted and logged
+
+
+async def test_the_counters_add_up(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk({**FILES, b"huge": HUGE}), CONFIG) as laned:
+        client, last = laned.connect(), laned.connect()
+        received = 0
+
+        async def fetch(who: Client, request: bytes, count: int = 1) -> None:
+            nonlocal received
+            whole = await converse_by_task(SimDisk({**FILES, b"huge": HUGE}), [request])
+            await who.send(request)
+            received += len(await who.receive(len(whole)))
+            assert len(parse(whole, [])) == count
+
+        await fetch(client, get("/a.txt"))
+        await fetch(client, get("/a.txt", f"If-None-Match: {ETAG}"))
+        await fetch(client, get("/nope") + get("/a.txt") * 3, 4)
+        await fetch(client, get("/huge"))
+        await fetch(last, get("/", "Connection: close"))
+        await wait_all_tasks_blocked()
+        stats = laned.stats
+        assert stats.connections == 2
+        assert stats.connections_open == 1
+        assert stats.requests == sum(stats.responses.values()) == 8
+        assert stats.responses == {200: 6, 304: 1, 404: 1}
+        assert stats.bytes_sent == received
+        assert 4 <= stats.by_lane <= 7
+
+
+async def test_requests_are_logged_as_on_the_plain_path(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="trio_amped.access")
+    pieces = [
+        *(get("/a.txt?b"), get("/large.bin"), get("/nope"), get("/a.txt") + get("/folder")),
+        get("/a.txt", f"If-None-Match: {ETAG}") + get("/a.txt", "Connection: close"),
+    ]
+    logged = []
+    for converse in (converse_by_task, converse_by_lane):
+        await converse(SimDisk(FILES), pieces)
+        logged.append([r.message for r in caplog.records if r.name == "trio_amped.access"])
+        caplog.clear()
+    assert logged[0] == logged[1]
+    assert len(logged[0]) == 7
+    assert logged[1][0] == "GET /a.txt?b HTTP/1.1 200 10"
+
+
+async def test_nothing_is_logged_where_nobody_listens(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="trio_amped.access")
+    await converse_by_lane(SimDisk(FILES), [get("/a.txt")])
+    assert not caplog.records
+
+
+# ------------------------------------------------------------------ versions
+
+
+async def test_each_request_is_answered_with_what_there_is_when_it_comes(
+    autojump_clock: MockClock,
+) -> None:
+    """Written in place, between two requests on a connection, and between two of a pipeline."""
+    inode = SimFile(A)
+    async with on_the_lane(SimDisk({b"a.txt": inode}), CONFIG) as laned:
+        client = laned.connect()
+        assert (await ask(client, get("/a.txt"))).body == A
+        inode.content, inode.mtime_ns = b"abc", inode.mtime_ns + 1
+        assert (await ask(client, get("/a.txt"))).body == b"abc"
+        inode.content, inode.mtime_ns = b"new", NOW * 10**9
+        assert (await ask(client, get("/a.txt"))).body == b"new"
+        assert laned.stats.by_lane == 2, "what is written now is not kept"
