@@ -253,7 +253,9 @@ LINES = st.sampled_from(
         *(each.encode() for each in CHROMIUM),
     ]
 )
-TARGETS = st.sampled_from([b"/", b"/a.txt", b"/a%20b?c=d", b"/../x", b"/?#", b"/#", b"*", b"http://h/"])
+TARGETS = st.sampled_from(
+    [b"/", b"/a.txt", b"/a%20b?c=d", b"/../x", b"/?#", b"/#", b"*", b"http://h/"]
+)
 METHODS = st.sampled_from([b"GET", b"GET", b"HEAD", b"POST"])
 HOSTS = st.sampled_from([b"Host: h", b"host:example.com:8080", b"Host: [::1]", b"Host: a b"])
 
@@ -267,7 +269,7 @@ def heads(draw: st.DrawFn) -> bytes:
     return b"\r\n".join((first, *lines, b"", b""))
 
 
-ODD_BYTES = st.sampled_from(b"\r\n\t :;,\"#?%/\0\x01\x7f\x80\xffaHTtWw0*[]") | st.integers(0, 255)
+ODD_BYTES = st.sampled_from(b'\r\n\t :;,"#?%/\0\x01\x7f\x80\xffaHTtWw0*[]') | st.integers(0, 255)
 
 
 @st.composite

@@ -1,0 +1,513 @@
+"""The files that are kept open: for how long, how many, and that they are what the path leads to.
+
+On virtual time that only we move; the files, and what helpers do, are real.
+"""
+
+import contextlib
+import errno
+import math
+import mmap
+import os
+import resource
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.disk.support import descriptors, eventually_async, mappings, serving
+from tests.rig import evict, needs
+from trio_amped.disk.interface import OpenFile, WouldWait
+from trio_amped.disk.local import LocalDisk
+from trio_amped.disk.open_files import UNUSED, OpenFiles
+from trio_amped.semantics.listing import View
+
+pytestmark = needs("root", "loop", "fuse")
+
+AGE = 1.0  # seconds
+LONG_AGO = 10**18  # nanoseconds: 2001
+
+
+def put(path: Path, data: bytes = b"old", mtime_ns: int = LONG_AGO) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, ns=(time.time_ns(), mtime_ns))
+    # Where blocks are smaller than pages, the last page is whole when somebody has mapped it.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+        assert mapping[:] == data
+    return path
+
+
+class Keeper(OpenFiles):
+    """Open files of a real disk; counts how often the kernel is asked where a path leads."""
+
+    def __init__(self, disk: LocalDisk, most: int, max_age: float) -> None:
+        super().__init__(disk, most, max_age)
+        self.disk = disk
+        self.asked = 0
+        self._identify = disk.identify_at_once
+        disk.identify_at_once = self._count  # type: ignore[method-assign]
+
+    def _count(self, path: bytes) -> tuple[int, int]:
+        self.asked += 1
+        return self._identify(path)
+
+    async def content(self, path: bytes) -> bytes:
+        file = await self.open(path)
+        return await self.read(file, 0, file.status.size)
+
+
+@contextlib.asynccontextmanager
+async def keeping(
+    root: Path, most: int = 100, max_age: float = AGE, **settings: object
+) -> AsyncIterator[Keeper]:
+    """At the end nothing is left open (see also tests/disk/conftest.py)."""
+    async with serving(root, revalidate=max_age, **settings) as disk:
+        files = Keeper(disk, most, max_age)
+        try:
+            yield files
+        finally:
+            files.close_unused(math.inf)
+        assert disk._stats.files_open == 0
+
+
+# ---------------------------------------------------------------- what a path leads to
+
+
+def rename(path: Path) -> None:
+    put(path.with_name("other"), b"new").rename(path)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+async def test_one_open_file_for_all_who_ask(root: Path, mock_clock: MockClock) -> None:
+    put(root / "a")
+    async with keeping(root) as files:
+        first = await files.open(b"a")
+        for _ in range(3):
+            mock_clock.jump(0.25 * AGE)
+            assert await files.open(b"a") is first
+        assert (files.asked, descriptors(root)) == (0, [str(root), str(root / "a")])
+        mock_clock.jump(0.25 * AGE)
+        assert await files.open(b"a") is first
+        assert files.asked == 1
+        assert await files.content(b"a") == b"old"
+
+
+@pytest.mark.parametrize("change", [rename, remove])
+async def test_a_change_of_the_name_is_seen_in_time(
+    change: Callable[[Path], None], root: Path, mock_clock: MockClock
+) -> None:
+    path = put(root / "a")
+    async with keeping(root) as files:
+        await files.open(b"a")
+        change(path)
+        mock_clock.jump(AGE)
+        if change is rename:
+            assert await files.content(b"a") == b"new"
+        else:
+            with pytest.raises(FileNotFoundError):
+                await files.open(b"a")
+        await eventually_async(lambda: not any("deleted" in each for each in descriptors(root)))
+
+
+def switch_folder(folder: Path) -> None:
+    folder.rename(folder.with_name("before"))
+    folder.with_name("other").rename(folder)
+
+
+def switch_link(link: Path) -> None:
+    link.with_name("next").symlink_to("other")
+    link.with_name("next").rename(link)
+
+
+@pytest.mark.parametrize("switch", [switch_folder, switch_link])
+async def test_a_switch_above_the_file_is_seen_in_time_and_not_asked_for_before(
+    switch: Callable[[Path], None], root: Path, mock_clock: MockClock
+) -> None:
+    """The file itself does not change at all. (One that is replaced by a rename has a new ctime,
+    so that it is seen at once where the file system keeps to that.)"""
+    put(root / "other" / "a", b"new")
+    put(root / "folder" / "a", b"old")
+    (root / "link").symlink_to("folder")
+    name = "link" if switch is switch_link else "folder"
+    path = os.fsencode(f"{name}/a")
+    async with keeping(root) as files:
+        await files.open(path)
+        switch(root / name)
+        (root / name / "a").read_bytes()
+        mock_clock.jump(0.75 * AGE)
+        assert await files.content(path) == b"old"
+        assert files.asked == 0
+        mock_clock.jump(0.25 * AGE)
+        assert await files.content(path) == b"new"
+        assert files.asked == 1
+
+
+async def test_with_no_time_at_all_a_rename_is_seen_at_once(
+    root: Path, mock_clock: MockClock
+) -> None:
+    path = put(root / "a")
+    async with keeping(root, max_age=0) as files:
+        assert await files.content(b"a") == b"old"
+        rename(path)
+        assert await files.content(b"a") == b"new"
+
+
+async def test_what_leads_nowhere_is_known_for_as_long(root: Path, mock_clock: MockClock) -> None:
+    assert not (root / "a").exists()  # that is in the kernel's caches now
+    async with keeping(root) as files:
+        with files.watched() as lookups, pytest.raises(FileNotFoundError):
+            await files.open(b"a")
+        (lookup,) = lookups
+        assert lookup.file is None
+        assert not files.is_unchanged(lookup)
+        for put_there, expected in ((False, True), (True, False)):
+            mock_clock.jump(AGE)
+            if put_there:
+                put(root / "a")
+            assert files.is_current(lookup, trio.current_time()) is expected
+        with files.watched() as lookups:
+            assert await files.content(b"a") == b"old"
+
+
+async def test_all_that_was_looked_up_is_said(root: Path, mock_clock: MockClock) -> None:
+    for name in ("a", "b", "c"):
+        put(root / name)
+    assert not (root / "nothing").exists()
+    async with keeping(root) as files:
+        await files.open(b"b")
+        with files.watched() as lookups:
+            await files.open(b"a")
+            await files.open(b"b")
+            with pytest.raises(FileNotFoundError):
+                await files.open(b"nothing")
+        assert [(each.path, each.errno) for each in lookups] == [
+            (b"a", 0),
+            (b"b", 0),
+            (b"nothing", errno.ENOENT),
+        ]
+        rename(root / "b")
+        mock_clock.jump(AGE)
+        now = trio.current_time()
+        assert [files.is_current(each, now) for each in lookups] == [True, False, True]
+        assert [files.is_unchanged(each) for each in lookups] == [True, False, False]
+
+
+async def test_a_file_that_is_open_for_an_hour_is_opened_again(
+    root: Path, mock_clock: MockClock
+) -> None:
+    """Without O_NOATIME its access time may be due to be written by then."""
+    put(root / "a")
+    async with keeping(root) as files:
+        first = await files.open(b"a")
+        mock_clock.jump(3599)
+        assert await files.open(b"a") is first
+        mock_clock.jump(2)
+        assert await files.open(b"a") is not first
+
+
+@pytest.mark.parametrize("link", ["relative", "absolute"])
+async def test_a_root_that_is_switched(link: str, place: Path, mock_clock: MockClock) -> None:
+    for name in ("one", "two"):
+        put(place / "deploy" / name / "a", name.encode())
+    current = place / "deploy" / "current"
+    base = Path() if link == "relative" else current.parent
+    current.unlink(missing_ok=True)
+    current.symlink_to(base / "one")
+    async with keeping(current) as files:
+        assert await files.content(b"a") == b"one"
+        before = files.disk._paths.root
+        current.with_name("next").symlink_to(base / "two")
+        current.with_name("next").rename(current)
+        mock_clock.jump(AGE)
+        await files.content(b"a")  # nobody waits for it; a helper looks at the root
+        await eventually_async(lambda: files.disk._paths.root is not before)
+        mock_clock.jump(AGE)
+        assert await files.content(b"a") == b"two"
+
+
+# ---------------------------------------------------------------- written in place
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"new")
+
+
+def overwrite_secretly(path: Path) -> None:
+    """The same size and modification time, as `rsync --inplace --times` leaves it."""
+    overwrite(path)
+    os.utime(path, ns=(time.time_ns(), LONG_AGO))
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"!")
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 2)
+
+
+def age(path: Path) -> None:
+    os.utime(path, ns=(time.time_ns(), LONG_AGO - 10**9))
+
+
+def change_mode(path: Path) -> None:
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [
+        (overwrite, None),
+        (append, None),
+        (cut_off, None),
+        (overwrite_secretly, b"new"),
+        (age, b"old"),
+        (change_mode, b"old"),
+    ],
+)
+async def test_a_change_in_place_is_seen_at_once(
+    change: Callable[[Path], None], after: bytes | None, root: Path, mock_clock: MockClock
+) -> None:
+    """What was written just now is not kept, as it may be written again."""
+    path = put(root / "a")
+    async with keeping(root) as files:
+        with files.watched() as lookups:
+            first = await files.open(b"a")
+        (lookup,) = lookups
+        assert files.is_unchanged(lookup)
+        change(path)
+        assert not files.is_unchanged(lookup)
+        if after is None:
+            with pytest.raises(WouldWait):
+                await files.open(b"a")
+        else:
+            assert await files.content(b"a") == after
+            assert await files.open(b"a") is not first
+        assert not lookup.is_valid
+        expected = int(after is not None)
+        await eventually_async(lambda: descriptors(root).count(str(path)) == expected)
+
+
+@pytest.mark.parametrize("ahead", [-1.5, 0, 3600])
+async def test_what_is_being_written_is_not_kept(
+    ahead: float, root: Path, mock_clock: MockClock
+) -> None:
+    put(root / "a", mtime_ns=time.time_ns() + int(ahead * 10**9))
+    async with keeping(root) as files:
+        with pytest.raises(WouldWait):
+            await files.open(b"a")
+        await eventually_async(lambda: str(root / "a") not in descriptors(root))
+
+
+# ---------------------------------------------------------------- what is not for the event loop
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_link_out(path: Path) -> None:
+    put(path.parent.parent / "outside")
+    path.symlink_to("../outside")
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def make_nothing(path: Path) -> None:
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Path.mkdir, WouldWait),
+        (make_fifo, WouldWait),
+        (make_link_out, WouldWait),
+        (make_loop, OSError),
+        (make_nothing, FileNotFoundError),
+    ],
+    ids=["a directory", "a FIFO", "a link that leads out", "a loop", "nothing"],
+)
+async def test_what_is_no_file_is_not_kept(
+    make: Callable[[Path], object], expected: type[Exception], root: Path, mock_clock: MockClock
+) -> None:
+    make(root / "it")
+    (root / "it").is_file()  # what there is is in the kernel's caches now
+    async with keeping(root) as files:
+        for _ in range(2):
+            with pytest.raises(expected):
+                await files.open(b"it")
+        await eventually_async(lambda: descriptors(root) == [str(root)])
+
+
+async def test_a_path_that_is_too_long(root: Path, mock_clock: MockClock) -> None:
+    async with keeping(root) as files:
+        with pytest.raises(OSError, match="too long"):
+            await files.open(b"a/" * 3000)
+
+
+@needs("tmpfs")
+async def test_a_file_on_another_file_system_is_a_helper_s(
+    tmpfs_root: Path, mock_clock: MockClock
+) -> None:
+    put(tmpfs_root / "a")
+    above = tmpfs_root.parent.parent
+    async with keeping(above) as files:
+        with pytest.raises(WouldWait):
+            await files.open(os.fsencode((tmpfs_root / "a").relative_to(above)))
+        assert descriptors(tmpfs_root) == []
+
+
+@needs("tmpfs")
+async def test_files_in_memory_need_no_mapping(tmpfs_root: Path, mock_clock: MockClock) -> None:
+    put(tmpfs_root / "a")
+    async with keeping(tmpfs_root) as files:
+        assert await files.content(b"a") == b"old"
+        assert mappings(tmpfs_root) == []
+
+
+async def test_what_is_not_in_memory_is_a_helper_s(root: Path, mock_clock: MockClock) -> None:
+    path = put(root / "a", b"x" * 100_000)
+    async with keeping(root) as files:
+        file = await files.open(b"a")
+        assert await files.ready(file, 0, 100_000) == 100_000
+        evict(path)
+        assert files.ready_at_once(file, 0, 100_000) == 0
+        with pytest.raises(WouldWait):
+            await files.ready(file, 0, 100_000)
+        with pytest.raises(WouldWait):
+            await files.read(file, 0, 100_000)
+
+
+async def test_a_listing_is_a_helper_s(root: Path, mock_clock: MockClock) -> None:
+    async with keeping(root) as files:
+        with pytest.raises(WouldWait):
+            await files.list(b"", View.select(None, False))
+
+
+# ---------------------------------------------------------------- how many, and how long
+
+
+async def test_a_file_that_nobody_asks_for_is_closed(root: Path, mock_clock: MockClock) -> None:
+    """Also one that was deleted, whose blocks are then free."""
+    deleted, kept = put(root / "deleted"), put(root / "kept")
+    async with keeping(root) as files:
+        await files.open(b"deleted")
+        deleted.unlink()
+        mock_clock.jump(5)
+        await files.open(b"kept")
+        mock_clock.jump(AGE + UNUSED - 5 - 0.1)
+        files.close_unused(trio.current_time())
+        assert len(descriptors(root)) == 3
+        mock_clock.jump(0.1)
+        files.close_unused(trio.current_time())
+        await eventually_async(lambda: descriptors(root) == [str(root), str(kept)])
+        mock_clock.jump(5)
+        files.close_unused(trio.current_time())
+        assert descriptors(root) == [str(root)]
+
+
+async def test_at_the_end_of_time_all_of_them_are_closed(root: Path, mock_clock: MockClock) -> None:
+    async with keeping(root) as files:
+        for number in range(5):
+            put(root / str(number))
+            await files.content(b"%d" % number)
+        assert len(descriptors(root)) == 6
+        assert len(mappings(root)) == 5
+        files.close_unused(math.inf)
+        assert descriptors(root) == [str(root)]
+        assert mappings(root) == []
+
+
+@pytest.mark.parametrize(
+    ("most", "limit", "expected"), [(7, None, 7), (1000, 40, 10), (7, 40, 7), (9, 10**6, 9)]
+)
+async def test_the_bound_of_descriptors_and_mappings(
+    most: int,
+    limit: int | None,
+    expected: int,
+    root: Path,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`limit` is that of the process: a quarter of it is for these files."""
+    if limit is not None:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    async with keeping(root, most) as files:
+        for number in range(30):
+            put(root / str(number), b"%d" % number)
+            assert await files.content(b"%d" % number) == b"%d" % number
+            assert len(descriptors(root)) - 1 == len(mappings(root)) == min(number + 1, expected)
+        last = [str(root / str(number)) for number in range(30 - expected, 30)]
+        assert descriptors(root)[1:] == sorted(last)
+
+
+async def test_the_kernel_s_bound_of_mappings_is_kept_as_well(
+    root: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vm.max_map_count: beyond it no thread can start, and no memory can be had."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10**7, 10**7))
+    bound = int(Path("/proc/sys/vm/max_map_count").read_text())
+    async with keeping(root, most=10**6) as files:
+        assert files._most <= bound // 2
+
+
+async def test_the_ones_that_were_asked_for_lately_stay(root: Path, mock_clock: MockClock) -> None:
+    for name in "abcd":
+        put(root / name)
+    async with keeping(root, most=3) as files:
+        for name in (b"a", b"b", b"c"):
+            await files.open(name)
+        mock_clock.jump(AGE)
+        await files.open(b"a")
+        await files.open(b"d")
+        assert descriptors(root)[1:] == [str(root / name) for name in "acd"]
+
+
+async def test_what_is_in_use_is_not_closed_under_its_user(
+    root: Path, mock_clock: MockClock
+) -> None:
+    """Neither when it is closed for others, nor when its name leads elsewhere."""
+    path = put(root / "a", b"old" * 40_000)
+    put(root / "b")
+    async with keeping(root, most=1) as files:
+        shared = files.share(await files.open(b"a"))
+        await files.open(b"b")
+        rename(path)
+        mock_clock.jump(AGE)
+        assert await files.content(b"a") == b"new"
+        files.close_unused(math.inf)
+        assert await content_of(files.disk, shared) == b"old" * 40_000
+        files.disk.close(shared)
+        await eventually_async(lambda: descriptors(root) == [str(root)])
+
+
+async def content_of(disk: LocalDisk, file: OpenFile) -> bytes:
+    found = b""
+    while len(found) < file.status.size:
+        found += await disk.read(file, len(found), file.status.size)
+    return found
+
+
+async def test_who_is_done_with_a_file_does_not_close_it_for_the_others(
+    root: Path, mock_clock: MockClock
+) -> None:
+    put(root / "a")
+    async with keeping(root) as files:
+        file = await files.open(b"a")
+        files.close(file)
+        shared = [files.share(file) for _ in range(2)]
+        for each in shared:
+            files.disk.close(each)
+            assert await files.content(b"a") == b"old"
+        assert files.disk._stats.files_open == 1
