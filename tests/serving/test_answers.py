@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import trio
@@ -28,9 +29,9 @@ class Desk:
     """Answers over a simulated disk, asked one by one."""
 
     def __init__(
-        self, entries: Mapping[bytes, Entry] = FILES, *, most: int = 100, **settings: object
+        self, entries: Mapping[bytes, Entry] = FILES, *, most: int = 100, **settings: Any
     ) -> None:
-        self.config = Config(**({"revalidate": AGE} | settings))  # type: ignore[arg-type]
+        self.config = Config(**({"revalidate": AGE} | settings))
         self.disk = SimDisk(entries)
         self.files = OpenFiles(self.disk, most, self.config.revalidate)
         self.answers = Answers(Site(self.disk, self.config), self.files, self.config.revalidate)
@@ -99,7 +100,7 @@ async def test_what_is_kept_is_what_a_task_would_say(
     assert desk.kept == (2 if answer.status == 304 else 1)  # and the one that has the tag
 
 
-NOT_KEPT: dict[str, tuple[str, tuple[str, ...], dict[str, object]]] = {
+NOT_KEPT: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "a missing file": ("/nope", (), {}),
     "a fallback page": ("/nope", ("Accept: text/html",), {"fallback": "/index.html"}),
     "an error page": ("/nope", (), {"error_pages": ["404=/index.html"]}),
@@ -127,7 +128,7 @@ MORE = {
 async def test_what_is_not_kept(
     target: str,
     fields: tuple[str, ...],
-    settings: dict[str, object],
+    settings: dict[str, Any],
     autojump_clock: MockClock,
 ) -> None:
     desk = Desk(MORE, **settings)
@@ -266,7 +267,7 @@ NAMED = "https://a.example"
     ids=repr,
 )
 async def test_the_options_of_a_site_count(
-    settings: dict[str, object], name: str, value: str | None, autojump_clock: MockClock
+    settings: dict[str, Any], name: str, value: str | None, autojump_clock: MockClock
 ) -> None:
     desk = Desk(**settings)
     assert desk.field(name, "/a.txt") == value
