@@ -2,8 +2,8 @@
 
     python -m bench.fairness [--seconds 5]      needs wrk
 
-A task sleeps for 1 ms again and again, and notes how much later it comes back; and how much of that
-it can have been our own work, by the processor time of this process: other programs of the machine
+A task sleeps for 1 ms again and again, and notes how much later it comes back, and how much of it
+can have been our own work, by the processor time of this process: other programs of the machine
 are not our fault. Exit status 1 when the 99th percentile of our own part is above 5 ms in a row.
 """
 
@@ -32,7 +32,8 @@ LONG_AGO: Final = 1_000_000_000
 PIPELINE: Final = """
 local heads = {{}}
 for n = 1, 64 do
-    heads[n] = "GET {path} HTTP/1.1\\r\\nHost: h\\r\\nAccept-Encoding: " .. {coding} .. "\\r\\n\\r\\n"
+    local coding = {coding}
+    heads[n] = "GET {path} HTTP/1.1\\r\\nHost: h\\r\\nAccept-Encoding: " .. coding .. "\\r\\n\\r\\n"
 end
 local all = table.concat(heads)
 request = function() return all end

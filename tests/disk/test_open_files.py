@@ -56,7 +56,13 @@ class Keeper(OpenFiles):
         return self._identify(path)
 
     async def content(self, path: bytes) -> bytes:
-        file = await self.open(path)
+        """The kernel says EAGAIN now and then while somebody renames or mounts: asked again."""
+        for _ in range(1000):
+            with contextlib.suppress(WouldWait):
+                file = await self.open(path)
+                break
+        else:
+            file = await self.open(path)
         return await self.read(file, 0, file.status.size)
 
 

@@ -162,7 +162,7 @@ class Laned:
         self.server = server
         self.stats = server.stats
         self.lane = lane
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
 
     def connect(self) -> Client:
         """A new client, whose connection the lane owns."""
@@ -170,7 +170,7 @@ class Laned:
         theirs.setblocking(False)
         self.lane.adopt(theirs)
         client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
-        self._clients.append(client)
+        self.clients.append(client)
         return client
 
     @property
@@ -179,7 +179,7 @@ class Laned:
         return len(self.server._connections)
 
     async def aclose(self) -> None:
-        for client in self._clients:
+        for client in self.clients:
             await trio.aclose_forcefully(client.stream)
 
 

@@ -22,8 +22,10 @@ from tests.serving.peers import Client, Laned, converse_by_lane, converse_by_tas
 from tests.simulated import NOW, SimDisk, SimFile, failure
 from trio_amped.config import Config
 from trio_amped.disk.interface import OpenFile
+from trio_amped.semantics.body import Body
 from trio_amped.serving import answers as answers_module
 from trio_amped.serving import lane as lane_module
+from trio_amped.serving.answers import Answer as KeptAnswer
 from trio_amped.serving.answers import Answers
 
 PATIENCE = 20.0  # seconds: a wait that takes this long has failed
@@ -50,10 +52,14 @@ async def answer_to(client: Client, method: bytes = b"GET") -> Answer:
     return answer
 
 
+def fileno(client: Client) -> int:
+    assert isinstance(client.stream, trio.SocketStream)
+    return client.stream.socket.fileno()
+
+
 def has_received(client: Client) -> bool:
     """Whether a byte, or the end, has come and was not read yet."""
-    assert isinstance(client.stream, trio.SocketStream)
-    return bool(select.select([client.stream.socket], [], [], 0)[0])
+    return bool(select.select([fileno(client)], [], [], 0)[0])
 
 
 # ------------------------------------------------------------------ the same bytes
@@ -169,7 +175,7 @@ class ByTcp:
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await sock.connect(self._address)
-        self.laned._clients.append(client := Client(trio.SocketStream(sock)))
+        self.laned.clients.append(client := Client(trio.SocketStream(sock)))
         return client
 
     async def parked(self) -> int:
@@ -353,7 +359,10 @@ async def test_more_connections_than_there_may_be_wait_in_the_queue(
         await trio.aclose_forcefully(clients[0].stream)
         assert (await answer_to(clients[2])).body == A
         await clients[1].send(get("/nope", "Connection: close"))
+        await clients[1].receive_all()
+        await trio.aclose_forcefully(clients[1].stream)
         assert (await answer_to(clients[3])).body == A
+        assert trio.current_time() == 0, "at once"
         assert not has_received(clients[4])
         assert (await answer_to(clients[4])).body == A  # when the others were idle for too long
         assert 10 <= trio.current_time() <= 10 + SWEEP
@@ -426,6 +435,20 @@ async def test_drain_closes_what_is_idle_and_finishes_what_is_not(
         assert trio.current_time() == 0
         (answer,) = parse(await busy.receive_all(), [])
         assert (answer.status, answer.closes, trio.current_time()) == (404, True, 1)
+
+
+async def test_the_end_with_idle_clients_and_one_that_was_not_accepted() -> None:
+    async with by_tcp(SimDisk(FILES), Config(max_connections=2)) as peer:
+        clients = [await peer.connect() for _ in range(3)]
+        for client in clients[:2]:
+            await ask(client, get("/a.txt"))
+        peer.laned.server.drain()
+        for client in clients[:2]:
+            assert await client.receive_all() == b""
+        while peer.laned.stats.connections_open:
+            await trio.lowlevel.checkpoint()
+        assert await clients[2].receive_all() == b""  # the kernel's answer
+        assert peer.laned.stats.connections == 2
 
 
 async def test_a_connection_whose_task_ends_while_draining_is_not_parked(
@@ -551,6 +574,44 @@ async def test_small_answers_that_are_not_taken(autojump_clock: MockClock) -> No
     assert [each.body for each in answers] == [body] * 21
 
 
+class Tight(socket.socket):
+    """A socket that takes so many bytes, and then, once, none."""
+
+    room = 0
+
+    def send(self, data: object, flags: int = 0) -> int:
+        assert isinstance(data, bytes | bytearray | memoryview)
+        if self.room < 0:
+            return super().send(data, flags)
+        room, self.room = self.room, self.room - len(data)
+        if not room:
+            self.room = -1
+            raise BlockingIOError
+        return super().send(memoryview(data)[:room], flags)
+
+
+@pytest.mark.parametrize("close", [(), ("Connection: close",)])
+@pytest.mark.parametrize("room", [0, 1, 100, 1000])
+@pytest.mark.parametrize("target", ["/a.txt", "/large.bin"])
+async def test_an_answer_of_which_a_part_is_taken(
+    target: str, room: int, close: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    requests = get(target, *close) + get("/a.txt")
+    expected = await converse_by_task(SimDisk(FILES), [requests])
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        tight = Tight(fileno=theirs.detach())
+        tight.room = room
+        laned.lane.adopt(tight)
+        client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        laned.clients.append(client)
+        await client.send(requests)
+        assert await client.receive(len(expected)) == expected
+        assert laned.stats.bytes_sent == len(expected)
+        assert laned.stats.requests == (1 if close else 2)
+
+
 async def test_a_slow_reader_that_stops_is_given_up(autojump_clock: MockClock) -> None:
     async with on_the_lane(SimDisk({b"huge": HUGE}), Config(send_timeout=30)) as laned:
         client = laned.connect()
@@ -648,7 +709,7 @@ async def test_other_tasks_come_to_their_turn(monkeypatch: pytest.MonkeyPatch) -
     async with on_the_lane(SimDisk(FILES)) as laned:
         clients = [laned.connect() for _ in range(5)]
         for client in clients:
-            await client.send(get("/a.txt"))
+            os.write(fileno(client), get("/a.txt"))  # all of them before the lane's turn
         seen = [laned.stats.requests]
         while seen[-1] < 5:
             await trio.lowlevel.checkpoint()
@@ -666,16 +727,15 @@ async def test_those_who_ask_again_at_once_do_not_keep_the_others_waiting(
     def receive(lane: lane_module.Lane, fd: int, parked: lane_module.Parked) -> None:
         real(lane, fd, parked)
         for eager in filter(has_received, all_eager):
-            assert isinstance(eager.stream, trio.SocketStream)
-            os.read(eager.stream.socket.fileno(), 65_536)
-            os.write(eager.stream.socket.fileno(), get("/a.txt"))
+            os.read(fileno(eager), 65_536)
+            os.write(fileno(eager), get("/a.txt"))
 
     monkeypatch.setattr(lane_module.Lane, "_receive", receive)
     async with on_the_lane(SimDisk(FILES)) as laned:
         all_eager = [laned.connect() for _ in range(3)]
         patient = [laned.connect() for _ in range(3)]
         for client in (*all_eager, *patient):
-            await client.send(get("/a.txt"))
+            os.write(fileno(client), get("/a.txt"))
         for _ in range(100):
             await trio.lowlevel.checkpoint()
         all_eager.clear()
@@ -754,3 +814,22 @@ async def test_each_request_is_answered_with_what_there_is_when_it_comes(
         inode.content, inode.mtime_ns = b"new", NOW * 10**9
         assert (await ask(client, get("/a.txt"))).body == b"new"
         assert laned.stats.by_lane == 2, "what is written now is not kept"
+
+
+async def test_in_a_pipeline_each_request_is_answered_with_what_there_is(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one may have been sent after the file was written."""
+    inode, real = SimFile(A), lane_module.Lane._send
+
+    def send(lane: lane_module.Lane, sock: socket.socket, answer: KeptAnswer) -> Body:
+        rest = real(lane, sock, answer)
+        inode.content, inode.mtime_ns = b"abc", inode.mtime_ns + 1
+        return rest
+
+    monkeypatch.setattr(lane_module.Lane, "_send", send)
+    async with on_the_lane(SimDisk({b"a.txt": inode}), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt") * 2)
+        assert [(await answer_to(client)).body for _ in range(2)] == [A, b"abc"]
+        assert laned.stats.by_lane == 2
