@@ -161,7 +161,7 @@ class Lane:
         now = self._clock.now
         for fd in [fd for fd, each in self._parked.items() if each.deadline <= now]:
             self._close(fd)
-        self._answers.sweep(everything=not self._stats.connections_open)
+        self._answers.sweep()
         self._resume_accepting()
 
     def _resume_accepting(self) -> None:
