@@ -21,13 +21,14 @@ from tests.disk.support import descriptors, eventually_async, mappings, serving
 from tests.rig import evict, needs
 from trio_amped.disk.interface import OpenFile, WouldWait
 from trio_amped.disk.local import LocalDisk
-from trio_amped.disk.open_files import UNUSED, OpenFiles
+from trio_amped.disk.open_files import OpenFiles
 from trio_amped.semantics.listing import View
 
 pytestmark = needs("root", "loop", "fuse")
 
 MAX_MAP_COUNT = int(Path("/proc/sys/vm/max_map_count").read_text())
 AGE = 1.0  # seconds
+UNUSED = 10.0  # seconds
 LONG_AGO = 10**18  # nanoseconds: 2001
 
 
@@ -45,7 +46,7 @@ class Keeper(OpenFiles):
     """Open files of a real disk; counts how often the kernel is asked where a path leads."""
 
     def __init__(self, disk: LocalDisk, most: int, max_age: float) -> None:
-        super().__init__(disk, most, max_age)
+        super().__init__(disk, most, max_age, UNUSED)
         self.disk = disk
         self.asked = 0
         self._identify = disk.identify_at_once

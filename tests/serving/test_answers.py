@@ -1,5 +1,6 @@
 """Answers that are ready to be sent: which are kept, what they follow from, and for how long."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from tests.serving.peers import converse_by_task
 from tests.simulated import DAY, NANO, NOW, Entry, SimDisk, SimFile
 from trio_amped.config import Config
 from trio_amped.disk.interface import OpenFile
-from trio_amped.disk.open_files import UNUSED, OpenFiles
+from trio_amped.disk.open_files import OpenFiles
 from trio_amped.semantics.common import match_common
 from trio_amped.serving import answers as answers_module
 from trio_amped.serving.answers import Answer, Answers
@@ -22,6 +23,7 @@ from trio_amped.serving.site import Site
 
 SMALL = 64 * 1024
 AGE = 1.0  # seconds: --revalidate
+UNUSED = 10.0  # seconds: --open-file-timeout
 BR = "Accept-Encoding: br"
 
 
@@ -33,7 +35,7 @@ class Desk:
     ) -> None:
         self.config = Config(**({"revalidate": AGE} | settings))
         self.disk = SimDisk(entries)
-        self.files = OpenFiles(self.disk, most, self.config.revalidate)
+        self.files = OpenFiles(self.disk, most, self.config.revalidate, UNUSED)
         self.answers = Answers(Site(self.disk, self.config), self.files, self.config.revalidate)
 
     def ask(self, target: str, *fields: str, method: str = "GET") -> Answer | None:
@@ -450,7 +452,7 @@ async def test_what_nobody_asks_for_is_let_go(autojump_clock: MockClock) -> None
     for until, left in ((AGE + UNUSED - 0.1, 2), (AGE + UNUSED, 1), (5 + AGE + UNUSED, 0)):
         await trio.sleep_until(until)
         desk.answers.clock.update()
-        desk.answers.sweep(everything=False)
+        desk.answers.sweep()
         assert (desk.kept, desk.disk.open_files) == (left, left)
 
 
@@ -460,16 +462,26 @@ async def test_what_is_asked_for_again_and_again_is_kept(autojump_clock: MockClo
     for _ in range(40):
         await trio.sleep(0.7)
         assert desk.ask("/a.txt") is first
-        desk.answers.sweep(everything=False)
+        desk.answers.sweep()
     assert desk.disk.opened == 1
 
 
-async def test_all_is_let_go_when_nobody_is_there(autojump_clock: MockClock) -> None:
+async def test_all_is_let_go_in_the_end(autojump_clock: MockClock) -> None:
     desk = Desk()
     for target in ("/a.txt", "/", "/large.bin"):
         desk.ask(target)
-    desk.answers.sweep(everything=True)
+    await trio.sleep(AGE + UNUSED)
+    desk.answers.clock.update()
+    desk.answers.sweep()
     assert (desk.kept, desk.disk.open_files, desk.answers._bytes) == (0, 0, 0)
+
+
+async def test_answers_whose_files_were_closed_are_made_anew(autojump_clock: MockClock) -> None:
+    desk = Desk()
+    desk.ask("/a.txt")
+    desk.files.close_unused(math.inf)
+    assert desk.disk.open_files == 0
+    assert desk.body("/a.txt") == b"0123456789"
 
 
 # ------------------------------------------------------------------ how many
