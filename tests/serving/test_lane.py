@@ -704,17 +704,17 @@ async def test_the_kernel_has_no_room_to_watch_a_connection(
 
 
 async def test_other_tasks_come_to_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no time at all for a turn, one event is one."""
+    """With no time at all for a turn, one event is one; and there are two between two of ours."""
     monkeypatch.setattr(lane_module, "_TURN", 0.0)
     async with on_the_lane(SimDisk(FILES)) as laned:
-        clients = [laned.connect() for _ in range(5)]
+        clients = [laned.connect() for _ in range(10)]
         for client in clients:
             os.write(fileno(client), get("/a.txt"))  # all of them before the lane's turn
         seen = [laned.stats.requests]
-        while seen[-1] < 5:
+        while seen[-1] < len(clients):
             await trio.lowlevel.checkpoint()
             seen.append(laned.stats.requests)
-        assert {after - before for before, after in pairwise(seen)} <= {0, 1}
+        assert max(after - before for before, after in pairwise(seen)) <= 2
 
 
 async def test_those_who_ask_again_at_once_do_not_keep_the_others_waiting(
