@@ -504,6 +504,20 @@ async def test_the_bound_of_their_number(
     assert desk.disk.opened == opened
 
 
+async def test_the_ones_that_were_asked_for_lately_stay(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "_MOST", 3)
+    desk = Desk(MANY)
+    first, second, third = (desk.ask(f"/{number}") for number in range(3))
+    await trio.sleep(AGE)
+    assert desk.ask("/0") is first
+    desk.ask("/3")
+    assert desk.ask("/0") is first
+    assert desk.ask("/2") is third
+    assert desk.ask("/1") is not second
+
+
 async def test_the_bound_of_their_bytes(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
