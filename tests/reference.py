@@ -152,12 +152,12 @@ def _wanted_runs(method: str, fields: Fields, form: Form, now: float) -> list[li
     if method != "GET" or len(lines) != 1:  # 14.2; 5.3: no list, so once or not at all
         return None
     if_range = _lines(fields, "if-range")
-    if if_range and not (len(if_range) == 1 and _still_is(if_range[0], form, now)):
+    if if_range and not (len(if_range) == 1 and still_is(if_range[0], form, now)):
         return None
     return runs_of(lines[0], len(form.content))
 
 
-def _still_is(validator: str, form: Form, now: float) -> bool:
+def still_is(validator: str, form: Form, now: float) -> bool:
     """RFC 9110 13.1.5: strong comparison; the date is the exact one, and strong (8.8.2.2)."""
     if '"' in validator:
         return validator == form.etag(now) and not validator.startswith("W/")
@@ -265,8 +265,8 @@ def media_weight(accept: str | None, media_type: str) -> Decimal:
     """RFC 9110 12.5.1: of the ranges that match, the most specific one decides.
 
     `media_type` has no parameters, so a range that has some does not match; those after the
-    weight are none of it. Policy: a charset does not count; a malformed member is ignored; of two
-    weights the higher counts.
+    weight are none of it. Policy: one charset, as the first of them, does not count; a malformed
+    member is ignored; of two weights the higher counts.
     """
     found = {media_type: Decimal(-1), f"{media_type.partition('/')[0]}/*": Decimal(-1)}
     found["*/*"] = Decimal(0 if accept is not None else 1)
@@ -275,8 +275,9 @@ def media_weight(accept: str | None, media_type: str) -> Decimal:
         weights = [each for each in rest if each[:2] in ("q=", "Q=")]
         before = rest[: rest.index(weights[0])] if weights else rest
         weight = _weight(weights) if all(map(_is_parameter, rest)) else None
-        is_plain = all(each[:8].lower() in ("charset=", "") for each in before)
-        if is_plain and weight is not None and name.lower() in found:
+        if before and before[0].lower().startswith("charset="):
+            before = before[1:]
+        if not any(before) and weight is not None and name.lower() in found:
             found[name.lower()] = max(weight, found[name.lower()])
     return next(weight for weight in found.values() if weight >= 0)
 
