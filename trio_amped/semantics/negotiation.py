@@ -50,20 +50,32 @@ def _coding_weights(value: bytes) -> dict[bytes, float]:
     return weights
 
 
+def prefers(accept: bytes | None, media_type: bytes, other: bytes) -> bool:
+    """Whether a client would rather have `media_type` than `other`: by weight and, where that is
+    the same, because it names the one more exactly ("application/json, */*")."""
+    return _preference(accept, media_type) > _preference(accept, other)
+
+
 def media_weight(accept: bytes | None, media_type: bytes) -> float:
     """How much a client wants this type, 0 to 1: the most specific range decides.
 
     `media_type` has no parameters, so a range that names some is about another type; a charset
     does not count. Without the field everything is wanted.
     """
+    return _preference(accept, media_type)[0]
+
+
+def _preference(accept: bytes | None, media_type: bytes) -> tuple[float, int]:
+    """The weight of a type, and how exactly it is named: 2, 1 (type/*), or 0."""
     if accept is None:
-        return 1.0
+        return 1.0, 0
     kind, _, _ = media_type.partition(b"/")
     names = (media_type, kind + b"/*", b"*/*")
     weights: dict[bytes, float] = {}
     for name, weight in _media_weights(accept):
         weights[name] = max(weight, weights.get(name, 0.0))
-    return next((weights[name] for name in names if name in weights), 0.0)
+    found = ((weights[name], 2 - place) for place, name in enumerate(names) if name in weights)
+    return next(found, (0.0, 0))
 
 
 def names_html(accept: bytes | None) -> bool:
