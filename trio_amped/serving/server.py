@@ -46,10 +46,17 @@ class Server:
         self._room = trio.Semaphore(config.max_connections)
 
     async def serve(
-        self, *, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: list[trio.SocketListener] | None = None,
+        *,
+        task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled or drained. Raises OSError; see `serve`."""
-        listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
+        """Serve until cancelled or drained. Raises OSError; see `serve`.
+
+        `listeners` are used, and closed, instead of those that the config asks for.
+        """
+        if listeners is None:
+            listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
         async with contextlib.AsyncExitStack() as stack:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
