@@ -16,7 +16,7 @@ import trio
 
 from .config import Config
 from .stats import Stats
-from .worker_process import DRAIN, SIGNALS, STOP, Worker
+from .worker_process import DRAIN, RETIRE, RETIRING, SIGNALS, STOP, Worker
 
 log = logging.getLogger("trio_amped")
 
@@ -185,7 +185,7 @@ class Supervisor:
             if new.is_serving and not self._ending.is_set():
                 seat.worker = new
                 if old is not None:
-                    old.tell(DRAIN, self._config.drain_timeout)
+                    old.tell(RETIRE, RETIRING + self._config.drain_timeout)
             elif not self._ending.is_set():
                 log.error("worker %d is not renewed: its successor does not serve", seat.number)
         return new is seat.worker

@@ -15,7 +15,7 @@ import trio
 from . import cli, logs
 from .config import Config
 from .serving.server import Server
-from .worker_process import LARGEST, SIGNALS, STOP
+from .worker_process import LARGEST, RETIRE, RETIRING, SIGNALS, STOP
 
 log = logging.getLogger("trio_amped")
 
@@ -51,7 +51,7 @@ async def _serve(
     channel = trio.socket.from_stdlib_socket(sock)
     status = 0
     async with trio.open_nursery() as around:
-        around.start_soon(_obey, channel, server, around.cancel_scope)
+        around.start_soon(_obey, channel, server, around)
         async with trio.open_nursery() as nursery:
             given = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners]
             try:
@@ -75,15 +75,22 @@ async def _tell(channel: trio.socket.SocketType, **message: object) -> None:
         log.debug("the supervisor is gone: %s", error)
 
 
-async def _obey(
-    channel: trio.socket.SocketType, server: Server, everything: trio.CancelScope
-) -> None:
+async def _obey(channel: trio.socket.SocketType, server: Server, nursery: trio.Nursery) -> None:
+    """`nursery` is that of everything."""
     while order := await _order(channel):
         if order == STOP:
-            everything.cancel()
+            nursery.cancel_scope.cancel()
+        elif order == RETIRE:
+            server.stop_accepting()
+            nursery.start_soon(_drain_soon, server)
         else:
             server.drain()
     log.warning("the supervisor has ended: finishing what is being sent")
+    server.drain()
+
+
+async def _drain_soon(server: Server) -> None:
+    await trio.sleep(RETIRING)  # for the requests of those whom we accepted last
     server.drain()
 
 

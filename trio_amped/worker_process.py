@@ -1,8 +1,8 @@
 """A worker as its supervisor sees it: a process, and a socket to it. Awaits its messages and end.
 
-Both sides import this module. On the socket, which keeps messages apart, the supervisor says DRAIN
-or STOP; the worker sends JSON: {"serving": true} or {"unusable": [errno, text, file name]}, and
-{"counters": ...} at its end. Each side takes the end of the socket for the end of the other.
+Both sides import this module. On the socket, which keeps messages apart, the supervisor says one of
+the words below, and the worker sends JSON: {"serving": true} or {"unusable": [errno, text, file]},
+and {"counters": ...} at its end. Each side takes the end of the socket for the end of the other.
 """
 
 import contextlib
@@ -17,8 +17,10 @@ from typing import Any, Final
 
 import trio
 
-DRAIN: Final = b"drain"
-STOP: Final = b"stop"
+DRAIN: Final = b"drain"  # Server.drain
+RETIRE: Final = b"retire"  # the same, but another one serves the same listeners: no hurry
+STOP: Final = b"stop"  # at once
+RETIRING: Final = 2.0  # seconds from RETIRE to the drain
 LARGEST: Final = 64 * 1024  # bytes of a message
 # For the supervisor alone. A terminal sends them to all its processes, and so do some service
 # managers: a worker that obeyed both would take the second one for "at once".
