@@ -1,5 +1,6 @@
 """A disk made of trio and virtual time, behind the same interface as the real one."""
 
+import dataclasses
 import errno
 import itertools
 import os
@@ -12,7 +13,7 @@ from typing import Final, TypeAlias
 import trio
 
 from trio_amped.disk.descriptors import Descriptor
-from trio_amped.disk.interface import FileChanged, Listing, OpenFile
+from trio_amped.disk.interface import FileChanged, Listing, OpenFile, WouldWait
 from trio_amped.disk.opening import Status
 from trio_amped.disk.pages import Gate
 from trio_amped.semantics import listing
@@ -74,7 +75,7 @@ class SimDisk:
         self.at_open: dict[int, Happening] = {}
         self.at_load: dict[int, Happening] = {}
         self.opens = self.loads = self.opened = self.closed = 0
-        self._real_descriptors = real_descriptors
+        self.has_real_descriptors = real_descriptors
         self._is_by_copy = is_by_copy
         self._open: dict[OpenFile, SimFile] = {}
         self._resident: set[tuple[int, int]] = set()
@@ -95,7 +96,7 @@ class SimDisk:
         """The same, in that moment in which the gate has said yes to what is gone."""
         inode = self._inode(path)
         for file, opened in self._open.items():
-            if opened is inode and self._real_descriptors:
+            if opened is inode and self.has_real_descriptors:
                 os.ftruncate(file.fd, size)
 
     def replace(self, path: bytes, content: bytes) -> None:
@@ -121,12 +122,10 @@ class SimDisk:
             await trio.sleep(self.open_latency)
         inode = self._inode(path)
         file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
-        self._open[file] = inode
-        self.opened += 1
-        return file
+        return self._note(file, inode)
 
     def _descriptor(self, inode: SimFile) -> Descriptor:
-        if not self._real_descriptors:
+        if not self.has_real_descriptors:
             return Descriptor(-1, lambda _: None)
         fd = os.memfd_create("simulated")
         os.pwrite(fd, inode.content, 0)
@@ -149,6 +148,48 @@ class SimDisk:
         count = await self.ready(file, offset, end)
         return self._open[file].content[offset : offset + count]
 
+    # What it can do at once: all of it without latencies, and nothing where a fault is due.
+
+    def open_at_once(self, path: bytes) -> OpenFile:
+        if self.open_latency or self.at_open or self.at_load:
+            raise WouldWait
+        inode = self._inode(path)
+        file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
+        file.is_settled = inode.mtime_ns < (NOW - 2) * NANO
+        return self._note(file, inode)
+
+    def identify_at_once(self, path: bytes) -> tuple[int, int]:
+        if self.open_latency or self.at_open or self.at_load:
+            raise WouldWait
+        return 1, self._inode(path).inode
+
+    def is_unchanged(self, file: OpenFile) -> bool:
+        return self._open[file].status == file.status
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        inode, window = self._open[file], offset // self.window
+        is_resident = not self.load_latency or (inode.inode, window) in self._resident
+        if self.at_load or not is_resident:
+            return 0
+        if inode.mtime_ns != file.status.mtime_ns or len(inode.content) <= offset:
+            raise FileChanged
+        return min(end, (window + 1) * self.window) - offset
+
+    def read_at_once(self, file: OpenFile, offset: int, end: int) -> bytes:
+        count = self.ready_at_once(file, offset, end)
+        if not count:
+            raise WouldWait
+        return self._open[file].content[offset : offset + count]
+
+    def share(self, file: OpenFile) -> OpenFile:
+        shared = dataclasses.replace(file, descriptor=file.descriptor.hold())
+        return self._note(shared, self._open[file])
+
+    def _note(self, file: OpenFile, inode: SimFile) -> OpenFile:
+        self._open[file] = inode
+        self.opened += 1
+        return file
+
     async def list(self, path: bytes, view: listing.View) -> Listing:
         number, self.opens = self.opens, self.opens + 1
         _happen(self.at_open.get(number))
@@ -163,9 +204,7 @@ class SimDisk:
         content = b"".join(view.render(path, view.arranged(found), False))
         inode = SimFile(content)
         file = OpenFile(self._descriptor(inode), inode.status, Gate.MEMORY)
-        self._open[file] = inode
-        self.opened += 1
-        return Listing(file, b"%x" % zlib.crc32(content))
+        return Listing(self._note(file, inode), b"%x" % zlib.crc32(content))
 
     def close(self, file: OpenFile) -> None:
         del self._open[file]

@@ -15,6 +15,7 @@ class Stats:
     connections: int = 0  # accepted
     connections_open: int = 0  # now
     requests: int = 0
+    by_lane: int = 0  # requests that the fast lane has answered, at least in part
     responses: Counter[int] = dataclasses.field(default_factory=Counter)  # by status
     bytes_sent: int = 0
     opened_cached: int = 0  # files opened on the event loop

@@ -11,11 +11,13 @@ from trio.testing import (
     MemorySendStream,
     lockstep_stream_pair,
     memory_stream_pair,
+    wait_all_tasks_blocked,
 )
 
 from tests.simulated import SimDisk
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.server import Server
 from trio_amped.serving.site import Site
 from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport
 from trio_amped.stats import Stats
@@ -54,13 +56,19 @@ def by_tcp_socket(pace: Pace) -> tuple[Stream, Transport]:
     return stream, SocketTransport(server, pace)
 
 
+def connection(transport: Transport, config: Config, disk: SimDisk, stats: Stats) -> Connection:
+    """A new connection, as the server makes it for a client that has just come."""
+    deadline = trio.current_time() + config.head_timeout
+    return Connection(transport, config, Site(disk, config), stats, first_deadline=deadline)
+
+
 class Peer:
     """A client, and the connection that serves it."""
 
     def __init__(self, disk: SimDisk, config: Config, link: Link) -> None:
         self.stats = Stats()
         self.stream, transport = link(Pace(config, self.stats))
-        self.connection = Connection(transport, config, Site(disk, config), self.stats)
+        self.connection = connection(transport, config, disk, self.stats)
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.ended_at = 0.0
@@ -105,11 +113,52 @@ async def connected(
     assert disk.open_files == 0
 
 
-async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None) -> bytes:
-    """All that a connection sends to a client that sends these pieces and ends its side.
+class Ways:
+    """How `converse` does it; tests/serving/conftest.py has the same tests go both ways."""
 
-    Each piece is received by itself: the next one is there when the connection asks for it.
-    """
+    by_lane = False
+
+
+async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None) -> bytes:
+    """All that a connection sends to a client that sends these pieces and ends its side."""
+    way = converse_by_lane if Ways.by_lane else converse_by_task
+    return await way(disk, pieces, config)
+
+
+async def converse_by_lane(
+    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
+) -> bytes:
+    """The same on the fast lane. Each piece is sent when nothing is left to do for the last one."""
+    server, received = Server(config or Config()), bytearray()
+    disk.has_real_descriptors = True
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    client = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
+    async def receive_all() -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for data in client:
+                received.extend(data)
+
+    async with client, trio.open_nursery() as nursery:
+        lane = await nursery.start(server._serve_by_lane, [], Site(disk, server.config), disk)
+        lane.adopt(theirs)
+        async with trio.open_nursery() as receiving:
+            receiving.start_soon(receive_all)
+            with contextlib.suppress(trio.BrokenResourceError):
+                for piece in pieces:
+                    await client.send_all(piece)
+                    await wait_all_tasks_blocked()
+                await client.send_eof()
+        server.drain()
+    return bytes(received)
+
+
+async def converse_by_task(
+    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
+) -> bytes:
+    """The same on the plain path. Each piece is received by itself: the next one is there when
+    the connection asks for it."""
     config, stats = config or Config(), Stats()
     rest = iter(pieces)
     receiver, sender = MemoryReceiveStream(), MemorySendStream()
@@ -123,5 +172,5 @@ async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None
     receiver.receive_some_hook = next_piece_or_end
     stream = trio.StapledStream(sender, receiver)
     transport = StreamTransport(stream, Pace(config, stats))
-    await Connection(transport, config, Site(disk, config), stats).run()
+    await connection(transport, config, disk, stats).run()
     return bytes(await sender.get_data())

@@ -4,8 +4,9 @@ from typing import NamedTuple, Protocol
 
 from ..semantics.listing import View
 from .pages import FRESH, FileChanged, OpenFile
+from .paths import WouldWait
 
-__all__ = ["FRESH", "Disk", "FileChanged", "Listing", "OpenFile"]
+__all__ = ["FRESH", "Disk", "FileChanged", "Listing", "OpenFile", "PromptDisk", "WouldWait"]
 
 
 class Listing(NamedTuple):
@@ -35,3 +36,25 @@ class Disk(Protocol):
 
     def close(self, file: OpenFile) -> None:
         """Give an open file back."""
+
+
+class PromptDisk(Disk, Protocol):
+    """A disk that also says what it can do at once: nothing here waits."""
+
+    def open_at_once(self, path: bytes) -> OpenFile:
+        """As `open`. Raises WouldWait, OSError."""
+
+    def identify_at_once(self, path: bytes) -> tuple[int, int]:
+        """Device and inode of what a path leads to now. Raises WouldWait, OSError."""
+
+    def is_unchanged(self, file: OpenFile) -> bool:
+        """Whether it is the version that was opened: nobody has written into it."""
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        """As `ready`; 0 where that would wait. Raises FileChanged, OSError."""
+
+    def read_at_once(self, file: OpenFile, offset: int, end: int) -> bytes:
+        """As `read`. Raises WouldWait, FileChanged, OSError."""
+
+    def share(self, file: OpenFile) -> OpenFile:
+        """The same open file for one more user, who calls `close` as well."""

@@ -25,7 +25,7 @@ from .listings import Listings
 from .messages import MAX_READ, Operation, Order, unpack_read
 from .opening import Opened
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
-from .paths import PathGate, open_root
+from .paths import PathGate, WouldWait, open_root
 from .pool import HelperPool
 
 _PROCESS_PAUSE: Final = 0.1  # seconds; a process takes 35 ms of CPU to start
@@ -109,17 +109,21 @@ class LocalDisk:
         self._pool = pool
         self._closer = closer
         self._remote_closer = remote_closer  # a hung mount must not hold up the other
-        self.paths = paths
+        self._paths = paths
         self._listings = listings
         self._pages = PageGate(config.gate)
 
     async def open(self, path: bytes) -> OpenFile:
         """Open a path below the root ("" is the root). Raises OSError."""
-        return self._file(await self.paths.open(path))
+        return self._file(await self._paths.open(path))
 
     def open_at_once(self, path: bytes) -> OpenFile:
         """The same without waiting. Raises WouldWait, OSError."""
-        return self._file(self.paths.open_at_once(path))
+        return self._file(self._paths.open_at_once(path))
+
+    def identify_at_once(self, path: bytes) -> tuple[int, int]:
+        """Device and inode of what a path leads to now. Raises WouldWait, OSError."""
+        return self._paths.identify_at_once(path)
 
     def _file(self, opened: Opened) -> OpenFile:
         remote = opened.volume.is_remote and self._config.gate != "never"
@@ -145,11 +149,11 @@ class LocalDisk:
 
     async def list(self, path: bytes, view: View) -> Listing:
         """Render the directory at a path below the root ("" is the root). Raises OSError."""
-        opened = await self.paths.open(path)
+        opened = await self._paths.open(path)
         self._closing(opened)(opened.descriptor)
         if not opened.status.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        rendered = await self._listings.get(self.paths.directory, path, opened.status, view)
+        rendered = await self._listings.get(self._paths.directory, path, opened.status, view)
         self._stats.files_open += 1
         self._stats.gates[Gate.MEMORY] += 1
         file = OpenFile(rendered.descriptor, rendered.status, Gate.MEMORY)
@@ -236,9 +240,18 @@ class LocalDisk:
         return data
 
     @property
-    def has_open_files(self) -> bool:
+    def is_prompt(self) -> bool:
         """Whether files can be opened and read at once, where the kernel has them in memory."""
-        return self._config.gate == "never" or self.paths.asks_caches
+        return self._config.gate == "never" or self._paths.asks_caches
+
+    def is_unchanged(self, file: OpenFile) -> bool:
+        """Whether it is the version that was opened. Cannot wait: its inode is in memory."""
+        found, status = os.fstat(file.fd), file.status
+        return (
+            found.st_mtime_ns == status.mtime_ns
+            and found.st_size == status.size
+            and found.st_ctime_ns == status.ctime_ns
+        )
 
     def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
         """How many bytes at `offset` can be sent without waiting: 0 is "don't know".
@@ -249,6 +262,13 @@ class LocalDisk:
         count = self._pages.resident(file, offset, stop - offset)
         self._stats.resident += bool(count)
         return count
+
+    def read_at_once(self, file: OpenFile, offset: int, end: int) -> bytes:
+        """As `read`. Raises WouldWait, FileChanged, OSError."""
+        count = self.ready_at_once(file, offset, end)
+        if not count:
+            raise WouldWait
+        return os.pread(file.fd, count, offset)
 
     def share(self, file: OpenFile) -> OpenFile:
         """The same open file for one more user, who closes it as well."""
@@ -266,9 +286,9 @@ class LocalDisk:
 
     def explain(self) -> str:
         """One line for the log: which gates and helpers serve this root, and why."""
-        gate = self._pages.explain(self.paths.root)
+        gate = self._pages.explain(self._paths.root)
         if self._config.gate == "never":
             return f"gate {gate}"
-        paths = "from the kernel's caches" if self.paths.asks_caches else "by helpers"
+        paths = "from the kernel's caches" if self._paths.asks_caches else "by helpers"
         helpers = f"at most {self._config.max_helpers} {self._config.helpers} helpers"
         return f"gate {gate}; files are opened {paths}; {helpers}"

@@ -6,6 +6,7 @@ It is a disk.interface.Disk too, whose every `await` returns at once or raises W
 import contextlib
 import errno
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
@@ -13,11 +14,10 @@ from typing import Final
 import trio
 
 from ..semantics.listing import View
-from .interface import Listing, OpenFile
-from .local import LocalDisk
-from .paths import WouldWait
+from .interface import Listing, OpenFile, PromptDisk, WouldWait
+from .pages import Gate
 
-_UNUSED: Final = 10.0  # seconds
+UNUSED: Final = 10.0  # seconds for which a file is kept open that nobody asks for
 _LONGEST: Final = 3600.0  # seconds; then the access time of a file may be due again (relatime)
 
 
@@ -42,9 +42,10 @@ class OpenFiles:
     `await` (see `share`).
     """
 
-    def __init__(self, disk: LocalDisk, most: int, max_age: float) -> None:
+    def __init__(self, disk: PromptDisk, most: int, max_age: float) -> None:
         self._disk = disk
-        self._most = most
+        # Well below what the process may open: connections, helpers and misses need some as well.
+        self._most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._max_age = max_age
         self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()
         self._watched: list[Lookup] = []
@@ -65,9 +66,15 @@ class OpenFiles:
                 self._forget(lookup)
         return lookup.is_valid
 
+    def is_unchanged(self, lookup: Lookup) -> bool:
+        """Whether its file is still open, and the version that was opened."""
+        if not lookup.is_valid or lookup.file is None:
+            return False
+        return self._disk.is_unchanged(lookup.file)
+
     def _leads_there(self, lookup: Lookup) -> bool:
         try:
-            identity = self._disk.paths.identify_at_once(lookup.path)
+            identity = self._disk.identify_at_once(lookup.path)
         except WouldWait:
             return False
         except OSError as error:
@@ -81,7 +88,7 @@ class OpenFiles:
         """Raises WouldWait, OSError."""
         now = trio.current_time()
         lookup = self._lookups.get(path)
-        if lookup is None or not self.is_current(lookup, now) or not is_unchanged(lookup):
+        if lookup is None or not self.is_current(lookup, now) or not self.is_unchanged(lookup):
             if lookup and lookup.is_valid:
                 self._forget(lookup)
             lookup = self._look(path, now)
@@ -90,18 +97,15 @@ class OpenFiles:
             raise OSError(lookup.errno, os.strerror(lookup.errno))
         return lookup.file
 
-    def forget_unused(self, now: float) -> None:
-        """Close what nobody has asked for lately: it may be deleted, or its disk unmounted."""
-        while self._lookups:
-            oldest = next(iter(self._lookups.values()))
-            if now < oldest.checked_at + self._max_age + _UNUSED:
-                break
-            self._forget(oldest)
+    def close_unused(self, now: float) -> None:
+        """Close what nobody has asked for lately: it may be deleted, or its disk unmounted.
 
-    @property
-    def count(self) -> int:
-        """How many files are open."""
-        return len(self._lookups)
+        At the end of time (`math.inf`) that is all of it.
+        """
+        for lookup in list(self._lookups.values()):
+            if now < lookup.checked_at + self._max_age + UNUSED:
+                break
+            self._forget(lookup)
 
     def _look(self, path: bytes, now: float) -> Lookup:
         try:
@@ -142,7 +146,7 @@ class OpenFiles:
 
     async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
         """Raises WouldWait, FileChanged, OSError."""
-        return os.pread(file.fd, await self.ready(file, offset, end), offset)
+        return self._disk.read_at_once(file, offset, end)
 
     def close(self, file: OpenFile) -> None:
         """It stays open."""
@@ -151,24 +155,8 @@ class OpenFiles:
         """The same file for somebody who will close it by the disk's own `close`."""
         return self._disk.share(file)
 
-    def close_all(self) -> None:
-        for lookup in list(self._lookups.values()):
-            self._forget(lookup)
-
-
-def is_unchanged(lookup: Lookup) -> bool:
-    """Whether its file is still open, and the version that was opened (a change in place)."""
-    if lookup.file is None or not lookup.is_valid:
-        return False
-    found, status = os.fstat(lookup.file.descriptor.fd), lookup.file.status
-    return (
-        found.st_mtime_ns == status.mtime_ns
-        and found.st_size == status.size
-        and found.st_ctime_ns == status.ctime_ns
-    )
-
 
 def _is_lasting(file: OpenFile) -> bool:
     """Whether it can be kept: it may be used by the event loop, and its validators stay."""
-    may_be_used = not file.is_by_copy and not file.must_load_first
+    may_be_used = not file.is_by_copy and not file.must_load_first and file.gate is not Gate.ALWAYS
     return file.status.is_regular and file.is_settled and may_be_used

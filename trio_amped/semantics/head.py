@@ -69,6 +69,8 @@ class HeadReader:
         None if more bytes are needed; bytes after the head stay buffered. Raises HttpError 400,
         414 or 431 at the first fault of the stream, and again at every later call.
         """
+        if self._seen == 0 and self._fault is None and (end := self._end_of_usual_head()):
+            return self._take(end)
         while self._fault is None:
             newline = self._buffer.find(b"\n", self._seen)
             stop = newline + 1 or len(self._buffer)
@@ -88,6 +90,15 @@ class HeadReader:
             else:
                 self._lines += 1
         raise HttpError(*self._fault)
+
+    def _end_of_usual_head(self) -> int:
+        """Where a head ends that is all there, without a fault; 0: look at it line by line."""
+        end = self._buffer.find(b"\r\n\r\n") + 4
+        if end < 4 or end > self._max_head or self._buffer.startswith(b"\r\n"):
+            return 0
+        if self._buffer.find(b"\n") >= self._max_line or _FAULT.search(self._buffer, 0, end):
+            return 0
+        return end if self._buffer.count(b"\n", 0, end) <= self._max_lines + 1 else 0
 
     def _take(self, stop: int) -> bytes:
         head = bytes(self._buffer[self._head : stop])

@@ -1,6 +1,6 @@
 """Answers that are ready to be sent, found by what a common request says. Never waits."""
 
-import dataclasses
+import math
 import re
 import time
 from collections import OrderedDict
@@ -9,17 +9,16 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from ..disk.interface import FileChanged, OpenFile
-from ..disk.open_files import Lookup, OpenFiles, is_unchanged
-from ..disk.paths import WouldWait
+from ..disk.interface import FileChanged, OpenFile, WouldWait
+from ..disk.open_files import UNUSED, Lookup, OpenFiles
 from ..semantics.common import GROUPS
 from ..semantics.dates import format_date
 from ..semantics.errors import HttpError
-from ..semantics.request import check_request
+from ..semantics.request import Request
 from ..semantics.response import select_response, with_headers
 from ..semantics.target import parse_target
 from ..semantics.validators import weak_match
-from .framing import Framing
+from .framing import head_for
 from .site import IsDirectory, Site
 
 _SMALL: Final = 64 * 1024  # bytes: a body of this size goes from memory, in one send with its head
@@ -30,7 +29,7 @@ _DATE_LENGTH: Final = 29
 _DEPENDS_ON: Final = tuple(map(GROUPS.__getitem__, ("method", "path", "close", "accept_encoding")))
 _TAG: Final = GROUPS["if_none_match"]
 
-Key = tuple[bytes | Any, ...]
+Key = tuple[Any, ...]
 Result = TypeVar("Result")
 
 
@@ -125,42 +124,37 @@ class Answers:
 
     def find(self, match: re.Match[bytes]) -> Answer | None:
         """The answer to a request that `match_common` has understood; None: it is not ready."""
-        key = match.group(*_DEPENDS_ON)
+        key, tag = match.group(*_DEPENDS_ON), match[_TAG]
+        if tag is not None:
+            key = (*key, tag)
         answer = self._answers.get(key)
-        if match[_TAG] is None:
-            if answer is not None and answer.checked_at == self.moment:
-                return answer
-            return self._find(key, match, None)
-        return self._find_conditional(key, match, match[_TAG])
+        if answer is not None and answer.checked_at == self.moment:
+            return answer
+        if answer is None and tag is not None:
+            # A tag that is not the file's own is not remembered: there are too many of them.
+            whole = self._find(key[:-1])
+            if whole is None or not weak_match(tag, whole.tag):
+                return whole
+        return self._find(key)
 
-    def _find_conditional(self, key: Key, match: re.Match[bytes], tag: bytes) -> Answer | None:
-        # A tag that is not the file's own is not remembered: there are too many of them.
-        if (*key, tag) not in self._answers:
-            answer = self._find(key, match, None)
-            if not answer or not weak_match(tag, answer.tag):
-                return answer
-        return self._find((*key, tag), match, tag)
-
-    def _find(self, key: Key, match: re.Match[bytes], tag: bytes | None) -> Answer | None:
+    def _find(self, key: Key) -> Answer | None:
         answer = self._answers.get(key)
-        if answer is not None:
-            if self._is_valid(key, answer):
-                answer.checked_at = self.moment
-                return answer
+        if answer is None or not self._is_valid(key, answer):
             self._forget(key)
-        answer = self._make(match[0], tag)
-        if answer is not None:
-            answer.checked_at = self.moment
+            answer = self._make(*key)
+            if answer is None:
+                return None
             self._answers[key] = answer
             self._bytes += len(answer.wire.data)
             while self._bytes > _MOST_BYTES or len(self._answers) > _MOST:
                 self._forget(next(iter(self._answers)))
+        answer.checked_at = self.moment
         return answer
 
     def _is_valid(self, key: Key, answer: Answer) -> bool:
         if self.clock.now >= answer.valid_until and not self._renew(key, answer):
             return False
-        return all(map(is_unchanged, answer.files))
+        return all(map(self._files.is_unchanged, answer.files))
 
     def _renew(self, key: Key, answer: Answer) -> bool:
         """Whether all paths lead where they did. Since it is done again and again, what is asked
@@ -171,32 +165,58 @@ class Answers:
         return all(self._files.is_current(lookup, now) for lookup in answer.lookups)
 
     def _forget(self, key: Key) -> None:
-        self._bytes -= len(self._answers.pop(key).wire.data)
+        answer = self._answers.pop(key, None)
+        if answer is not None:
+            self._bytes -= len(answer.wire.data)
 
-    def _make(self, request_head: bytes, tag: bytes | None) -> Answer | None:
-        """The answer, if nothing that it takes could wait, and nothing is wrong."""
-        framing = Framing()
+    def sweep(self, *, everything: bool) -> None:
+        """Let go of what nobody has asked for lately, or of all: files may be deleted by now."""
+        now = self.clock.now
+        self._files.close_unused(math.inf if everything else now)
+        for key, answer in list(self._answers.items()):
+            if not everything and now < answer.valid_until + UNUSED:
+                break
+            self._forget(key)
+
+    def _make(
+        self,
+        method: bytes,
+        path: bytes,
+        close: bytes | None,
+        coding: bytes | None,
+        tag: bytes | None = None,
+    ) -> Answer | None:
+        """The answer to a request that says this and nothing else, on which it could depend.
+
+        None where something would have to be waited for, or is wrong: that is for a task.
+        """
+        fields = [(b"host", b"_")]
+        fields += [(b"connection", close)] if close else []
+        fields += [(b"accept-encoding", coding)] if coding else []
+        fields += [(b"if-none-match", tag)] if tag else []
+        request = Request(method, path, b"1.1", tuple(fields))
+        now = time.time()
         try:
-            request = framing.receive(request_head)
-            check_request(request)
-            if tag is None:
-                fields = tuple(each for each in request.headers if each[0] != b"if-none-match")
-                request = dataclasses.replace(request, headers=fields)
             with self._files.watched() as lookups:
-                found = _at_once(self._site.find(request, parse_target(request.target)))
-            file, form, now = found.file, found.form, time.time()
-            response = select_response(request, form, now)
-            response = with_headers(response, self._site.policy.cors.headers(request))
-            head, body = framing.send(response, now, closes=False), b""
+                found = _at_once(self._site.find(request, parse_target(path)))
+            response = select_response(request, found.form, now)
             length = sum(map(len, response.body))
+            body = b""
             if 0 < length <= _SMALL:
-                body = _at_once(self._read(file, length))
+                body = _at_once(self._read(found.file, length))
         except (WouldWait, HttpError, IsDirectory, FileChanged, OSError):
             return None
-        until = self.clock.now + self._max_age
-        tag = form.etag(now)
-        wire, rest = Wire(head, body), length - len(body)
-        return Answer(response.status, wire, length, rest, tag, file, list(lookups), until)
+        response = with_headers(response, self._site.policy.cors.headers(request))
+        return Answer(
+            response.status,
+            Wire(head_for(request, response, now), body),
+            length,
+            length - len(body),
+            found.form.etag(now),
+            found.file,
+            list(lookups),
+            self.clock.now + self._max_age,
+        )
 
     async def _read(self, file: OpenFile, size: int) -> bytes:
         pieces, offset = [], 0

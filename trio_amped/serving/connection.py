@@ -147,6 +147,8 @@ class Connection:
             idle_until = trio.current_time() + self._config.keep_alive_timeout
             if not await self._first_bytes(deadline or idle_until):
                 return None
+            if (head := self._reader.next_head()) is not None:
+                return head
         with trio.move_on_at(deadline or trio.current_time() + self._config.head_timeout):
             while (head := self._reader.next_head()) is None:
                 if not await self._receive():

@@ -113,10 +113,17 @@ class Lane:
         """Take over a connection that is idle."""
         self._park(sock, trio.current_time() + self._config.keep_alive_timeout, is_new=False)
 
-    def _park(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
+    def adopt(self, sock: socket.socket) -> Parked:
+        """Take over a new connection, which does not block."""
+        self._stats.connections += 1
+        self._stats.connections_open += 1
+        return self._park(sock, trio.current_time() + self._config.head_timeout, is_new=True)
+
+    def _park(self, sock: socket.socket, deadline: float, is_new: bool) -> Parked:
         fd = sock.fileno()
-        self._parked[fd] = Parked(sock, deadline, is_new)
+        parked = self._parked[fd] = Parked(sock, deadline, is_new)
         self._epoll.register(fd, select.EPOLLIN)
+        return parked
 
     def _unpark(self, fd: int) -> Parked:
         """The connection, whose owner is now the caller."""
@@ -143,10 +150,7 @@ class Lane:
         now = self._clock.now
         for fd in [fd for fd, each in self._parked.items() if each.deadline <= now]:
             self._close(fd)
-        if self._stats.connections_open:
-            self._files.forget_unused(now)
-        else:
-            self._files.close_all()
+        self._answers.sweep(everything=not self._stats.connections_open)
         self._resume_accepting()
 
     def _resume_accepting(self) -> None:
@@ -170,6 +174,8 @@ class Lane:
         while events := self._epoll.poll(0):
             self._answers.moment += 1  # what is to be read now was sent before
             for fd, _ in events:
+                # An earlier event may have closed it, and a new connection may have its number:
+                # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
                     self._receive(fd, parked)
                 elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
@@ -195,10 +201,8 @@ class Lane:
                 continue  # it is gone already; accept(2)
             sock.setblocking(False)
             self._answers.moment += 1
-            self._stats.connections += 1
-            self._stats.connections_open += 1
-            self._park(sock, self._clock.now + self._config.head_timeout, is_new=True)
-            self._receive(sock.fileno(), self._parked[sock.fileno()])
+            parked = self.adopt(sock)
+            self._receive(sock.fileno(), parked)  # most have sent something already
 
     def _receive(self, fd: int, parked: Parked) -> None:
         try:
@@ -207,10 +211,15 @@ class Lane:
             return
         except OSError:
             received = b""
-        if received:
-            self._answer(fd, parked, received)
-        else:
+        if not received:
             self._close(fd)
+            return
+        try:
+            self._answer(fd, parked, received)
+        except Exception:  # the others share this task
+            log.exception("a bug in the fast lane")
+            if self._parked.get(fd) is parked:
+                self._close(fd)
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
@@ -258,6 +267,7 @@ class Lane:
 
     def _note(self, match: re.Match[bytes], answer: Answer) -> None:
         self._stats.requests += 1
+        self._stats.by_lane += 1
         self._stats.responses[answer.status] += 1
         if self._logs_access:
             line, _, _ = match[0].partition(b"\r\n")

@@ -9,7 +9,8 @@ import socket
 import trio
 
 from ..config import Config
-from ..disk.local import LocalDisk, open_disk
+from ..disk.interface import PromptDisk
+from ..disk.local import open_disk
 from ..disk.open_files import OpenFiles
 from ..stats import Stats
 from .answers import Answers
@@ -73,7 +74,7 @@ class Server:
             await site.check_pages()
             task_status.started(addresses)
             with self._serving:
-                if self.config.fast_lane and disk.has_open_files:
+                if self.config.fast_lane and disk.is_prompt:
                     await self._serve_by_lane(listeners, site, disk)
                 else:
                     await self._serve_by_tasks(listeners, site)
@@ -100,7 +101,12 @@ class Server:
                 await trio.serve_listeners(handler, bounded, handler_nursery=connections)
 
     async def _serve_by_lane(
-        self, listeners: list[trio.SocketListener], site: Site, disk: LocalDisk
+        self,
+        listeners: list[trio.SocketListener],
+        site: Site,
+        disk: PromptDisk,
+        *,
+        task_status: trio.TaskStatus[Lane] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """The lane accepts, and answers what it can; tasks do the rest, and give back what is idle.
 
@@ -128,11 +134,12 @@ class Server:
                 files,
                 lambda handover: connections.start_soon(handle, handover),
             )
+            task_status.started(lane)
             try:
                 with self._accepting:
                     await lane.run([_plain(listener) for listener in listeners])
             finally:
-                files.close_all()
+                files.close_unused(math.inf)
 
     def stop_accepting(self) -> None:
         """Serve the connections that are here, and leave the next to who shares the listeners.
