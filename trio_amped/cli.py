@@ -181,8 +181,8 @@ async def _run_workers(supervisor: Supervisor, config: Config) -> int:
     except OSError as error:
         print(f"trio-amped: error: {_explain(config, error)}", file=sys.stderr)
         return _UNUSABLE
-    missing = f", without those of {supervisor.uncounted} dead workers"
-    log.info("stopped; %s%s", _summary(supervisor.stats), missing if supervisor.uncounted else "")
+    dead = f"; not counted: {supervisor.uncounted} dead workers" if supervisor.uncounted else ""
+    log.info("stopped; %s%s", _summary(supervisor.stats), dead)
     return status
 
 

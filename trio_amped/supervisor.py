@@ -66,16 +66,23 @@ class Supervisor:
         async with trio.open_nursery() as around:
             async with trio.open_nursery() as self._nursery:
                 await around.start(self._obey_signals)
-                async with self._restarting:
-                    # The first one finds out, and says, whether and how it can serve.
-                    self._seats[0].worker = self._start(self._seats[0])
-                    await self._has_served.wait()
-                    for seat in self._seats[1:]:
-                        seat.worker = self._start(seat)
+                await self._start_all()
             around.cancel_scope.cancel()
         if self._unusable:
             raise self._unusable
         return self._status
+
+    async def _start_all(self) -> None:
+        async with self._restarting:
+            first, *others = self._seats
+            first.worker = self._start(first)  # it finds out, and says, whether and how it serves
+            await self._has_served.wait()
+            for seat in others:
+                seat.worker = self._start(seat)
+            for worker in list(self._workers):
+                await worker.is_settled.wait()
+        if not self._ending.is_set():
+            log.info("%d workers serve", sum(worker.is_serving for worker in self._workers))
 
     async def _obey_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*SIGNALS) as signals:
@@ -134,7 +141,10 @@ class Supervisor:
         if worker.unusable and not self._has_served.is_set():
             self._unusable = worker.unusable
             self._end()
-        elif worker is seat.worker and not self._ending.is_set():
+            return
+        if worker.unusable:
+            end = f"cannot serve: {worker.unusable}"
+        if worker is seat.worker and not self._ending.is_set():
             await self._replace(worker, seat, end)
         elif worker.counters is None:
             log.error("worker %d: %s", seat.number, end)
@@ -215,16 +225,17 @@ def _beside(other: socket.socket) -> socket.socket:
     return listener
 
 
-def usable_processors(groups: Path = Path("/sys/fs/cgroup")) -> int:
+def usable_processors(
+    groups: Path = Path("/sys/fs/cgroup"), ours: Path = Path("/proc/self/cgroup")
+) -> int:
     """How many this process may use at a time: its affinity, and the limits of its cgroups."""
     limit = float(len(os.sched_getaffinity(0)))
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # the second version of cgroups
-            group = groups / path.lstrip("/")
+    for line in ours.read_text().splitlines():
+        hierarchy, _, path = line.split(":", 2)
+        if hierarchy == "0":  # the second version of cgroups
+            group = Path(path.lstrip("/"))
             for each in (group, *group.parents):
-                with contextlib.suppress(OSError):  # the uppermost one has no limit
-                    quota, period = (each / "cpu.max").read_text().split()
-                    if quota != "max":
-                        limit = min(limit, int(quota) / int(period))
+                with contextlib.suppress(OSError, ValueError):  # the uppermost one has no limit
+                    quota, period = (groups / each / "cpu.max").read_text().split()
+                    limit = min(limit, int(quota) / int(period))  # ValueError: it is "max"
     return max(1, math.ceil(limit))

@@ -5,6 +5,7 @@
 
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -57,7 +58,8 @@ async def _serve(
             try:
                 await nursery.start(server.serve, given)
             except OSError as error:
-                why = [error.errno, error.strerror or str(error), error.filename]
+                name = None if error.filename is None else os.fsdecode(error.filename)
+                why = error.errno, error.strerror or str(error), name
                 await _tell(channel, unusable=why)
                 status = 2
             else:
