@@ -146,7 +146,7 @@ class Supervisor:
             end = f"cannot serve: {worker.unusable}"
         if worker is seat.worker and not self._ending.is_set():
             await self._replace(worker, seat, end)
-        elif worker.counters is None:
+        elif worker.unusable or worker.counters is None:
             log.error("worker %d: %s", seat.number, end)
 
     def _note_counters(self, worker: Worker) -> None:
@@ -192,7 +192,7 @@ class Supervisor:
         async with seat.changing:
             old, new = seat.worker, self._start(seat, announces=seat is self._seats[0])
             await new.is_settled.wait()
-            if new.is_serving and not self._ending.is_set():
+            if new.is_serving and new in self._workers and not self._ending.is_set():
                 seat.worker = new
                 if old is not None:
                     old.tell(RETIRE, RETIRING + self._config.drain_timeout)
