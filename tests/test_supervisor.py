@@ -456,15 +456,21 @@ def test_a_second_signal_stops_at_once(root: Path, number: signal.Signals) -> No
         assert not lines(server, "ERROR|WARNING|Traceback|not counted")
 
 
-def test_a_signal_while_workers_start_ends_them_as_well(root: Path) -> None:
-    """They have not yet begun to listen to it: python is still importing."""
-    with running_server("--workers", "2", root=root) as server:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_is_deaf_to_signals_from_its_very_start(
+    root: Path, saboteur: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Before it can ignore them: Python has not even imported us."""
+    monkeypatch.setenv("PYTHONPATH", str(saboteur))
+    os.mkfifo(saboteur / "gate")
+    with running_workers(root=root) as server:
+        put(saboteur / "how", b"how.with_name('gate').read_bytes()")
         server.process.send_signal(signal.SIGHUP)
-        with watched(children(server.pid)) as have_ended:
-            os.killpg(server.pid, signal.SIGTERM)
-            assert server.process.wait(GUARD) == 0
-            assert have_ended()
-        assert not lines(server, "Traceback|ERROR")
+        with (saboteur / "gate").open("wb"):  # waits until the successor is there
+            os.killpg(server.pid, number)
+            server.wait_for_log(FINISHING)
+        assert server.process.wait(GUARD) == 0
+        assert not lines(server, "Traceback|ERROR|not counted")
 
 
 def test_a_worker_that_does_not_end_is_killed(root: Path) -> None:
