@@ -373,6 +373,7 @@ def test_a_worker_that_cannot_serve_any_more_says_why(root: Path) -> None:
 # ---------------------------------------------------------------- a rolling restart
 
 
+@pytest.mark.timeout(300)  # forty processes are started
 @pytest.mark.parametrize(("options", "count"), [([], 20), (["--no-fast-lane"], 5)])
 def test_rolling_restarts_lose_no_request(root: Path, options: list[str], count: int) -> None:
     with running_workers(*options, root=root) as server:
