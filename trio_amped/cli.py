@@ -26,7 +26,7 @@ _UNUSABLE = 2
 _MOST_WORKERS = 1024
 # The first words of the settings that few will touch: a group of their own in --help.
 _LIMITS = ("max_connections", "max_open_files", "max_head", "max_target", "max_fields")
-_DEADLINES = ("head_", "keep_", "send_", "disk_", "drain_")
+_DEADLINES = ("open_file_", "head_", "keep_", "send_", "disk_", "drain_")
 _LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -116,6 +116,9 @@ class Config:
         30.0, "seconds in which a client must take --send-minimum bytes", least=_POSITIVE
     )
     send_minimum: int = _setting(16 * 1024, "bytes; see --send-timeout", least=1)
+    open_file_timeout: float = _setting(
+        10.0, "seconds for which the fast lane keeps a file open that nobody asks for", least=0
+    )
     disk_timeout: float = _setting(
         30.0, "seconds after which a miss is given up: 503", least=_POSITIVE
     )

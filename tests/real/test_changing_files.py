@@ -49,7 +49,8 @@ def root(place: Path) -> Path:
 @contextmanager
 def quiet_server(root: Path, *options: str) -> Iterator[ServerProcess]:
     """A server that must have neither bugs nor anything left open when its clients are gone."""
-    with running_server(*options, root=root) as server:
+    closing = ("--revalidate", "0.1", "--open-file-timeout", "0")
+    with running_server(*closing, *options, root=root) as server:
         with Client(server) as client:
             assert client.get("/hot").body == HOT
             assert client.get("/big").status == 200  # every helper that is needed has started

@@ -17,7 +17,6 @@ from ..semantics.listing import View
 from .interface import Listing, OpenFile, PromptDisk, WouldWait
 from .pages import Gate
 
-UNUSED: Final = 10.0  # seconds for which a file is kept open that nobody asks for
 _LONGEST: Final = 3600.0  # seconds; then the access time of a file may be due again (relatime)
 
 
@@ -39,14 +38,15 @@ class OpenFiles:
 
     That a path still leads to its file is asked again after `max_age` seconds; that the file was
     not changed in place, at every use. What is open belongs to us: nobody may keep it across an
-    `await` (see `share`).
+    `await` (see `share`). What was not asked for in `unused_after` seconds is closed.
     """
 
-    def __init__(self, disk: PromptDisk, most: int, max_age: float) -> None:
+    def __init__(self, disk: PromptDisk, most: int, max_age: float, unused_after: float) -> None:
         self._disk = disk
         # Well below what the process may open: connections, helpers and misses need some as well.
         self._most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._max_age = max_age
+        self.unused_after = unused_after
         self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()
         self._watched: list[Lookup] = []
 
@@ -103,7 +103,7 @@ class OpenFiles:
         At the end of time (`math.inf`) that is all of it.
         """
         for lookup in list(self._lookups.values()):
-            if now < lookup.checked_at + self._max_age + UNUSED:
+            if now < lookup.checked_at + self._max_age + self.unused_after:
                 break
             self._forget(lookup)
 

@@ -125,6 +125,17 @@ def complete(response: Response, now: float, close: bool) -> Response:
     return replace(response, headers=((b"Date", format_date(now)), *response.headers, *last))
 
 
+def wire_head(response: Response, now: float, close: bool) -> bytes:
+    """The head of a response, as h11 would write it (RFC 9112 2.1)."""
+    status, headers = response.status, complete(response, now, close).headers
+    lines = (b"%s: %s\r\n" % field for field in headers)
+    return b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, _phrase(status), b"".join(lines))
+
+
+def _phrase(status: int) -> bytes:
+    return HTTPStatus(status).phrase.encode()
+
+
 def _requested_ranges(request: Request, size: int) -> Ranges | None:
     """None: no Range that counts. It is defined for GET only (RFC 9110 14.2), and once."""
     value = request.field(b"range")
@@ -186,7 +197,7 @@ def _unsatisfiable(size: int) -> HttpError:
 
 def _brief(status: int, headers: Headers, method: bytes | None) -> Response:
     """A response whose body says its status."""
-    body = (b"%d %s\n%s" % (status, HTTPStatus(status).phrase.encode(), _MORE.get(status, b"")),)
+    body = (b"%d %s\n%s" % (status, _phrase(status), _MORE.get(status, b"")),)
     content = _content(b"text/plain; charset=utf-8", body)
     return Response(status, (*content, NOSNIFF, *headers), _sent(body, method))
 

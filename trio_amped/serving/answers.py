@@ -1,6 +1,5 @@
 """Answers that are ready to be sent, found by what a common request says. Never waits."""
 
-import math
 import re
 import time
 from collections import OrderedDict
@@ -10,15 +9,14 @@ from typing import Any, Final, TypeVar
 import trio
 
 from ..disk.interface import FileChanged, OpenFile, WouldWait
-from ..disk.open_files import UNUSED, Lookup, OpenFiles
+from ..disk.open_files import Lookup, OpenFiles
 from ..semantics.common import GROUPS
 from ..semantics.dates import format_date
 from ..semantics.errors import HttpError
 from ..semantics.request import Request
-from ..semantics.response import select_response, with_headers
+from ..semantics.response import select_response, wire_head, with_headers
 from ..semantics.target import parse_target
 from ..semantics.validators import weak_match
-from .framing import head_for
 from .site import IsDirectory, Site
 
 _SMALL: Final = 64 * 1024  # bytes: a body of this size goes from memory, in one send with its head
@@ -169,12 +167,12 @@ class Answers:
         if answer is not None:
             self._bytes -= len(answer.wire.data)
 
-    def sweep(self, *, everything: bool) -> None:
-        """Let go of what nobody has asked for lately, or of all: files may be deleted by now."""
+    def sweep(self) -> None:
+        """Let go of what nobody has asked for lately."""
         now = self.clock.now
-        self._files.close_unused(math.inf if everything else now)
+        self._files.close_unused(now)
         for key, answer in list(self._answers.items()):
-            if not everything and now < answer.valid_until + UNUSED:
+            if now < answer.valid_until + self._files.unused_after:
                 break
             self._forget(key)
 
@@ -209,7 +207,7 @@ class Answers:
         response = with_headers(response, self._site.policy.cors.headers(request))
         return Answer(
             response.status,
-            Wire(head_for(request, response, now), body),
+            Wire(wire_head(response, now, close is not None), body),
             length,
             length - len(body),
             found.form.etag(now),

@@ -71,13 +71,13 @@ class Connection:
         is_idle = False
         self._reader.feed(received)
         try:
-            if unfinished and not await self._finish(unfinished):
-                return False
-            while await self._serve_next():
+            goes_on = await (self._finish(unfinished) if unfinished else self._serve_next())
+            while goes_on:
                 await trio.lowlevel.checkpoint()
                 if self._parks and not self._is_draining and self._reader.is_empty:
                     is_idle = True
                     break
+                goes_on = await self._serve_next()
         except ClientGone as gone:
             log.debug("a client is gone: %s", gone)
         except FileChanged:

@@ -67,12 +67,3 @@ class Framing:
         self._h11.start_next_cycle()
         self.request = None
         return True
-
-
-def head_for(request: Request, response: Response, now: float) -> bytes:
-    """The head of a response to a request that has no content, as `Framing` sends it."""
-    framing = Framing()
-    lines = [b"%s %s HTTP/%s" % (request.method, request.target, request.http_version)]
-    lines += [b"%s: %s" % field for field in request.headers]
-    framing.receive(b"\r\n".join((*lines, b"\r\n")))
-    return framing.send(response, now, closes=False)

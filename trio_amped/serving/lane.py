@@ -42,12 +42,13 @@ _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Parked:
     """An idle connection; its owner is the lane for as long as it is in the lane's dict."""
 
-    __slots__ = ("deadline", "is_new", "sock")
+    __slots__ = ("deadline", "is_new", "is_watched", "sock")
 
     def __init__(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
         self.sock = sock
         self.deadline = deadline
         self.is_new = is_new
+        self.is_watched = False
 
 
 class Handover(NamedTuple):
@@ -111,24 +112,34 @@ class Lane:
 
     def park(self, sock: socket.socket) -> None:
         """Take over a connection that is idle."""
-        self._park(sock, trio.current_time() + self._config.keep_alive_timeout, is_new=False)
+        deadline = trio.current_time() + self._config.keep_alive_timeout
+        self._watch(sock.fileno(), self._own(sock, deadline, is_new=False))
 
-    def adopt(self, sock: socket.socket) -> Parked:
-        """Take over a new connection, which does not block."""
+    def adopt(self, sock: socket.socket) -> None:
+        """Take over a new connection, which does not block. Most have sent something already, and
+        some are closed at once: those need not be watched."""
         self._stats.connections += 1
         self._stats.connections_open += 1
-        return self._park(sock, trio.current_time() + self._config.head_timeout, is_new=True)
+        fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
+        parked = self._own(sock, deadline, is_new=True)
+        self._receive(fd, parked)
+        if self._parked.get(fd) is parked:
+            self._watch(fd, parked)
 
-    def _park(self, sock: socket.socket, deadline: float, is_new: bool) -> Parked:
-        fd = sock.fileno()
-        parked = self._parked[fd] = Parked(sock, deadline, is_new)
-        self._epoll.register(fd, select.EPOLLIN)
+    def _own(self, sock: socket.socket, deadline: float, *, is_new: bool) -> Parked:
+        parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new)
         return parked
+
+    def _watch(self, fd: int, parked: Parked) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        parked.is_watched = True
 
     def _unpark(self, fd: int) -> Parked:
         """The connection, whose owner is now the caller."""
-        self._epoll.unregister(fd)
-        return self._parked.pop(fd)
+        parked = self._parked.pop(fd)
+        if parked.is_watched:
+            self._epoll.unregister(fd)
+        return parked
 
     def _close(self, fd: int) -> None:
         self._unpark(fd).sock.close()
@@ -150,7 +161,7 @@ class Lane:
         now = self._clock.now
         for fd in [fd for fd, each in self._parked.items() if each.deadline <= now]:
             self._close(fd)
-        self._answers.sweep(everything=not self._stats.connections_open)
+        self._answers.sweep()
         self._resume_accepting()
 
     def _resume_accepting(self) -> None:
@@ -201,8 +212,7 @@ class Lane:
                 continue  # it is gone already; accept(2)
             sock.setblocking(False)
             self._answers.moment += 1
-            parked = self.adopt(sock)
-            self._receive(sock.fileno(), parked)  # most have sent something already
+            self.adopt(sock)
 
     def _receive(self, fd: int, parked: Parked) -> None:
         try:

@@ -112,8 +112,9 @@ class Server:
 
         The same ends: accept until drained, then wait for the connections.
         """
-        files = OpenFiles(disk, self.config.max_open_files, self.config.revalidate)
-        answers = Answers(site, files, self.config.revalidate)
+        max_age = self.config.revalidate
+        files = OpenFiles(disk, self.config.max_open_files, max_age, self.config.open_file_timeout)
+        answers = Answers(site, files, max_age)
 
         async def handle(handover: Handover) -> None:
             is_idle = False
