@@ -27,6 +27,7 @@ test: .venv/test  ## lint, types, then all tests with branch coverage
 	$(BIN)/mypy
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

@@ -90,6 +90,8 @@ def test_help_lists_every_option_with_its_default_and_unit(
     assert "twice: at once" in text
     for field in dataclasses.fields(Config):
         option = "--" + field.metadata.get("option", field.name.replace("_", "-"))
+        if field.default is True:
+            option = option.replace("--", "--no-", 1)
         found = re.search(rf"^  {option}\b([^\n]*(?:\n {{10}}[^\n]*)?)", text, re.MULTILINE)
         assert found, option
         line = found[1]

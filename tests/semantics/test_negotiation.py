@@ -222,8 +222,8 @@ HTML: Final = b"text/html"
         (b"text/html;q=0.5;q=0.9", 0, 0),
         (b"text/ html, application /json", 0, 0),
         (b"text, html/, /json, application/json", 1, 0),
-        (b"text/html;q=0.5;", 0, 0),
-        (b"text/html;q=0.5;;a", 0, 0),
+        (b"text/html;q=0.5;", 0, 0.5),
+        (b"text/html;q=0.5;;a", 0, 0.5),
         (b'text/html;q=0.5;a="x, application/json', 0, 0),  # a quote that nobody closes
         (b'application/json, text/html;a="x', 1, 0),
         (b'text/html;a="x\\', 0, 0),

@@ -12,10 +12,11 @@ _QUOTED: Final = rb'"(?:[^"\\]|\\.)*+"'
 _VALUE: Final = rb"=(?:" + _TOKEN + rb"|" + _QUOTED + rb")"
 _PARAMETER: Final = rb"[ \t]*+;[ \t]*+(?![qQ]=)" + _TOKEN + rb"(?:" + _VALUE + rb")?+"
 _CHARSET: Final = rb"(?:[ \t]*+;[ \t]*+(?i:charset)" + _VALUE + rb")?+"
+_NOTHING: Final = rb"(?:[ \t]*+;(?=[ \t]*+(?:;|\Z)))*+"  # a parameter may be empty (RFC 9110 5.6.6)
 _MEDIA_RANGE: Final = re.compile(
     rb"(?P<type>" + _TOKEN + rb")/(?P<subtype>" + _TOKEN + rb")"
-    + _CHARSET + rb"(?P<special>(?:" + _PARAMETER + rb")*+)"
-    + _WEIGHT + rb"(?:" + _PARAMETER + rb")*+"
+    + _NOTHING + _CHARSET + _NOTHING + rb"(?P<special>(?:" + _PARAMETER + _NOTHING + rb")*+)"
+    + _WEIGHT + _NOTHING + rb"(?:" + _PARAMETER + _NOTHING + rb")*+"
 )  # fmt: skip
 # A quote that nobody closes reaches to the end: to look for its end but once keeps this linear.
 _MEMBER: Final = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+"?+)++')

@@ -121,10 +121,9 @@ class Server:
             try:
                 is_idle = await self._handle(handover, site, parks=True)
             finally:
-                if is_idle and not self._is_draining:
+                if is_idle:
                     lane.park(handover.sock)
                 else:
-                    handover.sock.close()
                     lane.make_room()
 
         async with trio.open_nursery() as connections:
@@ -151,7 +150,7 @@ class Server:
         if self._lane is None:
             self._accepting.cancel()
         else:
-            _stop_accepting(self._lane)
+            self._lane.stop_accepting()
 
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
@@ -218,11 +217,6 @@ def _plain(listener: trio.SocketListener) -> socket.socket:
     sock.setblocking(False)
     prepare(sock)
     return sock
-
-
-def _stop_accepting(lane: Lane) -> None:
-    lane._accepts_at = math.inf
-    lane._pause_accepting()
 
 
 def _address(sock: trio.socket.SocketType) -> Address:
