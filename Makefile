@@ -27,6 +27,7 @@ test: .venv/test  ## lint, types, then all tests with branch coverage
 	$(BIN)/mypy
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
@@ -39,7 +40,7 @@ bench-cold: .venv/test  ## measure with files that are not in memory (as root; O
 bench-listing: .venv/test  ## measure while directories of 100 000 names are listed
 	$(BIN)/python -m bench.listing $(OPTIONS)
 
-soak: .venv/test  ## serve all kinds of clients for MINUTES, and count what is left behind
+soak: .venv/test  ## serve all kinds of clients for MINUTES, with threads and with processes, and count what is left behind
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 check-all:  ## test, 30 minutes of fuzz, 30 of soak, the full benches (as root)

@@ -1,9 +1,11 @@
-"""The rules of a whole test run: Hypothesis profiles, and no skipped test in CI."""
+"""The rules of a whole test run: Hypothesis profiles, no skipped test in CI, the lane on or off."""
 
 import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.rig.server import COMMON_OPTIONS
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -48,6 +50,14 @@ class NoSkips:
                 terminalreporter.line(line, red=True)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-fast-lane", action="store_true", help="servers serve by tasks, unless told otherwise"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-fast-lane"):
+        COMMON_OPTIONS.append("--no-fast-lane")
     if IN_CI:
         config.pluginmanager.register(NoSkips(), "no-skips")

@@ -90,6 +90,8 @@ def test_help_lists_every_option_with_its_default_and_unit(
     assert "twice: at once" in text
     for field in dataclasses.fields(Config):
         option = "--" + field.metadata.get("option", field.name.replace("_", "-"))
+        if field.default is True:
+            option = option.replace("--", "--no-", 1)
         found = re.search(rf"^  {option}\b([^\n]*(?:\n {{10}}[^\n]*)?)", text, re.MULTILINE)
         assert found, option
         line = found[1]
@@ -123,6 +125,12 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--gate", "lies"], "argument --gate: invalid choice: 'lies' (choose from"),
     (["--helpers", "elves"], "argument --helpers: invalid choice: 'elves' (choose from"),
     (["--log-level", "loud"], "argument --log-level: invalid choice: 'loud' (choose from"),
+    (["--workers", "0"], "argument --workers: must be 1 to 1024, or auto, not '0'"),
+    (["--workers", "-1"], "argument --workers: must be 1 to 1024, or auto, not '-1'"),
+    (["--workers", "1025"], "argument --workers: must be 1 to 1024, or auto, not '1025'"),
+    (["--workers", "many"], "argument --workers: must be 1 to 1024, or auto, not 'many'"),
+    (["--workers", "²"], "argument --workers: must be 1 to 1024, or auto, not '²'"),
+    (["--workers"], "argument --workers: expected one argument"),
     (["--max-helpers", "0"], "--max-helpers must be at least 1"),
     (["--max-helpers", "many"], "argument --max-helpers: invalid int value: 'many'"),
     (["--max-connections", "0"], "--max-connections must be at least 1"),
@@ -137,7 +145,7 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--precompressed", "br,lzma"], "--precompressed must be among br, zstd, gzip, not 'lzma'"),
     (["--precompressed", "none,br"], "--precompressed must be among br, zstd, gzip, not 'none'"),
     (["--precompressed"], "argument --precompressed: expected one argument"),
-    (["--header", "*.js"], "--header must be GLOB: VALUE, not '*.js'"),
+    (["--header", "*.js"], "--header must be GLOB: Name: value, not '*.js'"),
     (["--header", "*.js: no-store"], "--header must be GLOB: Name: value, not '*.js: no-store'"),
     (["--header", "*: A: b", "--header", "*: A"], "--header must be GLOB: Name: value, not '*: A'"),
     (["--header", "*: A b: c"], "--header must be GLOB: Name: value, not '*: A b: c'"),
@@ -158,7 +166,7 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
         ["--cors", "*", "--cors", "null"],
         "--cors must be an origin (https://host), or *, not 'null'",
     ),
-    (["--media-type", "*.x"], "--media-type must be GLOB: VALUE, not '*.x'"),
+    (["--media-type", "*.x"], "--media-type must be GLOB: TYPE/SUBTYPE, not '*.x'"),
     (["--media-type", "*.x: text"], "--media-type must be GLOB: TYPE/SUBTYPE, not '*.x: text'"),
     (["--charset", "utf 8"], "--charset must be a name such as utf-8, or empty, not 'utf 8'"),
     (["--listing=yes"], "argument --listing: ignored explicit argument 'yes'"),

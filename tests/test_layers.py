@@ -22,6 +22,10 @@ MAY_IMPORT: Final = {
     "serving": LEAVES | {"semantics", "disk"},
     "config": frozenset({"semantics"}),
     "stats": frozenset[str](),
+    # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
+    "supervisor": LEAVES | {"worker_process"},
+    "worker_process": frozenset[str](),
+    "worker": LEAVES | {"cli", "logs", "serving", "worker_process"},
 }
 # What a room may not import of others.
 MAY_NOT_IMPORT: Final = {
@@ -156,6 +160,10 @@ PLANTED = [
     ("serving/transport.py", "os.fstat(1)"),
     ("serving/a.py", "with open('x') as f: pass"),
     ("config.py", "from .stats import Stats"),
+    ("supervisor.py", "from .serving.server import Server"),
+    ("supervisor.py", "from . import cli"),
+    ("worker_process.py", "from .supervisor import Supervisor"),
+    ("worker.py", "from .supervisor import Supervisor"),
     ("semantics/listing.py", "from .response import Response"),
     ("disk/directories.py", "from ..semantics.target import Target"),
     ("disk/helper.py", "import trio"),

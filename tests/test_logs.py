@@ -51,6 +51,23 @@ def test_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ERROR   a bug\nTraceback" in text
 
 
+def test_a_name_stands_before_the_lines_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with logs.to_stderr("info") as begin_with:
+        log.info("first")
+        begin_with("worker 7: ")
+        log.info("second")
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            log.exception("a bug")
+    text = stream.getvalue()
+    assert " INFO    first\n" in text
+    assert " INFO    worker 7: second\n" in text
+    assert " ERROR   worker 7: a bug\nTraceback" in text
+
+
 def test_a_reader_that_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StuckStream()
     monkeypatch.setattr("sys.stderr", stream)

@@ -39,3 +39,14 @@ def test_two_servers_do_not_share_them() -> None:
     one.responses[200] += 1
     one.gates["mincore"] += 1
     assert (other.responses, other.gates) == ({}, {})
+
+
+def test_the_counters_of_several_servers_are_added_up() -> None:
+    one, other = Stats(requests=3), Stats(requests=4, misses=1)
+    one.responses.update({200: 2, 404: 1})
+    other.responses.update({200: 4})
+    other.gates["mincore"] += 1
+    one.add(json.loads(json.dumps(other.as_dict())))
+    assert (one.requests, one.misses) == (7, 1)
+    assert one.responses == {200: 6, 404: 1}
+    assert one.gates == {"mincore": 1}

@@ -10,36 +10,56 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import trio
 
 from . import __version__, logs
 from .config import Config
 from .serving.server import Server
+from .stats import Stats
+from .supervisor import DRAINING, Supervisor, usable_processors
 
 log = logging.getLogger("trio_amped")
 
 _UNUSABLE = 2
+_MOST_WORKERS = 1024
 # The first words of the settings that few will touch: a group of their own in --help.
 _LIMITS = ("max_connections", "max_open_files", "max_head", "max_target", "max_fields")
 _DEADLINES = ("open_file_", "head_", "keep_", "send_", "disk_", "drain_")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
+class Settings(NamedTuple):
+    """What a command line says."""
+
+    config: Config
+    workers: int
+    log_level: str
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server from the command line; returns the exit status."""
+    options = list(sys.argv[1:] if arguments is None else arguments)
+    config, workers, level = parse(options)
+    _allow_descriptors()
+    with logs.to_stderr(level):
+        if workers > 1:
+            return trio.run(_run_workers, Supervisor(config, workers, options), config)
+        return trio.run(_run, config)
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """The settings; exits with one line on stderr if they cannot be."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     options = {name: value for name, value in given.items() if value is not None}
+    workers: int = options.pop("workers")
     level: str = options.pop("log_level")
     try:
-        config = Config(**options)
+        return Settings(Config(**options), workers, level)
     except ValueError as error:
         parser.error(_with_option(str(error)))
-    _allow_descriptors()
-    with logs.to_stderr(level):
-        return trio.run(_run, config)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,6 +81,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=_LEVELS,
         default="info",
         help="how much to say on stderr; debug shows every request (default: info)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N|auto",
+        help="processes that serve, each with helpers, limits and caches of its own; auto: one for "
+        "each processor; more than one start anew, one by one, on SIGHUP (default: 1)",
     )
     everyday = parser.add_argument_group("what to serve, and how")
     limits = parser.add_argument_group("limits and deadlines")
@@ -102,6 +130,14 @@ def _argument(field: "dataclasses.Field[Any]", kind: Any) -> dict[str, Any]:
     return argument
 
 
+def _workers(value: str) -> int:
+    if value == "auto":
+        return min(usable_processors(), _MOST_WORKERS)
+    if not value.isdecimal() or not 1 <= int(value) <= _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be 1 to {_MOST_WORKERS}, or auto, not {value!r}")
+    return int(value)
+
+
 def _separated(separator: str) -> Callable[[str], tuple[str, ...]]:
     def parse(value: str) -> tuple[str, ...]:
         values = (each.strip() for each in value.split(separator))
@@ -135,7 +171,18 @@ async def _run(config: Config) -> int:
             status = _UNUSABLE
         nursery.cancel_scope.cancel()
     if status == 0:
-        log.info("stopped; %s", _summary(server))
+        log.info("stopped; %s", _summary(server.stats))
+    return status
+
+
+async def _run_workers(supervisor: Supervisor, config: Config) -> int:
+    try:
+        status = await supervisor.run()
+    except OSError as error:
+        print(f"trio-amped: error: {_explain(config, error)}", file=sys.stderr)
+        return _UNUSABLE
+    dead = f"; not counted: {supervisor.uncounted} dead workers" if supervisor.uncounted else ""
+    log.info("stopped; %s%s", _summary(supervisor.stats), dead)
     return status
 
 
@@ -148,19 +195,14 @@ async def _stop_on_signals(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
-            log.info(
-                "%s: finishing what is being sent, at most %g s; once more stops at once",
-                signal.Signals(number).name,
-                server.config.drain_timeout,
-            )
+            log.info(DRAINING, signal.Signals(number).name, server.config.drain_timeout)
             server.drain()
             break
         async for _ in signals:
             everything.cancel()
 
 
-def _summary(server: Server) -> str:
-    stats = server.stats
+def _summary(stats: Stats) -> str:
     return (
         f"{stats.requests} requests, {stats.bytes_sent} bytes, {stats.resident} resident "
         f"windows, {stats.misses} misses, {stats.jobs} jobs for helpers"

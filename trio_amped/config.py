@@ -51,7 +51,8 @@ class Config:
     immutable: Sequence[str] = _setting(
         (),
         "what a browser may keep for ever, whatever --header says: the files that match, or "
-        "without GLOB those with a hash of their content in the name, such as app.3f2a9c1d.js",
+        "without GLOB (in Python: 'hashed') those with a hash of their content in the name, such "
+        "as app.3f2a9c1d.js",
         metavar="GLOB",
         bare=HASHED,
     )
@@ -78,7 +79,8 @@ class Config:
     )
     error_pages: Sequence[str] = _setting(
         (),
-        "the page to send with an error, such as 404=/404.html",
+        "the page to send with an error, such as 404=/404.html; a request that cannot be read "
+        "gets a line of text",
         option="error-page",
         metavar="STATUS=/PAGE",
     )

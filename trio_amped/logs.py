@@ -6,7 +6,7 @@ import logging.handlers
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _WAITING: Final = 10_000  # lines that may wait to be written; more are dropped
@@ -28,8 +28,11 @@ class _Lines(logging.handlers.QueueHandler):
 
 
 @contextlib.contextmanager
-def to_stderr(level: str) -> Iterator[None]:
-    """Inside, the log goes to stderr; whoever logs never waits for it."""
+def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
+    """Inside, the log goes to stderr; whoever logs never waits for it.
+
+    Yields a function: what it is given stands before each message from then on.
+    """
     lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
@@ -42,8 +45,13 @@ def to_stderr(level: str) -> Iterator[None]:
                 count, handler.dropped = handler.dropped, 0
                 text = f"{count} lines of this log were lost: nobody read them"
                 stream.handle(
-                    logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
+                    handler.prepare(
+                        logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
+                    )
                 )
+
+    def begin_with(name: str) -> None:
+        handler.setFormatter(logging.Formatter(f"{name}%(message)s"))
 
     writer = threading.Thread(target=write, name="trio_amped log", daemon=True)
     writer.start()
@@ -51,7 +59,7 @@ def to_stderr(level: str) -> Iterator[None]:
     root.addHandler(handler)
     root.setLevel(level.upper())
     try:
-        yield
+        yield begin_with
     finally:
         root.removeHandler(handler)
         with contextlib.suppress(queue.Full):

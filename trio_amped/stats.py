@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,3 +39,13 @@ class Stats:
             else value
             for name, value in values.items()
         }
+
+    def add(self, values: Mapping[str, int | Mapping[str, int]]) -> None:
+        """Add the counters of another server, as its `as_dict` said them."""
+        for name, value in values.items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
+            elif name == "responses":
+                self.responses.update({int(status): count for status, count in value.items()})
+            else:
+                getattr(self, name).update(value)

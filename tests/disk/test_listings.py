@@ -228,6 +228,23 @@ async def test_without_an_age_only_those_share_who_ask_before_it_is_there(place:
         assert len(desk.answers) == desk.stats.listings == 2
 
 
+async def test_one_directory_leaves_a_helper_to_the_others(place: Path) -> None:
+    """However many of its views are asked for."""
+    async with a_desk(place) as desk:
+        for view in (View(kind, sort) for kind in ("html", "json") for sort in ("name", "size")):
+            desk.hands.nursery.start_soon(desk.ask, b"large", DIRECTORY, view)
+        await wait_all_tasks_blocked()
+        desk.hands.nursery.start_soon(desk.ask, b"small")
+        asked = []
+        while working := await desk.hands.working():
+            asked.append(sorted(order.path.partition(b"\0")[2] for _, order in working))
+            for hand, _ in working:
+                give(hand)
+        assert asked == [[b"large", b"small"], [b"large"], [b"large"], [b"large"]]
+        assert len(desk.answers) == 5
+        assert desk.listings._turns == {}
+
+
 async def test_an_error_reaches_all_and_is_forgotten(
     place: Path, autojump_clock: MockClock
 ) -> None:

@@ -18,6 +18,9 @@ from tests.rig.fuse import calm_disks
 from tests.rig.mount_points import public_directory
 from tests.rig.tools import GUARD, REPOSITORY, identity
 
+COMMON_OPTIONS: list[str] = []
+"""Of all servers in this test run: pytest --no-fast-lane (tests/conftest.py)."""
+
 
 class ServerProcess:
     """A running server and what it has said. See `running_server`."""
@@ -109,7 +112,8 @@ def running_server(
     `wrap` puts other programs in front, such as `as_nobody` or `slow.command`; they must `exec`,
     so that `pid` is the server's. The server is listening when this is entered.
     """
-    argv = [*program, "--root", str(root), "--host", "127.0.0.1", "--port", "0", *options]
+    argv = [*program, "--root", str(root), "--host", "127.0.0.1", "--port", "0"]
+    argv += [*COMMON_OPTIONS, *options]
     with _server_environment() as environment:
         process = subprocess.Popen(
             wrap(argv),

@@ -82,7 +82,7 @@ def test_long_names_take_no_time() -> None:
     ids=repr,
 )
 def test_rules(rule: str, path: bytes, value: str) -> None:
-    glob, found = split_rule(rule)
+    glob, found = split_rule(rule, "GLOB: VALUE")
     assert glob.matches(path)
     assert found == value
 
@@ -90,7 +90,7 @@ def test_rules(rule: str, path: bytes, value: str) -> None:
 @pytest.mark.parametrize("rule", ["", "*.x", "*.x a", ":", ": a", " \t: a"], ids=repr)
 def test_no_rules(rule: str) -> None:
     with pytest.raises(ValueError, match=r"^must be GLOB: VALUE, not ") as caught:
-        split_rule(rule)
+        split_rule(rule, "GLOB: VALUE")
     assert str(caught.value).endswith(repr(rule))
 
 

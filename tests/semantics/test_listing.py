@@ -422,7 +422,7 @@ def test_a_whole_document() -> None:
         (View("html", "size"), ["name asc", "size desc", "time asc"],
          ("Size \N{UPWARDS ARROW}", "ascending")),
         (View("html", "time", "desc"), ["name asc", "size asc", "time asc"],
-         ("Modified \N{DOWNWARDS ARROW}", "descending")),
+         ("Modified (UTC) \N{DOWNWARDS ARROW}", "descending")),
     ],
 )  # fmt: skip
 def test_the_heads_of_the_columns_sort(

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_amped.semantics.negotiation import media_weight, names_html, preferred_codings
+from trio_amped.semantics.negotiation import (
+    media_weight,
+    names_html,
+    preferred_codings,
+    prefers,
+)
 
 OFFERED: Final = (b"br", b"zstd", b"gzip")
 ALL: Final = [b"br", b"zstd", b"gzip"]
@@ -217,8 +222,8 @@ HTML: Final = b"text/html"
         (b"text/html;q=0.5;q=0.9", 0, 0),
         (b"text/ html, application /json", 0, 0),
         (b"text, html/, /json, application/json", 1, 0),
-        (b"text/html;q=0.5;", 0, 0),
-        (b"text/html;q=0.5;;a", 0, 0),
+        (b"text/html;q=0.5;", 0, 0.5),
+        (b"text/html;q=0.5;;a", 0, 0.5),
         (b'text/html;q=0.5;a="x, application/json', 0, 0),  # a quote that nobody closes
         (b'application/json, text/html;a="x', 1, 0),
         (b'text/html;a="x\\', 0, 0),
@@ -322,3 +327,22 @@ def test_64_kib_of_anything(unit: bytes, start: bytes) -> None:
         preferred_codings(value, OFFERED)
         media_weight(value, HTML)
         names_html(value)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, False),
+        (b"*/*", False),
+        (b"application/json", True),
+        (b"application/json, text/plain, */*", True),  # named, where the other is "anything"
+        (b"application/*, */*", True),
+        (b"text/html, application/json", False),
+        (b"text/html;q=0.9, application/json", True),
+        (b"text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8", False),
+        (b"application/json;q=0.5, */*", False),
+    ],
+    ids=repr,
+)
+def test_prefers(accept: bytes | None, expected: bool) -> None:
+    assert prefers(accept, JSON, HTML) == expected

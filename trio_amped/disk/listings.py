@@ -1,11 +1,11 @@
 """Directory listings: rendered by helper processes, shared while they are fresh. Awaits them."""
 
+import contextlib
 import errno
 import functools
 import os
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
@@ -18,6 +18,10 @@ from .pool import HelperPool
 
 _KEPT: Final = 64 * 2**20  # bytes of memory that hold what may be asked for again
 _MOST: Final = 512 * 2**20  # bytes, with what is still being sent: beyond, nothing is rendered
+
+
+_Key: TypeAlias = tuple[tuple[int, ...], bytes, View]
+"""A version of a directory, its path, and how it is shown."""
 
 
 class Rendered(NamedTuple):
@@ -35,7 +39,7 @@ class _Shared:
         self.is_done = trio.Event()
         self.rendered: Rendered | None = None
         self.errno = errno.ECANCELED
-        self.finished_at = 0.0
+        self.fresh_until = 0.0
         self.waiting = 0
         self.is_forgotten = False
 
@@ -47,7 +51,11 @@ class _Shared:
 
 
 class Listings:
-    """Renders each view of a directory at most once in `max_age` seconds while nothing changes."""
+    """Renders each view of a directory at most once in `max_age` seconds while nothing changes.
+
+    The views of one directory are rendered one after the other: a large one, asked for in all its
+    views, leaves helpers to the others.
+    """
 
     def __init__(
         self,
@@ -62,7 +70,8 @@ class Listings:
         self._closer = closer
         self._nursery = nursery
         self._max_age = max_age
-        self._shared: OrderedDict[Hashable, _Shared] = OrderedDict()
+        self._shared: dict[_Key, _Shared] = {}
+        self._turns: dict[bytes, trio.Lock] = {}
         self._bytes = 0  # in all listings that are open
 
     async def get(self, root: Descriptor, path: bytes, directory: Status, view: View) -> Rendered:
@@ -71,7 +80,7 @@ class Listings:
         New names are seen at once; sizes and dates of files may be `max_age` old. Raises OSError.
         """
         version = (directory.device, directory.inode, directory.mtime_ns, directory.ctime_ns)
-        key = (version, path, view)
+        key: _Key = (version, path, view)
         self._forget_stale()
         shared = self._shared.get(key)
         if shared is None:
@@ -96,9 +105,10 @@ class Listings:
         if self._bytes > _MOST:
             raise BlockingIOError(errno.EAGAIN, "too many listings are being sent")
 
-    async def _render(self, key: Hashable, shared: _Shared, order: Order, root: Descriptor) -> None:
+    async def _render(self, key: _Key, shared: _Shared, order: Order, root: Descriptor) -> None:
         try:
-            content, fd = await self._pool.result(self._pool.submit(order, root))
+            async with self._turn(key):
+                content, fd = await self._pool.result(self._pool.submit(order, root))
             if fd < 0:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             shared.rendered = self._take(content, fd)
@@ -108,9 +118,21 @@ class Listings:
                 self._forget(key)  # the next one who asks may have more luck
         finally:
             root.release()
-            shared.finished_at = trio.current_time()
+            shared.fresh_until = trio.current_time() + self._max_age
             shared.is_done.set()
             shared.let_go()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, key: _Key) -> AsyncIterator[None]:
+        """The views of one directory take turns."""
+        _, path, _ = key
+        turns = self._turns.setdefault(path, trio.Lock())
+        try:
+            async with turns:
+                yield
+        finally:
+            if not turns.locked():
+                self._turns.pop(path, None)
 
     def _take(self, content: bytes, fd: int) -> Rendered:
         """What a helper has answered. Raises BlockingIOError."""
@@ -131,14 +153,14 @@ class Listings:
 
     def _forget_stale(self) -> None:
         """Forget what is too old and, from the oldest on, what takes too much memory."""
-        since = trio.current_time() - self._max_age
+        now = trio.current_time()
         kept = 0
         for key, shared in reversed(list(self._shared.items())):
             kept += shared.rendered.status.size if shared.rendered else 0
-            if shared.is_done.is_set() and (shared.finished_at <= since or kept > _KEPT):
+            if shared.is_done.is_set() and (shared.fresh_until <= now or kept > _KEPT):
                 self._forget(key)
 
-    def _forget(self, key: Hashable) -> None:
+    def _forget(self, key: _Key) -> None:
         shared = self._shared.pop(key)
         shared.is_forgotten = True
         shared.let_go()

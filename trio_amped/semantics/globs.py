@@ -39,11 +39,11 @@ class Glob:
         return self._regex.match(subject) is not None
 
 
-def split_rule(rule: str) -> tuple[Glob, str]:
-    """ "GLOB: VALUE" in its two parts. Raises ValueError."""
+def split_rule(rule: str, form: str) -> tuple[Glob, str]:
+    """A rule in its two parts. Raises ValueError, which says what its `form` is ("GLOB: ...")."""
     pattern, colon, value = rule.partition(":")
     if not colon or not pattern.strip():
-        raise ValueError(f"must be GLOB: VALUE, not {rule!r}")
+        raise ValueError(f"must be {form}, not {rule!r}")
     return Glob(pattern.strip()), value.strip(" \t")
 
 

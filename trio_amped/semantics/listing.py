@@ -61,7 +61,7 @@ _ICONS: Final = (
     '"evenodd" d="M3 0h6.5L14 4.500V15q0 1-1 1H3q-1 0-1-1V1q0-1 1-1zm6 1.500V5h3.500z"/></symbol>'
     "</svg>"
 )
-_COLUMNS: Final = (("name", "Name"), ("size", "Size"), ("time", "Modified"))
+_COLUMNS: Final = (("name", "Name"), ("size", "Size"), ("time", "Modified (UTC)"))
 _SORTED: Final = {
     "asc": (' aria-sort="ascending"', " \N{UPWARDS ARROW}"),
     "desc": (' aria-sort="descending"', " \N{DOWNWARDS ARROW}"),

@@ -12,10 +12,11 @@ _QUOTED: Final = rb'"(?:[^"\\]|\\.)*+"'
 _VALUE: Final = rb"=(?:" + _TOKEN + rb"|" + _QUOTED + rb")"
 _PARAMETER: Final = rb"[ \t]*+;[ \t]*+(?![qQ]=)" + _TOKEN + rb"(?:" + _VALUE + rb")?+"
 _CHARSET: Final = rb"(?:[ \t]*+;[ \t]*+(?i:charset)" + _VALUE + rb")?+"
+_NOTHING: Final = rb"(?:[ \t]*+;(?=[ \t]*+(?:;|\Z)))*+"  # a parameter may be empty (RFC 9110 5.6.6)
 _MEDIA_RANGE: Final = re.compile(
     rb"(?P<type>" + _TOKEN + rb")/(?P<subtype>" + _TOKEN + rb")"
-    + _CHARSET + rb"(?P<special>(?:" + _PARAMETER + rb")*+)"
-    + _WEIGHT + rb"(?:" + _PARAMETER + rb")*+"
+    + _NOTHING + _CHARSET + _NOTHING + rb"(?P<special>(?:" + _PARAMETER + _NOTHING + rb")*+)"
+    + _WEIGHT + _NOTHING + rb"(?:" + _PARAMETER + _NOTHING + rb")*+"
 )  # fmt: skip
 # A quote that nobody closes reaches to the end: to look for its end but once keeps this linear.
 _MEMBER: Final = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+"?+)++')
@@ -50,20 +51,32 @@ def _coding_weights(value: bytes) -> dict[bytes, float]:
     return weights
 
 
+def prefers(accept: bytes | None, media_type: bytes, other: bytes) -> bool:
+    """Whether a client would rather have `media_type` than `other`: by weight and, where that is
+    the same, because it names the one more exactly ("application/json, */*")."""
+    return _preference(accept, media_type) > _preference(accept, other)
+
+
 def media_weight(accept: bytes | None, media_type: bytes) -> float:
     """How much a client wants this type, 0 to 1: the most specific range decides.
 
     `media_type` has no parameters, so a range that names some is about another type; a charset
     does not count. Without the field everything is wanted.
     """
+    return _preference(accept, media_type)[0]
+
+
+def _preference(accept: bytes | None, media_type: bytes) -> tuple[float, int]:
+    """The weight of a type, and how exactly it is named: 2, 1 (type/*), or 0."""
     if accept is None:
-        return 1.0
+        return 1.0, 0
     kind, _, _ = media_type.partition(b"/")
     names = (media_type, kind + b"/*", b"*/*")
     weights: dict[bytes, float] = {}
     for name, weight in _media_weights(accept):
         weights[name] = max(weight, weights.get(name, 0.0))
-    return next((weights[name] for name in names if name in weights), 0.0)
+    found = ((weights[name], 2 - place) for place, name in enumerate(names) if name in weights)
+    return next(found, (0.0, 0))
 
 
 def names_html(accept: bytes | None) -> bool:

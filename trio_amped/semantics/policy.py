@@ -8,13 +8,16 @@ from typing import Final
 from .cors import Cors
 from .errors import NOSNIFF, Headers, HttpError
 from .globs import HASHED, Glob, has_content_hash, split_rule
-from .media_types import is_compressed, media_type
+from .media_types import is_compressed
+from .media_types import media_type as media_type_of_name
 from .target import parse_target
 
 SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 """The content codings that a file may have ready beside it, and how its name ends then."""
 
 _IMMUTABLE: Final = (b"Cache-Control", b"max-age=31536000, immutable")  # RFC 8246
+_HEADER_FORM: Final = "GLOB: Name: value"
+_TYPE_FORM: Final = "GLOB: TYPE/SUBTYPE"
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _FIELD_VALUE: Final = re.compile(r"[\t -~]*")
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+([ \t]*;[ -~]*)?")
@@ -66,7 +69,7 @@ class Policy:
         for glob, value in reversed(self._media_type_rules):
             if glob.matches(path):
                 return value
-        kind = media_type(path)
+        kind = media_type_of_name(path)
         if self._charset and kind.startswith(b"text/"):
             return b"%s; charset=%s" % (kind, self._charset)
         return kind
@@ -76,7 +79,7 @@ class Policy:
 
         Nowhere for what is compressed already, such as an image.
         """
-        if not self._codings or is_compressed(media_type(path)):
+        if not self._codings or is_compressed(media_type_of_name(path)):
             return {}
         return {coding: path + SUFFIXES[coding] for coding in self._codings}
 
@@ -120,20 +123,20 @@ def _coding(name: str) -> bytes:
 
 
 def _header_rule(rule: str) -> tuple[Glob, tuple[bytes, bytes]]:
-    glob, field = split_rule(rule)
+    glob, field = split_rule(rule, _HEADER_FORM)
     name, colon, value = field.partition(":")
     value = value.strip(" \t")
     if not colon or not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
-        raise ValueError(f"must be GLOB: Name: value, not {rule!r}")
+        raise ValueError(f"must be {_HEADER_FORM}, not {rule!r}")
     if name.lower() in _OURS:
         raise ValueError(f"must not set {name}: the server itself does")
     return glob, (name.encode(), value.encode())
 
 
 def _media_type_rule(rule: str) -> tuple[Glob, bytes]:
-    glob, value = split_rule(rule)
+    glob, value = split_rule(rule, _TYPE_FORM)
     if not _MEDIA_TYPE.fullmatch(value):
-        raise ValueError(f"must be GLOB: TYPE/SUBTYPE, not {rule!r}")
+        raise ValueError(f"must be {_TYPE_FORM}, not {rule!r}")
     return glob, value.encode()
 
 

@@ -49,7 +49,7 @@ async def handle(request: Request, site: Site, exchange: Exchange) -> Response:
             await _prepare(body)  # the page gate
         except HttpError as error:
             _log_refusal(request, error)
-            response, body = await _apologise(request, site, error, exchange, open_files)
+            response, body = await _answer_error(request, site, error, exchange, open_files)
         await exchange.respond(response, body)  # the page gate, for every window
         return response
 
@@ -83,7 +83,7 @@ async def _prepare(body: BodySender) -> None:
         raise HttpError(status, f"reading failed: {error.strerror}") from None
 
 
-async def _apologise(
+async def _answer_error(
     request: Request,
     site: Site,
     error: HttpError,
@@ -97,10 +97,10 @@ async def _apologise(
     if page is not None:
         open_files.callback(site.disk.close, page.file)
         with contextlib.suppress(HttpError):
-            better = with_page(response, page.form, request.method)
-            body = BodySender(exchange.transport, site.disk, page.file, better.body)
+            with_text = with_page(response, page.form, request.method)
+            body = BodySender(exchange.transport, site.disk, page.file, with_text.body)
             await _prepare(body)
-            return better, body
+            return with_text, body
     return response, BodySender(exchange.transport, site.disk, None, response.body)
 
 

@@ -102,8 +102,7 @@ class Lane:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     self._take_turn()
         finally:
-            self._pause_accepting()
-            self._accepts_at = math.inf
+            self.stop_accepting()
             for listener in listeners:
                 listener.close()
             for fd in list(self._parked):
@@ -111,7 +110,11 @@ class Lane:
             self._epoll.close()
 
     def park(self, sock: socket.socket) -> None:
-        """Take over a connection that is idle."""
+        """Take over a connection that is idle; it is closed if the lane has ended meanwhile."""
+        if self._epoll.closed:
+            sock.close()
+            self._stats.connections_open -= 1
+            return
         deadline = trio.current_time() + self._config.keep_alive_timeout
         self._watch(sock.fileno(), self._own(sock, deadline, is_new=False))
 
@@ -170,6 +173,11 @@ class Lane:
             self._is_accepting = True
             for fd in self._listeners:
                 self._epoll.register(fd, select.EPOLLIN)
+
+    def stop_accepting(self) -> None:
+        """For good: what comes next is for whoever shares the listeners."""
+        self._pause_accepting()
+        self._accepts_at = math.inf
 
     def _pause_accepting(self) -> None:
         if self._is_accepting:

@@ -43,15 +43,24 @@ class Server:
         self.config = config
         self.stats = Stats()
         self._connections: set[Connection] = set()
+        self._lane: Lane | None = None
+        self._is_draining = False
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._room = trio.Semaphore(config.max_connections)
 
     async def serve(
-        self, *, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: list[trio.SocketListener] | None = None,
+        *,
+        task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled or drained. Raises OSError; see `serve`."""
-        listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
+        """Serve until cancelled or drained. Raises OSError; see `serve`.
+
+        `listeners` are used, and closed, instead of those that the config asks for.
+        """
+        if listeners is None:
+            listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
         async with contextlib.AsyncExitStack() as stack:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
@@ -112,14 +121,13 @@ class Server:
             try:
                 is_idle = await self._handle(handover, site, parks=True)
             finally:
-                if is_idle and not self._accepting.cancel_called:
+                if is_idle:
                     lane.park(handover.sock)
                 else:
-                    handover.sock.close()
                     lane.make_room()
 
         async with trio.open_nursery() as connections:
-            lane = Lane(
+            lane = self._lane = Lane(
                 self.config,
                 self.stats,
                 answers,
@@ -133,11 +141,23 @@ class Server:
             finally:
                 files.close_unused(math.inf)
 
+    def stop_accepting(self) -> None:
+        """Serve the connections that are here, and leave the next to who shares the listeners.
+
+        Once it serves; `drain` is to follow. A client that has just been accepted loses nothing if
+        there is a moment between them, in which its request arrives.
+        """
+        if self._lane is None:
+            self._accepting.cancel()
+        else:
+            self._lane.stop_accepting()
+
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
 
         The default is `config.drain_timeout`. A later call may be in more, or less, of a hurry.
         """
+        self._is_draining = True
         timeout = self.config.drain_timeout if timeout is None else timeout
         self._serving.deadline = trio.current_time() + timeout
         self._accepting.cancel()
@@ -156,7 +176,7 @@ class Server:
             first_deadline=handover.first_deadline,
         )
         self._connections.add(connection)
-        if self._accepting.cancel_called:
+        if self._is_draining:
             connection.drain()
         try:
             return await connection.run(handover.received, handover.unfinished)
@@ -177,6 +197,9 @@ class _BoundedListener(trio.abc.Listener[trio.SocketStream]):
         # Room is waited for with a connection in hand: one that waits for a connection must not
         # keep the last place from another listener.
         stream = await self._listener.accept()
+        with contextlib.suppress(trio.WouldBlock):
+            self._room.acquire_nowait()  # also when cancelled: this one has been accepted in time
+            return stream
         try:
             await self._room.acquire()
         except BaseException:

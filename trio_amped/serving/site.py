@@ -17,7 +17,7 @@ from ..config import Config
 from ..disk.interface import Disk, OpenFile
 from ..semantics.errors import Headers, HttpError, status_of_errno
 from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, View
-from ..semantics.negotiation import media_weight, names_html, preferred_codings
+from ..semantics.negotiation import names_html, preferred_codings, prefers
 from ..semantics.request import Request
 from ..semantics.response import Representation
 from ..semantics.target import Target
@@ -178,8 +178,7 @@ class Site:
     async def _list(self, request: Request, target: Target) -> Found:
         """The directory itself. Raises OSError."""
         accept = request.combined(b"accept")
-        prefers_json = media_weight(accept, JSON) > media_weight(accept, b"text/html")
-        view = View.select(target.query, prefers_json)
+        view = View.select(target.query, prefers_json=prefers(accept, JSON, b"text/html"))
         listing = await self.disk.list(target.path, view)
         ours = _LISTED_HTML if view.media_type == HTML else _LISTED
         form = Representation(

@@ -1,0 +1,241 @@
+"""The workers of a server that is several processes, and their listeners. Awaits their ends.
+
+It starts them, replaces those that die, restarts all of them one by one, and ends them.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from .config import Config
+from .stats import Stats
+from .worker_process import DRAIN, RETIRE, RETIRING, SIGNALS, STOP, Worker
+
+log = logging.getLogger("trio_amped")
+
+DRAINING: Final = "%s: finishing what is being sent, at most %g s; once more stops at once"
+
+_FAILURES: Final = 5  # for each worker, while none lasts; then we give up
+_FIRST_DELAY: Final = 0.1  # seconds before a worker is replaced; doubled with each failure in a row
+_LAST_DELAY: Final = 5.0
+_BACKLOG: Final = 0xFFFF  # as trio does; the kernel takes what it allows
+
+
+class Seat:
+    """The place of a worker. Its listeners stay open while workers come and go: a connection that
+    waits to be accepted belongs to a listener, and is lost with the last who has it open."""
+
+    def __init__(self, number: int, listeners: list[socket.socket]) -> None:
+        self.number = number
+        self.listeners = listeners
+        self.worker: Worker | None = None
+        self.delay = _FIRST_DELAY  # seconds before the next one that dies is replaced
+        self.changing = trio.Lock()  # held by whoever puts another worker here
+
+
+class Supervisor:
+    """Serves by several workers; `stats` is the sum of their counters when they have ended."""
+
+    def __init__(self, config: Config, workers: int, options: list[str]) -> None:
+        """`options` is the command line, which the workers get as well."""
+        self.stats = Stats()
+        self.uncounted = 0  # workers that did not live to send their counters
+        self._config = config
+        self._size = workers
+        self._options = options
+        self._seats: list[Seat] = []
+        self._workers: set[Worker] = set()  # all that have not ended
+        self._failures = 0  # while no worker has lasted
+        self._has_served = trio.Event()
+        self._restarting = trio.Lock()  # held by whoever starts all workers
+        self._ending = trio.Event()
+        self._unusable: OSError | None = None
+        self._status = 0
+
+    async def run(self) -> int:
+        """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
+        listeners = await listen(self._config, self._size)
+        self._seats = [Seat(number, each) for number, each in enumerate(listeners, 1)]
+        async with trio.open_nursery() as around:
+            async with trio.open_nursery() as self._nursery:
+                await around.start(self._obey_signals)
+                await self._start_all()
+            around.cancel_scope.cancel()
+        if self._unusable:
+            raise self._unusable
+        return self._status
+
+    async def _start_all(self) -> None:
+        async with self._restarting:
+            first, *others = self._seats
+            first.worker = self._start(first)  # it finds out, and says, whether and how it serves
+            await self._has_served.wait()
+            for seat in others:
+                seat.worker = self._start(seat)
+            for worker in list(self._workers):
+                await worker.is_settled.wait()
+        if not self._ending.is_set():
+            log.info("%d workers serve", sum(worker.is_serving for worker in self._workers))
+
+    async def _obey_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            task_status.started()
+            async for number in signals:
+                if self._ending.is_set():
+                    if number != signal.SIGHUP:
+                        self._tell_all(STOP, 0)
+                elif number != signal.SIGHUP:
+                    log.info(DRAINING, signal.Signals(number).name, self._config.drain_timeout)
+                    self._end()
+                elif not self._restarting.statistics().tasks_waiting:
+                    self._nursery.start_soon(self._restart)
+
+    def _end(self, status: int = 0) -> None:
+        """Accept nothing more, and let the workers finish what they send."""
+        self._status = status
+        self._ending.set()
+        self._has_served.set()
+        for seat in self._seats:
+            for listener in seat.listeners:
+                listener.close()
+        self._tell_all(DRAIN, self._config.drain_timeout)
+
+    def _tell_all(self, order: bytes, seconds: float) -> None:
+        for worker in self._workers:
+            worker.tell(order, seconds)
+
+    def _start(self, seat: Seat, announces: bool = False) -> Worker:
+        """A worker; only one that `announces` says at its start where and how it serves."""
+        worker = Worker()
+        self._workers.add(worker)
+        announces = announces or not self._has_served.is_set()
+        self._nursery.start_soon(self._look_after, worker, seat, announces)
+        self._nursery.start_soon(self._note_that_it_serves, worker)
+        return worker
+
+    async def _note_that_it_serves(self, worker: Worker) -> None:
+        await worker.is_settled.wait()
+        if worker.is_serving:
+            self._has_served.set()
+
+    async def _look_after(self, worker: Worker, seat: Seat, announces: bool) -> None:
+        """All the life of a worker."""
+        if self._ending.is_set():  # since it was to be started
+            self._workers.remove(worker)
+            worker.is_settled.set()
+            return
+        name = f"{seat.number},{'announce' if announces else 'quiet'}"
+        try:
+            end = await worker.run(name, seat.listeners, self._options)
+        except OSError as error:
+            end = f"cannot be started: {error}"
+        self._workers.remove(worker)
+        self._note_counters(worker)
+        if worker.unusable and not self._has_served.is_set():
+            self._unusable = worker.unusable
+            self._end()
+            return
+        if worker.unusable:
+            end = f"cannot serve: {worker.unusable}"
+        if worker is seat.worker and not self._ending.is_set():
+            await self._replace(worker, seat, end)
+        elif worker.unusable or worker.counters is None:
+            log.error("worker %d: %s", seat.number, end)
+
+    def _note_counters(self, worker: Worker) -> None:
+        if worker.counters is None:
+            self.uncounted += 1
+        else:
+            self.stats.add(worker.counters)
+
+    async def _replace(self, worker: Worker, seat: Seat, end: str) -> None:
+        """Put another one in the place of one that has died, unless all of them do."""
+        if worker.has_lasted():
+            seat.delay = _FIRST_DELAY
+        if worker.has_lasted() or any(other.has_lasted() for other in self._workers):
+            self._failures = 0
+        else:
+            self._failures += 1
+        async with seat.changing:
+            if worker is not seat.worker or self._ending.is_set():
+                return  # a restart was faster
+            if self._failures >= _FAILURES * sum(seat.worker is not None for seat in self._seats):
+                log.error("worker %d: %s", seat.number, end)
+                log.error("%d workers in a row ended at once: given up", self._failures)
+                self._end(status=1)
+                return
+            log.error("worker %d: %s; the next one in %g s", seat.number, end, seat.delay)
+            with trio.move_on_after(seat.delay):
+                await self._ending.wait()
+            seat.delay = min(2 * seat.delay, _LAST_DELAY)
+            seat.worker = self._start(seat)
+
+    async def _restart(self) -> None:
+        """Replace all workers, one by one: the old one goes on until the new one serves."""
+        async with self._restarting:
+            if self._ending.is_set():
+                return
+            log.info("SIGHUP: starting the workers anew, one by one")
+            for seat in self._seats:
+                if not await self._renew(seat):
+                    return
+            log.info("all workers are new")
+
+    async def _renew(self, seat: Seat) -> bool:
+        async with seat.changing:
+            old, new = seat.worker, self._start(seat, announces=seat is self._seats[0])
+            await new.is_settled.wait()
+            if new.is_serving and new in self._workers and not self._ending.is_set():
+                seat.worker = new
+                if old is not None:
+                    old.tell(RETIRE, RETIRING + self._config.drain_timeout)
+            elif not self._ending.is_set():
+                log.error("worker %d is not renewed: its successor does not serve", seat.number)
+        return new is seat.worker
+
+
+async def listen(config: Config, count: int) -> list[list[socket.socket]]:
+    """`count` times listeners for the same addresses, among which the kernel spreads connections.
+
+    Raises OSError.
+    """
+    opened = await trio.open_tcp_listeners(config.port, host=config.host)
+    first = [socket.socket(fileno=listener.socket.detach()) for listener in opened]
+    for listener in first:
+        # Not before it was bound: it must fail where another server listens, one of ours included.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return [first, *([_beside(listener) for listener in first] for _ in range(count - 1))]
+
+
+def _beside(other: socket.socket) -> socket.socket:
+    listener = socket.socket(other.family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if other.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind(other.getsockname())
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def usable_processors(
+    groups: Path = Path("/sys/fs/cgroup"), ours: Path = Path("/proc/self/cgroup")
+) -> int:
+    """How many this process may use at a time: its affinity, and the limits of its cgroups."""
+    limit = float(len(os.sched_getaffinity(0)))
+    for line in ours.read_text().splitlines():
+        hierarchy, _, path = line.split(":", 2)
+        if hierarchy == "0":  # the second version of cgroups
+            group = Path(path.lstrip("/"))
+            for each in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):  # the uppermost one has no limit
+                    quota, period = (groups / each / "cpu.max").read_text().split()
+                    limit = min(limit, int(quota) / int(period))  # ValueError: it is "max"
+    return max(1, math.ceil(limit))

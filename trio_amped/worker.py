@@ -1,0 +1,108 @@
+"""One of several workers, in its process: a server that obeys its supervisor. Awaits both.
+
+`python -m trio_amped.worker NUMBER,announce|quiet CHANNEL,LISTENER... OPTIONS`, by Worker.run.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import trio
+
+from . import cli, logs
+from .config import Config
+from .serving.server import Server
+from .worker_process import LARGEST, RETIRE, RETIRING, SIGNALS, STOP
+
+log = logging.getLogger("trio_amped")
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until the supervisor says stop, or is no more; returns the exit status."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    name, descriptors, *options = arguments
+    number, manner = name.split(",")
+    channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
+    settings = cli.parse(options)
+    with logs.to_stderr(settings.log_level) as begin_with:
+        if manner == "quiet":
+            # The first worker has said it all: where it serves, how, and which pages are missing.
+            logging.disable(logging.WARNING)
+
+        def has_started() -> None:
+            logging.disable(logging.NOTSET)
+            begin_with(f"worker {number}: ")
+
+        return trio.run(_serve, settings.config, channel, listeners, has_started)
+
+
+async def _serve(
+    config: Config,
+    sock: socket.socket,
+    listeners: list[socket.socket],
+    has_started: Callable[[], None],
+) -> int:
+    server = Server(config)
+    channel = trio.socket.from_stdlib_socket(sock)
+    status = 0
+    async with trio.open_nursery() as around:
+        around.start_soon(_obey, channel, server, around)
+        async with trio.open_nursery() as nursery:
+            given = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners]
+            try:
+                await nursery.start(server.serve, given)
+            except OSError as error:
+                name = None if error.filename is None else os.fsdecode(error.filename)
+                why = error.errno, error.strerror or str(error), name
+                await _tell(channel, unusable=why)
+                status = 2
+            else:
+                has_started()
+                await _tell(channel, serving=True)
+        around.cancel_scope.cancel()
+    await _tell(channel, counters=server.stats.as_dict())
+    return status
+
+
+async def _tell(channel: trio.socket.SocketType, **message: object) -> None:
+    try:
+        await channel.send(json.dumps(message).encode())
+    except OSError as error:
+        log.debug("the supervisor is gone: %s", error)
+
+
+async def _obey(channel: trio.socket.SocketType, server: Server, nursery: trio.Nursery) -> None:
+    """`nursery` is that of everything."""
+    while order := await _order(channel):
+        if order == STOP:
+            nursery.cancel_scope.cancel()
+        elif order == RETIRE:
+            server.stop_accepting()
+            nursery.start_soon(_drain_soon, server)
+        else:
+            server.drain()
+    log.warning("the supervisor has ended: finishing what is being sent")
+    server.drain()
+
+
+async def _drain_soon(server: Server) -> None:
+    await trio.sleep(RETIRING)  # for the requests of those whom we accepted last
+    server.drain()
+
+
+async def _order(channel: trio.socket.SocketType) -> bytes:
+    """What the supervisor says next; nothing: it is no more."""
+    try:
+        return await channel.recv(LARGEST)
+    except ConnectionResetError:  # nor has it read all that we told
+        return b""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
