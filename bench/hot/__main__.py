@@ -139,12 +139,10 @@ class Bench:
 
     def _cell(self, server: Running, row: str, workload: Workload, number: int) -> None:
         """One load; a row is its workload, but for the row of the workers."""
-        name, cpus, threads = server.peer.name, self.load_cpus, 1
-        if row == WORKERS:
-            cpus, threads = self.cpus, 2
+        name, cpus = server.peer.name, self.cpus if row == WORKERS else self.load_cpus
         try:
             heads = verify(server.port, workload, self.files)
-            sample = measure.run(server, workload, heads, self.seconds, cpus, threads)
+            sample = measure.run(server, workload, heads, self.seconds, cpus)
             if verify(server.port, workload, self.files) != heads:
                 raise Wrong("the heads have changed")
         except (Wrong, OSError) as error:
@@ -154,7 +152,8 @@ class Bench:
             self.results.add(row, name, number, sample)
             self._say(
                 f"{row:9} {name:18} {sample.rate:10.1f} requests/s "
-                f"{sample.cpu:10.1f} us each, busy {sample.busy:4.0%}, robbed {sample.robbed:4.0%}"
+                f"{sample.cpu:10.1f} us each; the core: idle {sample.idle:4.0%}, "
+                f"others {sample.others:4.0%}"
             )
 
     def _workers(self) -> None:

@@ -9,8 +9,8 @@ from bench.hot.workloads import ID, Workload
 from bench.servers import HOST
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) 200 ")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
-_CONNECTION = re.compile(rb"\r\nconnection:[ \t]*(close|keep-alive)[ \t]*\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*(?=\r\n)", re.IGNORECASE)
+_CONNECTION = re.compile(rb"\r\nconnection:[ \t]*(close|keep-alive)[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
 class Wrong(Exception):

@@ -5,6 +5,7 @@
 They know nothing of HTTP but where a head ends, and what `Connection: close` looks like.
 """
 
+import contextlib
 import select
 import socket
 import sys
@@ -63,7 +64,7 @@ async def run_trio(port: int) -> None:
     """The same with a task for each connection."""
 
     async def answer(sock: trio.socket.SocketType) -> None:
-        with sock:
+        with sock, contextlib.suppress(OSError):
             closes = False
             while not closes and (data := await sock.recv(RECEIVE)):
                 closes = b"\r\nConnection: close\r\n" in data

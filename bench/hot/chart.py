@@ -50,18 +50,22 @@ def svg(title: str, panels: Mapping[str, tuple[str, Sequence[Bar]]]) -> str:
     for at, (name, (what, bars)) in enumerate(panels.items()):
         x, y = at % _COLUMNS * column + _MARGIN, _TOP + sum(rows[: at // _COLUMNS])
         parts += _panel(x, y, column - 2 * _MARGIN, name, what, bars)
-    x = _MARGIN
+    left = float(_MARGIN)
     for kind, label in _LEGENDS:
         y = height - 14
-        parts.append(f'<rect class="{kind}" x="{x}" y="{y - 9}" width="10" height="10" rx="2"/>')
-        parts.append(f'<text class="faint" x="{x + 15}" y="{y}">{label}</text>')
-        x += 40 + 6 * len(label)
+        parts.append(
+            f'<rect class="{kind}" x="{left:g}" y="{y - 9}" width="10" height="10" rx="2"/>'
+            f'<text class="faint" x="{left + 15:g}" y="{y}">{label}</text>'
+        )
+        left += 40 + 5.5 * len(label)
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _panel(x: int, y: int, width: int, name: str, what: str, bars: Sequence[Bar]) -> Iterator[str]:
     left, room = x + _LABEL, width - _LABEL - _VALUE
     top = y + _TITLE + 18
+    one, bottom = left + room / _MOST, top + len(bars) * _STEP
+    yield f'<line class="one" x1="{one:.1f}" x2="{one:.1f}" y1="{top - 4}" y2="{bottom}"/>'
     yield f'<text class="panel" x="{x}" y="{y + 14}">{escape(name)}</text>'
     yield f'<text class="faint" x="{x}" y="{y + 30}">{escape(what)}</text>'
     for at, (label, ratio, kind) in enumerate(bars):
@@ -79,5 +83,3 @@ def _panel(x: int, y: int, width: int, name: str, what: str, bars: Sequence[Bar]
         yield (
             f'<text class="faint" x="{left + length + 5:.1f}" y="{line + 10}">{ratio:.2f}</text>'
         )
-    one, bottom = left + room / _MOST, top + len(bars) * _STEP
-    yield f'<line class="one" x1="{one:.1f}" x2="{one:.1f}" y1="{top - 4}" y2="{bottom}"/>'

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.hot.answers import Head, Wrong
 from bench.hot.peers import Running
-from bench.hot.processes import cpu_seconds
+from bench.hot.processes import cpu_seconds, idle_seconds
 from bench.hot.workloads import Workload, drawn
 from bench.servers import HOST
 from tests.rig import REPOSITORY
@@ -26,15 +26,15 @@ class Sample:
 
     rate: float  # requests a second
     cpu: float  # microseconds of the server for a request
-    busy: float  # the share of the time in which the server ran, or would have if it could
-    robbed: float  # the share in which others had its core
+    idle: float  # the share of the time in which its core had nothing to do: the load was slow
+    others: float  # the share in which other programs had its core
 
 
 @dataclass(frozen=True)
 class Load:
     """What a load program says that it got."""
 
-    requests: float
+    requests: int
     bytes: int
     seconds: float
     sent: int = 0
@@ -47,27 +47,23 @@ def run(
     heads: Mapping[str, Head],
     seconds: int,
     cpus: Sequence[int],
-    threads: int = 1,
 ) -> Sample:
-    """Raises Wrong when any answer was."""
-    ran, waited = cpu_seconds(server.session)
-    if workload.load == "wrk":
-        load = _wrk(server.port, workload, heads, seconds, cpus, threads)
-    else:
-        load = _bulk(server.port, workload, heads, seconds, cpus)
-    ran, waited = (
-        now - then for now, then in zip(cpu_seconds(server.session), (ran, waited), strict=True)
-    )
+    """Load it from these cores. Raises Wrong when any answer was."""
+    use = _wrk if workload.load == "wrk" else _bulk
+    idle, used = idle_seconds(server.cpus), cpu_seconds(server.session)
+    load = use(server.port, workload, heads, seconds, cpus)
+    idle, used = idle_seconds(server.cpus) - idle, cpu_seconds(server.session) - used
     check_total(load, workload, heads)
-    answers = load.requests
+    answers: float = load.requests
     if workload.load == "bulk":  # there are few of them: count the unfinished ones by their bytes
         (head,) = heads.values()
         answers = load.bytes / (head.size + head.length)
+    time = load.seconds * len(server.cpus)
     return Sample(
         rate=answers / load.seconds,
-        cpu=1e6 * ran / answers,
-        busy=(ran + waited) / load.seconds,
-        robbed=waited / load.seconds,
+        cpu=1e6 * used / answers,
+        idle=idle / time,
+        others=max(0.0, 1 - (idle + used) / time),
     )
 
 
@@ -106,14 +102,13 @@ def _wrk(
     heads: Mapping[str, Head],
     seconds: int,
     cpus: Sequence[int],
-    threads: int,
 ) -> Load:
     order = [f"{heads[path].size + heads[path].length} {path}\n" for path in drawn(workload.paths)]
     with tempfile.TemporaryDirectory() as directory:
         head, plan = Path(directory, "head"), Path(directory, "plan")
         head.write_bytes(workload.head.encode())
         plan.write_text("".join(order))
-        command = ["wrk", f"-t{threads}", f"-c{workload.connections}", f"-d{seconds}s"]
+        command = ["wrk", f"-t{len(cpus)}", f"-c{workload.connections}", f"-d{seconds}s"]
         command += ["--timeout", "10s", "-s", str(SCRIPT), f"http://{HOST}:{port}/", "--"]
         command += [str(head), str(plan), str(workload.depth)]
         return read_wrk(_run(command, seconds, cpus))

@@ -67,9 +67,9 @@ _ASGI = "bench.hot.starlette_app:app"
 
 # In this order they are measured: those that are compared most closely are neighbours.
 _PEERS = (
-    Peer(f"{OURS}-nobody", "trio_amped as nobody, files of root", "ours", _AMPED, nobody=True),
     Peer(OURS, "trio_amped", "ours", _AMPED),
     Peer(BASE, "nginx, tuned", "nginx", nginx=TUNED),
+    Peer(f"{OURS}-nobody", "trio_amped as nobody, files of root", "ours", _AMPED, nobody=True),
     Peer("nginx", "nginx, default", "nginx", nginx=()),
     Peer("nginx-aio", "nginx, `aio threads`", "nginx", nginx=("aio threads;",)),
     Peer(PLAIN, "trio_amped `--no-fast-lane`", "ours", (*_AMPED, "--no-fast-lane")),
@@ -143,6 +143,7 @@ class Running:
     peer: Peer
     port: int
     session: int
+    cpus: Sequence[int]
 
 
 @contextlib.contextmanager
@@ -163,4 +164,4 @@ def running(
         pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command]
         environment = os.environ | {"PYTHONPATH": str(rig.REPOSITORY), "ROOT": str(root)}
         with servers.listening(pinned, port, environment) as process:
-            yield Running(peer, port, process.pid)
+            yield Running(peer, port, process.pid, cpus)

@@ -1,10 +1,12 @@
-"""What the processes of a session have used: CPU time and memory, read from /proc. Blocks."""
+"""What a server and its core have done: CPU time and memory, read from /proc. Blocks."""
 
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def members(session: int) -> Iterator[int]:
@@ -16,15 +18,24 @@ def members(session: int) -> Iterator[int]:
                     yield int(name)
 
 
-def cpu_seconds(session: int) -> tuple[float, float]:
-    """The time that a server has run so far, and the time it was ready to run but others did."""
-    ran = waited = 0
+def cpu_seconds(session: int) -> float:
+    """User and system time of a server so far, threads that have ended included."""
+    ticks = 0
     for pid in members(session):
-        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError):
-                nanoseconds = path.read_text().split()
-                ran, waited = ran + int(nanoseconds[0]), waited + int(nanoseconds[1])
-    return ran / 1e9, waited / 1e9
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks * _TICK
+
+
+def idle_seconds(cpus: Sequence[int]) -> float:
+    """For how long these cores have had nothing to do, all together."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in {f"cpu{cpu}" for cpu in cpus}:
+            ticks += int(fields[3]) + int(fields[4])
+    return ticks * _TICK
 
 
 def memory(session: int) -> tuple[int, int]:

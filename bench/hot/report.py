@@ -6,7 +6,7 @@ from bench.hot.peers import BASE, PEERS
 from bench.hot.results import Results, Spread
 from bench.hot.workloads import WORKLOADS
 
-BUSY = 0.9  # of its core; below this it was the load, or a wait, that took the time
+IDLE = 0.1  # of the time: a server whose core had nothing to do for longer waited for its load
 WORKERS_ROW = "workers"
 ROWS = {name: workload.what for name, workload in WORKLOADS.items()} | {
     WORKERS_ROW: "1 KiB, 2 processes that serve, and the load on the same two cores"
@@ -36,7 +36,8 @@ def markdown(results: Results, conditions: Mapping[str, object]) -> str:
         parts.append("\n## Requests a second, and microseconds of CPU for each\n\n")
         parts += _table(["server", *rows], _rates(results, servers, rows))
         parts.append(
-            f"\n\\* The server took less than {BUSY:.0%} of its core: it waited for the load.\n"
+            "\n\\* It waited for the load: its core had nothing to do for more than "
+            f"{IDLE:.0%} of the time.\n"
         )
         parts.append("\nThe rows:\n\n")
         parts += [f"- **{name}**: {ROWS[name]}\n" for name in rows]
@@ -92,7 +93,7 @@ def _rates(results: Results, servers: Sequence[str], rows: Sequence[str]) -> Ite
         cells = []
         for row in rows:
             found = results.middle(row, server)
-            star = "\\*" if found and found.busy < BUSY and row != WORKERS_ROW else ""
+            star = "\\*" if found and found.idle > IDLE else ""
             cells.append(f"{found.rate:,.0f}{star}<br>{found.cpu:,.1f} µs" if found else "-")
         yield [PEERS[server].what, *_marked(results, server, rows, cells)]
 

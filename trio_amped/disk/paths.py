@@ -20,6 +20,7 @@ log = logging.getLogger("trio_amped.disk")
 
 Result = TypeVar("Result")
 
+
 class WouldWait(Exception):
     """What was asked for at once may wait for the disk: a helper must look."""
 
