@@ -13,7 +13,16 @@ from bench.hot.idle import Memory
 from bench.hot.measure import Load, Sample, check_total, read_wrk
 from bench.hot.peers import BASE, OURS, PEERS, PLAIN
 from bench.hot.results import Results, Spread
-from bench.hot.workloads import BROWSER, ID, SIZES, WORKLOADS, contents, drawn, zipf_sizes
+from bench.hot.workloads import (
+    BROWSER,
+    ID,
+    SIZES,
+    WORKERS,
+    WORKLOADS,
+    contents,
+    drawn,
+    zipf_sizes,
+)
 
 SAID = """Running 1s test @ http://127.0.0.1:41231/
   1 threads and 64 connections
@@ -153,6 +162,15 @@ def test_the_floors_are_looked_at(results: Results) -> None:
     assert verdicts["1k, lane off, to nginx default"].holds
     assert not verdicts["idle, bytes"].holds
     assert "zipf" not in verdicts
+
+
+def test_a_row_without_a_floor_cannot_miss_it(results: Results) -> None:
+    for server, rate in ((OURS, 90), (BASE, 100)):
+        results.add(WORKERS, server, 0, sample(rate))
+    (verdict,) = [each for each in results.verdicts() if each.row == WORKERS]
+    assert verdict.holds
+    assert not verdict.is_goal
+    assert "| workers | 0.90 | - | 1 | below the goal |" in report.markdown(results, {})
 
 
 def test_the_page_has_a_line_for_each_server(results: Results) -> None:

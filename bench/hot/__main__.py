@@ -16,7 +16,7 @@ from bench.hot.conditions import conditions
 from bench.hot.output import write
 from bench.hot.peers import BASE, OURS, PEERS, SHORT, Peer, Running, running
 from bench.hot.results import Results
-from bench.hot.workloads import WORKLOADS, Workload, contents
+from bench.hot.workloads import IDLE, WORKERS, WORKLOADS, Workload, contents
 from tests import rig
 from tests.rig.tools import tool
 
@@ -37,7 +37,6 @@ trio_amped runs with its defaults: deadlines, Date and counters are on.
 
 exit status: 0 all is well, 1 an answer was wrong or a floor was missed, 2 it cannot run here."""
 
-IDLE, WORKERS = "idle", "workers"
 ROUNDS = 7
 DESCRIPTORS = idle.CONNECTIONS + 4096  # of them the server may want some for files
 
@@ -189,7 +188,8 @@ class Bench:
 
 def has_workers() -> bool:
     command = [sys.executable, "-m", "trio_amped", "--help"]
-    return "--workers" in subprocess.run(command, capture_output=True, text=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, cwd=rig.REPOSITORY)
+    return "--workers" in done.stdout
 
 
 def check_machine() -> None:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench.hot.peers import BASE, PEERS
-from bench.hot.results import Results, Spread
-from bench.hot.workloads import WORKLOADS
+from bench.hot.results import Results, Spread, Verdict
+from bench.hot.workloads import WORKERS, WORKLOADS
 
 IDLE = 0.1  # of the time: a server whose core had nothing to do for longer waited for its load
-WORKERS_ROW = "workers"
 ROWS = {name: workload.what for name, workload in WORKLOADS.items()} | {
-    WORKERS_ROW: "1 KiB, 2 processes that serve, and the load on the same two cores"
+    WORKERS: "1 KiB, 2 processes that serve, and the load on the same two cores"
 }
 
 TOP = """\
@@ -72,14 +71,22 @@ def _verdicts(results: Results) -> Iterator[str]:
             [
                 each.row,
                 f"{each.value:.0f}" if each.at_most else f"{each.value:.2f}",
-                f"{'<= ' if each.at_most else ''}{each.floor:g}",
+                f"{'<= ' if each.at_most else ''}{each.floor:g}" if each.floor else "-",
                 f"{each.goal:g}",
-                "goal" if each.is_goal else "floor" if each.holds else "**missed**",
+                _judged(each),
             ]
             for each in verdicts
         ),
     )
     yield "\n"
+
+
+def _judged(verdict: Verdict) -> str:
+    if verdict.is_goal:
+        return "goal"
+    if not verdict.holds:
+        return "**missed**"
+    return "floor" if verdict.floor else "below the goal"
 
 
 def _ratios(results: Results, servers: Sequence[str], rows: Sequence[str]) -> Iterator[list[str]]:

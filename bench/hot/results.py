@@ -8,7 +8,7 @@ from typing import Any
 from bench.hot.idle import FLOOR, Memory
 from bench.hot.measure import Sample
 from bench.hot.peers import BASE, OURS, PLAIN, PLAIN_BASE, PLAIN_FLOOR
-from bench.hot.workloads import WORKLOADS
+from bench.hot.workloads import WORKERS, WORKLOADS
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Verdict:
 
     row: str
     value: float
-    floor: float
+    floor: float  # 0: there is none
     goal: float
     at_most: bool = False  # the floor is then a ceiling
 
@@ -84,6 +84,8 @@ class Results:
             if ratio and workload.floor is not None:
                 goal = max(1.0, workload.floor)
                 yield Verdict(workload.name, ratio.median, workload.floor, goal)
+        if workers := self.ratio(WORKERS, OURS):
+            yield Verdict(WORKERS, workers.median, 0.0, 1.0)
         if plain := self.ratio("1k", PLAIN, PLAIN_BASE):
             row = "1k, lane off, to nginx default"
             yield Verdict(row, plain.median, PLAIN_FLOOR, PLAIN_FLOOR)

@@ -7,8 +7,9 @@ from itertools import accumulate
 from typing import Literal
 
 KIB, MIB = 1 << 10, 1 << 20
+WORKERS, IDLE = "workers", "idle"  # rows that are no workload of their own
 ID = "%ID%"  # in a head: something that is different each time
-REQUEST = 20_000  # requests of `zipf` that are drawn; then they are repeated
+REQUESTS = 20_000  # requests of `zipf` that are drawn; then they are repeated
 
 SIZES = {"/1k": KIB, "/64k": 64 * KIB, "/1m": MIB, "/16m": 16 * MIB}
 ZIPF_FILES = 2000
@@ -63,7 +64,7 @@ def drawn(paths: tuple[str, ...]) -> list[str]:
     if len(paths) == 1:
         return list(paths)
     weights = list(accumulate(1 / rank for rank in range(1, len(paths) + 1)))
-    return random.Random(2).choices(paths, cum_weights=weights, k=REQUEST)
+    return random.Random(2).choices(paths, cum_weights=weights, k=REQUESTS)
 
 
 def contents() -> Iterator[tuple[str, bytes]]:
