@@ -38,6 +38,7 @@ trio_amped runs with its defaults: deadlines, Date and counters are on.
 exit status: 0 all is well, 1 an answer was wrong or a floor was missed, 2 it cannot run here."""
 
 ROUNDS = 7
+BUSY = "others used the processors when it began: look at the ratios and at CPU time"
 DESCRIPTORS = idle.CONNECTIONS + 4096  # of them the server may want some for files
 
 
@@ -214,6 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
         facts = conditions(options)
         with rig.public_directory() as root:
             bench = Bench(options, root, prepare(root))
+            if os.getloadavg()[0] > 1:
+                bench.results.notes.append(BUSY)
             bench.run()
     except (RuntimeError, AssertionError, OSError) as error:
         print(f"bench.hot: {error}", file=sys.stderr)
