@@ -8,7 +8,7 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test fuzz soak bench-cold bench-listing check-all clean
+.PHONY: help serve test fuzz soak bench bench-packages bench-cold bench-listing check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -34,6 +34,12 @@ test: .venv/test  ## lint, types, then all tests with branch coverage
 fuzz: .venv/test  ## send made-up requests for MINUTES
 	$(BIN)/python -m fuzz --minutes $(MINUTES)
 
+bench: .venv/bench  ## measure resident files beside other servers, 15 minutes (OPTIONS=--short)
+	$(BIN)/python -m bench.hot $(OPTIONS)
+
+bench-packages:  ## install what make bench needs of Debian's (as root): nginx, wrk
+	.ci/install nginx wrk
+
 bench-cold: .venv/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
 	$(BIN)/python -m bench.cold $(OPTIONS)
 
@@ -47,6 +53,7 @@ check-all:  ## test, 30 minutes of fuzz, 30 of soak, the full benches (as root)
 	$(MAKE) test
 	$(MAKE) fuzz MINUTES=30
 	$(MAKE) soak MINUTES=15
+	$(MAKE) bench OPTIONS=
 	$(MAKE) bench-cold OPTIONS=
 	$(MAKE) bench-listing OPTIONS=
 
@@ -54,7 +61,7 @@ clean:  ## remove the environment and everything that tools left here
 	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment, in three steps: each is a stamp, newer than what it was made from.
+# The environment, in steps: each is a stamp, newer than what it was made from.
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -71,3 +78,7 @@ clean:  ## remove the environment and everything that tools left here
 .venv/test: pyproject.toml .venv/made
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[test]'
 	@touch $@ .venv/runtime
+
+.venv/bench: pyproject.toml .venv/made
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
+	@touch $@ .venv/test .venv/runtime

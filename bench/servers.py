@@ -1,14 +1,16 @@
 """The servers of the rig: what each is started with, and its port once it is ready. Blocks."""
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.rig import running_server
+from tests.rig import REPOSITORY, running_server
 
 HOST = "127.0.0.1"
 START_PATIENCE = 30.0
@@ -17,10 +19,10 @@ Wrap = Callable[[list[str]], list[str]]
 NGINX = """
 daemon off;
 user root root;
-worker_processes 1;
+worker_processes {workers};
 pid {scratch}/nginx.pid;
 error_log stderr;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
     sendfile on;
@@ -48,30 +50,54 @@ def trio_amped(root: Path, options: Sequence[str], wrap: Wrap) -> Iterator[int]:
 @contextlib.contextmanager
 def nginx(root: Path, options: Sequence[str], wrap: Wrap) -> Iterator[int]:
     """An nginx with one worker, its defaults and sendfile; `options` are more directives."""
-    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile() as log:
-        port, config = _free_port(), Path(scratch, "nginx.conf")
-        facts = {"scratch": scratch, "host": HOST, "port": port, "root": root}
-        config.write_text(NGINX.format(more=" ".join(options), **facts))
-        command = ["nginx", "-e", "stderr", "-p", scratch, "-c", str(config)]
-        null = subprocess.DEVNULL
+    with tempfile.TemporaryDirectory() as scratch:
+        port = free_port()
+        command = nginx_command(Path(scratch), root, port, options)
+        with listening(wrap(command), port):
+            yield port
+
+
+def nginx_command(
+    scratch: Path, root: Path, port: int, options: Sequence[str], workers: int = 1
+) -> list[str]:
+    """The command for an nginx that listens there; its configuration goes to `scratch`."""
+    config = scratch / "nginx.conf"
+    facts = {"scratch": scratch, "host": HOST, "port": port, "root": root, "workers": workers}
+    config.write_text(NGINX.format(more=" ".join(options), **facts))
+    return ["nginx", "-e", "stderr", "-p", str(scratch), "-c", str(config)]
+
+
+@contextlib.contextmanager
+def listening(
+    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a session of its own, from when it accepts until it and its workers are gone."""
+    with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
-            wrap(command), stdin=null, stdout=log, stderr=log, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=REPOSITORY,
+            env=environment,
+            start_new_session=True,
         )
         try:
             if not _accepts(server, port):
                 log.seek(0)
-                raise RuntimeError(f"nginx did not start: {log.read().decode().strip()}")
-            yield port
+                said = log.read().decode(errors="replace").strip()
+                raise RuntimeError(f"{command[0]} did not start: {said[-2000:]}")
+            yield server
         finally:
             server.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()  # its worker sees the channel to it end, and exits
-                server.wait()
+            with contextlib.suppress(ProcessLookupError):  # its workers, if it did not end
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that was free a moment ago, for a server that cannot choose one itself."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))

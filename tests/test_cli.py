@@ -105,7 +105,7 @@ def test_help_lists_every_option_with_its_default_and_unit(
             assert line.endswith("; may be given again")
         elif isinstance(field.default, tuple):
             assert line.endswith(f"(default: {','.join(field.default)})")
-        elif field.default not in (None, False):
+        elif field.default not in (None, False, True):
             assert line.endswith(f"(default: {field.default})")
     assert "(default: info)" in text
 
