@@ -723,6 +723,7 @@ async def test_those_who_ask_again_at_once_do_not_keep_the_others_waiting(
     """Clients on another processor, which are faster than a turn: the next one is for others."""
     monkeypatch.setattr(lane_module, "_TURN", 0.0)
     real = lane_module.Lane._receive
+    all_eager: list[Client] = []
 
     def receive(lane: lane_module.Lane, fd: int, parked: lane_module.Parked) -> None:
         real(lane, fd, parked)
@@ -732,7 +733,7 @@ async def test_those_who_ask_again_at_once_do_not_keep_the_others_waiting(
 
     monkeypatch.setattr(lane_module.Lane, "_receive", receive)
     async with on_the_lane(SimDisk(FILES)) as laned:
-        all_eager = [laned.connect() for _ in range(3)]
+        all_eager += [laned.connect() for _ in range(3)]
         patient = [laned.connect() for _ in range(3)]
         for client in (*all_eager, *patient):
             os.write(fileno(client), get("/a.txt"))
@@ -764,6 +765,9 @@ async def test_the_counters_add_up(autojump_clock: MockClock) -> None:
         await fetch(last, get("/", "Connection: close"))
         await wait_all_tasks_blocked()
         stats = laned.stats
+        assert stats.connections_open == 2, "the client may still send"
+        await last.stream.send_eof()
+        await wait_all_tasks_blocked()
         assert stats.connections == 2
         assert stats.connections_open == 1
         assert stats.requests == sum(stats.responses.values()) == 8

@@ -205,6 +205,15 @@ def owns(uid: int) -> bool:
     return uid == os.geteuid() or has_fowner()
 
 
+def max_mappings() -> int:
+    """How many mappings a process may have: vm.max_map_count; proc(5). Cannot wait."""
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65_530  # the default
+
+
 def file_system(descriptor: int) -> int:
     """The magic number of the descriptor's file system; fstatfs(2). Can wait on a network."""
     answer = ctypes.create_string_buffer(256)

@@ -9,11 +9,13 @@ import os
 import resource
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import trio
 
 from ..semantics.listing import View
+from . import kernel
 from .interface import Listing, OpenFile, PromptDisk, WouldWait
 from .pages import Gate
 
@@ -43,18 +45,26 @@ class OpenFiles:
 
     def __init__(self, disk: PromptDisk, most: int, max_age: float, unused_after: float) -> None:
         self._disk = disk
-        # Well below what the process may open: connections, helpers and misses need some as well.
-        self._most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        # Well below what the process may have: connections, helpers and misses need some as well.
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = min(most, descriptors // 4, kernel.max_mappings() // 4)
         self._max_age = max_age
         self.unused_after = unused_after
         self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()
-        self._watched: list[Lookup] = []
+        self._watched: list[Lookup] | None = None
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[Lookup]]:
-        """All lookups that are made meanwhile: whatever follows from them holds while they do."""
-        self._watched = []
-        yield self._watched
+        """All lookups that are made meanwhile: whatever follows from them holds while they do.
+
+        None of their files is closed until it ends.
+        """
+        watched: list[Lookup] = []
+        self._watched = watched
+        try:
+            yield watched
+        finally:
+            self._watched = None
 
     def is_current(self, lookup: Lookup, now: float) -> bool:
         """Whether a path leads where it did, as the kernel's caches know it."""
@@ -92,20 +102,22 @@ class OpenFiles:
             if lookup and lookup.is_valid:
                 self._forget(lookup)
             lookup = self._look(path, now)
-        self._watched.append(lookup)
+        if self._watched is not None:
+            self._watched.append(lookup)
         if lookup.file is None:
             raise OSError(lookup.errno, os.strerror(lookup.errno))
         return lookup.file
 
-    def close_unused(self, now: float) -> None:
+    def close_unused(self, now: float, at_most: int | None = None) -> bool:
         """Close what nobody has asked for lately: it may be deleted, or its disk unmounted.
 
-        At the end of time (`math.inf`) that is all of it.
+        At the end of time (`math.inf`) that is all of it. Whether there may be more than `at_most`.
         """
-        for lookup in list(self._lookups.values()):
+        for lookup in list(islice(self._lookups.values(), at_most)):
             if now < lookup.checked_at + self._max_age + self.unused_after:
-                break
+                return False
             self._forget(lookup)
+        return bool(self._lookups)
 
     def _look(self, path: bytes, now: float) -> Lookup:
         try:
@@ -116,8 +128,10 @@ class OpenFiles:
             self._disk.close(file)
             raise WouldWait
         lookup = self._lookups[path] = Lookup(path, now, file)
-        while len(self._lookups) > self._most:
-            self._forget(next(iter(self._lookups.values())))
+        kept = (lookup, *(self._watched or ()))  # a few: a file and its sidecars
+        oldest = (each for each in list(islice(self._lookups.values(), 8)) if each not in kept)
+        while len(self._lookups) > self._most and (other := next(oldest, None)):
+            self._forget(other)
         return lookup
 
     def _forget(self, lookup: Lookup) -> None:

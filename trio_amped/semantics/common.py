@@ -42,7 +42,7 @@ _INITIALS: Final = "".join(sorted({name[0] for name in (*_OUT_OF_THE_ORDINARY, *
 # Each alternative is told by its first bytes and gives nothing back (possessive quantifiers), so
 # the time is linear in the length of the head.
 _HEAD: Final = re.compile(
-    rb"(?P<method>GET|HEAD) (?P<path>/[!->@-~]*+)(?:\?[!-~]*+)? HTTP/1\.1\r\n(?:"
+    rb"(?P<method>GET|HEAD) (?P<path>/[!->@-~]*+)(?:\?[!\x22$-~]*+)? HTTP/1\.1\r\n(?:"
     rb"(?![" + _INITIALS.encode() + _INITIALS.upper().encode() + rb"])" + _TOKEN + rb":" + _VALUE
     + rb"\r\n"
     rb"|" + _field("host", 3, _HOST) + rb"|" + _field("connection", 4, _KEEP_OR_CLOSE)

@@ -1,9 +1,11 @@
 """Answers that are ready to be sent, found by what a common request says. Never waits."""
 
+import math
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import trio
@@ -20,7 +22,8 @@ from ..semantics.validators import weak_match
 from .site import IsDirectory, Site
 
 _SMALL: Final = 64 * 1024  # bytes: a body of this size goes from memory, in one send with its head
-_MOST: Final = 40_000  # answers
+_MOST: Final = 10_000  # answers: Python's garbage collector looks at all of them at once
+_SWEPT: Final = 100  # that are let go of in one go
 _MOST_BYTES: Final = 128 * 2**20  # of bodies, in all answers
 _DATE_LENGTH: Final = 29
 
@@ -92,7 +95,7 @@ class Answer:
         tag: bytes,
         file: OpenFile,
         lookups: list[Lookup],
-        valid_until: float,
+        max_age: float,
     ) -> None:
         self.status = status
         self.wire = wire
@@ -102,8 +105,13 @@ class Answer:
         self.file = file
         self.lookups = lookups
         self.files = [lookup for lookup in lookups if lookup.file]
-        self.valid_until = valid_until
+        self.renew(max_age)
         self.checked_at = -1  # a moment, see Answers
+
+    def renew(self, max_age: float) -> None:
+        """It is as old as the oldest of its lookups, which other answers may share."""
+        checked_at = min((lookup.checked_at for lookup in self.lookups), default=-math.inf)
+        self.valid_until = checked_at + max_age
 
 
 class Answers:
@@ -143,7 +151,7 @@ class Answers:
             if answer is None:
                 return None
             self._answers[key] = answer
-            self._bytes += len(answer.wire.data)
+            self._bytes += _weight(key, answer)
             while self._bytes > _MOST_BYTES or len(self._answers) > _MOST:
                 self._forget(next(iter(self._answers)))
         answer.checked_at = self.moment
@@ -158,23 +166,25 @@ class Answers:
         """Whether all paths lead where they did. Since it is done again and again, what is asked
         for is what was renewed lately: the order of an LRU."""
         now = self.clock.now
-        answer.valid_until = now + self._max_age
         self._answers.move_to_end(key)
-        return all(self._files.is_current(lookup, now) for lookup in answer.lookups)
+        is_current = all(self._files.is_current(lookup, now) for lookup in answer.lookups)
+        answer.renew(self._max_age)
+        return is_current
 
     def _forget(self, key: Key) -> None:
         answer = self._answers.pop(key, None)
         if answer is not None:
-            self._bytes -= len(answer.wire.data)
+            self._bytes -= _weight(key, answer)
 
-    def sweep(self) -> None:
-        """Let go of what nobody has asked for lately."""
+    def sweep(self) -> bool:
+        """Let go of some of what nobody has asked for lately; whether there is more."""
         now = self.clock.now
-        self._files.close_unused(now)
-        for key, answer in list(self._answers.items()):
+        has_more = self._files.close_unused(now, at_most=_SWEPT)
+        for key, answer in list(islice(self._answers.items(), _SWEPT)):
             if now < answer.valid_until + self._files.unused_after:
-                break
+                return has_more
             self._forget(key)
+        return has_more or bool(self._answers)
 
     def _make(
         self,
@@ -213,7 +223,7 @@ class Answers:
             found.form.etag(now),
             found.file,
             list(lookups),
-            self.clock.now + self._max_age,
+            self._max_age,
         )
 
     async def _read(self, file: OpenFile, size: int) -> bytes:
@@ -222,6 +232,11 @@ class Answers:
             pieces.append(await self._files.read(file, offset, size))
             offset += len(pieces[-1])
         return b"".join(pieces)
+
+
+def _weight(key: Key, answer: Answer) -> int:
+    """The bytes that it takes, nearly: what clients say counts as well."""
+    return len(answer.wire.data) + sum(len(part) for part in key if part)
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Result]) -> Result:

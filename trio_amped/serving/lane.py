@@ -32,7 +32,11 @@ log = logging.getLogger("trio_amped.serving")
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
 _ACCEPTED: Final = 64  # connections in one go
-_PIPELINED: Final = 64  # requests of one connection in one go
+_PIPELINED: Final = 16  # requests of one connection in one go
+_SENT: Final = 2 * 2**20  # bytes of a file in one go
+_SWEPT: Final = 100  # connections that are closed in one go
+_LINGER_SECONDS: Final = 5.0
+_LINGER_BYTES: Final = 4 * 2**20
 _SWEEP: Final = 1.0  # seconds between looks for connections that were idle for too long
 _PAUSE: Final = 0.1  # seconds, when the system has no room for another connection
 _CLOSE: Final = GROUPS["close"]
@@ -42,13 +46,14 @@ _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Parked:
     """An idle connection; its owner is the lane for as long as it is in the lane's dict."""
 
-    __slots__ = ("deadline", "is_new", "is_watched", "sock")
+    __slots__ = ("deadline", "is_new", "is_watched", "lingers", "sock")
 
     def __init__(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
         self.sock = sock
         self.deadline = deadline
         self.is_new = is_new
         self.is_watched = False
+        self.lingers = 0  # our side has ended: so many bytes of theirs are still read
 
 
 class Handover(NamedTuple):
@@ -85,6 +90,7 @@ class Lane:
         self._always_allowed = min(config.max_head, config.max_target, 4 * config.max_fields)
         self._keep_alive_timeout = config.keep_alive_timeout
         self._epoll = select.epoll()
+        self._events: list[tuple[int, int]] = []
         self._parked: dict[int, Parked] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._is_accepting = False
@@ -134,8 +140,13 @@ class Lane:
         return parked
 
     def _watch(self, fd: int, parked: Parked) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
-        parked.is_watched = True
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except OSError as error:  # ENOSPC, ENOMEM; epoll_ctl(2)
+            log.error("a connection cannot be watched: %s", error.strerror)
+            self._close(fd)
+        else:
+            parked.is_watched = True
 
     def _unpark(self, fd: int) -> Parked:
         """The connection, whose owner is now the caller."""
@@ -157,22 +168,28 @@ class Lane:
         while True:
             await trio.sleep(_SWEEP)
             self._clock.update()
-            self._sweep()
+            await self._sweep()
+            self._resume_accepting()
 
-    def _sweep(self) -> None:
-        """Close what has been idle for too long: connections, and open files."""
+    async def _sweep(self) -> None:
+        """Close what has been idle for too long, connections and open files, some at a time."""
         now = self._clock.now
-        for fd in [fd for fd, each in self._parked.items() if each.deadline <= now]:
-            self._close(fd)
-        self._answers.sweep()
-        self._resume_accepting()
+        late = [(fd, each) for fd, each in self._parked.items() if each.deadline <= now]
+        for number, (fd, parked) in enumerate(late, 1):
+            if self._parked.get(fd) is parked and parked.deadline <= now:
+                self._close(fd)
+            if number % _SWEPT == 0:
+                await trio.lowlevel.checkpoint()
+        while self._answers.sweep():
+            await trio.lowlevel.checkpoint()
 
     def _resume_accepting(self) -> None:
         has_room = self._stats.connections_open < self._config.max_connections
         if not self._is_accepting and has_room and self._clock.now >= self._accepts_at:
             self._is_accepting = True
             for fd in self._listeners:
-                self._epoll.register(fd, select.EPOLLIN)
+                with contextlib.suppress(FileExistsError):
+                    self._epoll.register(fd, select.EPOLLIN)
 
     def stop_accepting(self) -> None:
         """For good: what comes next is for whoever shares the listeners."""
@@ -183,16 +200,18 @@ class Lane:
         if self._is_accepting:
             self._is_accepting = False
             for fd in self._listeners:
-                self._epoll.unregister(fd)
+                with contextlib.suppress(FileNotFoundError):
+                    self._epoll.unregister(fd)
 
     def _take_turn(self) -> None:
         """Work while there is some, but not for too long."""
         self._clock.update()
         self._logs_access = access_log.isEnabledFor(logging.DEBUG)
         stop = time.monotonic() + _TURN
-        while events := self._epoll.poll(0):
+        # Those that the last turn did not come to are first: epoll would list the others again.
+        while events := self._events or self._epoll.poll(0):
             self._answers.moment += 1  # what is to be read now was sent before
-            for fd, _ in events:
+            for number, (fd, _) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
@@ -200,7 +219,9 @@ class Lane:
                 elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
                     self._accept(listener)
                 if time.monotonic() >= stop:
+                    self._events = events[number:]
                     return
+            self._events = []
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTED):
@@ -229,8 +250,8 @@ class Lane:
             return
         except OSError:
             received = b""
-        if not received:
-            self._close(fd)
+        if not received or parked.lingers:
+            self._linger(fd, parked, len(received))
             return
         try:
             self._answer(fd, parked, received)
@@ -277,11 +298,28 @@ class Lane:
         """Hand the connection over with an answer of which a part is sent, or which is the last."""
         closes = match[_CLOSE] is not None
         if closes and not rest and not received:
-            self._close(fd)
+            self._finish(fd)
             return
         file = self._files.share(answer.file) if rest else None
         unfinished = Unfinished(match["path"], rest, file, closes)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
+
+    def _finish(self, fd: int) -> None:
+        """End our side, and wait for the end of theirs: to close on what they send meanwhile is a
+        reset, which can destroy our answer (RFC 9112 9.6)."""
+        parked = self._parked[fd]
+        parked.lingers = _LINGER_BYTES
+        parked.deadline = self._clock.now + _LINGER_SECONDS
+        try:
+            parked.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # it is gone
+            self._close(fd)
+
+    def _linger(self, fd: int, parked: Parked, count: int) -> None:
+        """They have sent so much after our end, or (0) have ended as well."""
+        parked.lingers -= count
+        if count == 0 or parked.lingers <= 0:
+            self._close(fd)
 
     def _note(self, match: re.Match[bytes], answer: Answer) -> None:
         self._stats.requests += 1
@@ -318,14 +356,15 @@ class Lane:
             sent = 0
         self._stats.bytes_sent += sent
         if sent < len(data):
-            return bytes(data[sent:]), FileSpan(0, size)
+            left = bytes(data[sent:])
+            return (left, FileSpan(0, size)) if size else (left,)
         return self._send_file(sock, answer.file, size) if size else ()
 
     def _send_file(self, sock: socket.socket, file: OpenFile, size: int) -> Body:
         """The same for the file itself; whoever gets the rest sees what is wrong with it."""
         offset = 0
         with contextlib.suppress(FileChanged, OSError):
-            while offset < size:
+            while offset < min(size, _SENT):
                 count = self._files.ready_at_once(file, offset, size)
                 sent = send_file(sock, file.fd, offset, count) if count else None
                 if not sent:
