@@ -46,10 +46,10 @@ bench-cold: .venv/test  ## measure with files that are not in memory (as root; O
 bench-listing: .venv/test  ## measure while directories of 100 000 names are listed
 	$(BIN)/python -m bench.listing $(OPTIONS)
 
-soak: .venv/test  ## serve all kinds of clients for MINUTES, with threads and with processes, and count what is left behind
+soak: .venv/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
-check-all:  ## test, 30 minutes of fuzz, 30 of soak, the full benches (as root)
+check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
 	$(MAKE) test
 	$(MAKE) fuzz MINUTES=30
 	$(MAKE) soak MINUTES=15
