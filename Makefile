@@ -8,7 +8,7 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test fuzz soak bench bench-packages bench-cold bench-listing check-all clean
+.PHONY: help serve test test-plain fuzz soak bench bench-packages bench-cold bench-listing check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -27,9 +27,11 @@ test: .venv/test  ## lint, types, then all tests with branch coverage
 	$(BIN)/mypy
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage run -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+test-plain: .venv/test  ## the tests with real servers once more, without the fast lane
+	$(BIN)/python -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py
 
 fuzz: .venv/test  ## send made-up requests for MINUTES
 	$(BIN)/python -m fuzz --minutes $(MINUTES)
@@ -51,6 +53,7 @@ soak: .venv/test  ## serve all kinds of clients, MINUTES with threads and with p
 
 check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
 	$(MAKE) test
+	$(MAKE) test-plain
 	$(MAKE) fuzz MINUTES=30
 	$(MAKE) soak MINUTES=15
 	$(MAKE) bench OPTIONS=

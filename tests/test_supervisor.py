@@ -175,7 +175,9 @@ def test_their_counters_are_added_up(root: Path) -> None:
         with clients_of_all(server) as clients:
             assert server.stop() == 0
             count = len(clients)
-        server.wait_for_log(rf"stopped; {count} requests, .* {count} resident windows, .*[a-z]$")
+        server.wait_for_log(
+            rf"stopped; {count} requests, [1-9]\d* bytes, [1-9]\d* resident .*[a-z]$"
+        )
         assert not lines(server, "not counted")
 
 

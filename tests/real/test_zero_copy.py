@@ -1,11 +1,12 @@
 """A large file that is in memory goes from the page cache to the socket, and nowhere else."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.rig import ServerProcess, load, needs
+from tests.rig import ServerProcess, load, needs, running_server
 
 from .support import MIB, SIZES, SMALL, WINDOW, Client, Trace, content, traced
 
@@ -55,9 +56,27 @@ def windows(calls: list[str]) -> list[tuple[int, int, int]]:
     return [(int(m[1]), int(m[2]), int(m[3])) for m in found if m]
 
 
-@pytest.mark.parametrize("size", [SMALL + 1, WINDOW, WINDOW + 1, 5 * MIB])
-def test_a_large_file_goes_by_sendfile_in_windows(server: ServerProcess, size: int) -> None:
+@pytest.fixture(scope="module")
+def plain(site: Path) -> Iterator[ServerProcess]:
+    """A server without the fast lane, which keeps small answers and asks about larger parts."""
+    with running_server("--no-fast-lane", root=site) as server:
+        yield server
+
+
+@pytest.mark.parametrize("size", [WINDOW, WINDOW + 1, 5 * MIB])
+def test_the_fast_lane_uses_sendfile_as_well(server: ServerProcess, size: int) -> None:
     trace, body = trace_of_get(server, f"/{size}.bin")
+    assert body == content(size)
+    head, *rest = to_client(trace)
+    assert re.search(r'"HTTP/1\.1 200 OK\\r\\n.*MSG_MORE', head)
+    sent = windows([call for call in rest if "= -1 EAGAIN" not in call])
+    assert sum(count for _, _, count in sent) == size
+    assert all("PROT_NONE" in call for call in of_file(trace, size))
+
+
+@pytest.mark.parametrize("size", [SMALL + 1, WINDOW, WINDOW + 1, 5 * MIB])
+def test_a_large_file_goes_by_sendfile_in_windows(plain: ServerProcess, size: int) -> None:
+    trace, body = trace_of_get(plain, f"/{size}.bin")
     assert body == content(size)
     head, *rest = to_client(trace)
     assert re.search(r'"HTTP/1\.1 200 OK\\r\\n.*MSG_MORE', head)
