@@ -384,11 +384,12 @@ async def test_a_later_drain_can_be_in_more_of_a_hurry(
     async with trio.open_nursery() as nursery:
         [address] = await nursery.start(server.serve)
         stream = await stuck_transfer(address)
+        start = trio.current_time()  # the lane's sweeps let time jump while the kernel works
         server.drain(1000)
         await trio.testing.wait_all_tasks_blocked()
         server.drain(0)
     await trio.aclose_forcefully(stream)
-    assert trio.current_time() < 1000
+    assert trio.current_time() - start < 1000
 
 
 async def test_a_drain_without_a_deadline_is_a_drain(
