@@ -188,8 +188,13 @@ class Lane:
         if not self._is_accepting and has_room and self._clock.now >= self._accepts_at:
             self._is_accepting = True
             for fd in self._listeners:
-                with contextlib.suppress(FileExistsError):
+                try:
                     self._epoll.register(fd, select.EPOLLIN)
+                except FileExistsError:
+                    pass
+                except OSError as error:  # ENOSPC, ENOMEM: the next sweep tries again
+                    log.error("a listener cannot be watched: %s", error.strerror)
+                    self._is_accepting = False
 
     def stop_accepting(self) -> None:
         """For good: what comes next is for whoever shares the listeners."""
