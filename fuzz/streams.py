@@ -1,5 +1,6 @@
 """Streams of requests of every kind, under any split: the server's whole promise as a property."""
 
+import re
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -252,9 +253,25 @@ def _check_body(ask: Ask, answer: Answer) -> None:
         if isinstance(content, bytes):
             assert answer.headers["content-length"] == str(len(content))
     elif isinstance(content, bytes) and answer.status == 206:
-        unit, _, span = answer.headers["content-range"].partition(" ")
-        first, last = map(int, span.partition("/")[0].split("-"))
-        assert (unit, span.partition("/")[2]) == ("bytes", str(len(content)))
-        assert answer.body == content[first : last + 1] != b""
+        for span, data in _parts(answer):
+            match = re.fullmatch(rf"bytes (\d+)-(\d+)/{len(content)}", span)
+            assert match
+            assert data == content[int(match[1]) : int(match[2]) + 1] != b""
     elif isinstance(content, bytes):
         assert answer.body == content
+
+
+def _parts(answer: Answer) -> list[tuple[str, bytes]]:
+    """The Content-Range and the bytes of each part."""
+    kind, _, delimiter = answer.headers["content-type"].partition("; boundary=")
+    if kind != "multipart/byteranges":
+        return [(answer.headers["content-range"], answer.body)]
+    first, *parts, last = answer.body.split(b"\r\n--" + delimiter.encode())
+    assert (first, last) == (b"", b"--\r\n")
+    assert len(parts) > 1
+    found = []
+    for part in parts:
+        head, _, data = part.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if line)
+        found.append((fields["Content-Range"], data))
+    return found
