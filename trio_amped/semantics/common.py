@@ -5,6 +5,7 @@ them. It only ever says "this, and nothing else", so a wrong "no" costs time and
 """
 
 import re
+import string
 from typing import Final
 
 # Fields that have a say in the answer, or in where the request ends. All others are read over.
@@ -32,23 +33,36 @@ def _field(name: str, group: int, value: bytes) -> bytes:
     )
 
 
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TCHARS: Final = "!#$%&'*+-.^_`|~" + string.digits + string.ascii_letters  # RFC 9110 5.6.2
+_INITIALS: Final = {name[0] for name in (*_OUT_OF_THE_ORDINARY, *_ONCE)}
+
+
+def _one_of(characters: str) -> bytes:
+    return f"[{re.escape(characters)}]".encode()
+
+
+_TCHAR: Final = _one_of(_TCHARS)
+_OTHER_INITIAL: Final = _one_of("".join(each for each in _TCHARS if each.lower() not in _INITIALS))
 _VALUE: Final = rb"[\t -~\x80-\xff]*+"
 _HOST: Final = rb"[A-Za-z0-9.\-]++(?::[0-9]++)?"
 _KEEP_OR_CLOSE: Final = _any_case("keep-alive") + rb"|(?P<close>" + _any_case("close") + rb")"
 _TAG: Final = rb'(?:W/)?"[!#-~\x80-\xff]*+"'
-_INITIALS: Final = "".join(sorted({name[0] for name in (*_OUT_OF_THE_ORDINARY, *_ONCE)}))
+# Spelled as browsers do it. They would be found by the last alternative as well, in twice the time.
+_USUAL: Final = (
+    rb"User-Agent|Accept(?:-Language)?+|Referer|Cookie|Cache-Control|Pragma|Priority"
+    rb"|Upgrade-Insecure-Requests"
+)
 
 # Each alternative is told by its first bytes and gives nothing back (possessive quantifiers), so
 # the time is linear in the length of the head.
 _HEAD: Final = re.compile(
     rb"(?P<method>GET|HEAD) (?P<path>/[!->@-~]*+)(?:\?[!\x22$-~]*+)? HTTP/1\.1\r\n(?:"
-    rb"(?![" + _INITIALS.encode() + _INITIALS.upper().encode() + rb"])" + _TOKEN + rb":" + _VALUE
-    + rb"\r\n"
+    + _OTHER_INITIAL + _TCHAR + rb"*+:" + _VALUE + rb"\r\n"
+    rb"|(?:" + _USUAL + rb"):" + _VALUE + rb"\r\n"
     rb"|" + _field("host", 3, _HOST) + rb"|" + _field("connection", 4, _KEEP_OR_CLOSE)
     + rb"|" + _field("accept-encoding", 6, _VALUE) + rb"|" + _field("if-none-match", 7, _TAG)
     + rb"|(?!(?:" + b"|".join(map(_any_case, (*_OUT_OF_THE_ORDINARY, *_ONCE))) + rb"):)"
-    + _TOKEN + rb":" + _VALUE + rb"\r\n"
+    + _TCHAR + rb"++:" + _VALUE + rb"\r\n"
     rb")*+\r\n(?(3)|(?!))"
 )  # fmt: skip
 
