@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import trio
 
 from trio_amped.disk.descriptors import Descriptor
-from trio_amped.disk.interface import FileChanged, Listing, OpenFile, WouldWait
+from trio_amped.disk.interface import FileChanged, Listing, OpenFile, Stamp, WouldWait
 from trio_amped.disk.opening import Status
 from trio_amped.disk.pages import Gate
 from trio_amped.semantics import listing
@@ -158,10 +158,14 @@ class SimDisk:
         file.is_settled = inode.mtime_ns < (NOW - 2) * NANO
         return self._note(file, inode)
 
-    def identify_at_once(self, path: bytes) -> tuple[int, int]:
+    def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
         if self.open_latency or self.at_open or self.at_load:
             raise WouldWait
         return 1, self._inode(path).inode
+
+    def stamp_at_once(self, path: bytes) -> Stamp | None:
+        """A path may lead elsewhere at any time here: nothing is to be relied on."""
+        return None
 
     def is_unchanged(self, file: OpenFile) -> bool:
         return self._open[file].status == file.status

@@ -5,6 +5,7 @@ On virtual time that only we move; the files, and what helpers do, are real.
 
 import contextlib
 import errno
+import functools
 import math
 import mmap
 import os
@@ -56,9 +57,9 @@ class Keeper(OpenFiles):
         disk.identify_at_once = self._count  # type: ignore[method-assign]
         disk.open_at_once = lambda path: patiently(self._open, path)  # type: ignore[method-assign]
 
-    def _count(self, path: bytes) -> tuple[int, int]:
-        self.asked += 1
-        return patiently(self._identify, path)
+    def _count(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
+        self.asked += not follow  # that is asked first
+        return patiently(functools.partial(self._identify, follow=follow), path)
 
     async def content(self, path: bytes) -> bytes:
         file = await self.open(path)

@@ -49,7 +49,7 @@ class Desk:
     def wire(self, target: str, *fields: str, method: str = "GET") -> bytes:
         answer = self.ask(target, *fields, method=method)
         assert answer is not None
-        return bytes(answer.wire.at(self.answers.clock))
+        return answer.wire
 
     def body(self, target: str, *fields: str) -> bytes:
         return self.wire(target, *fields).partition(b"\r\n\r\n")[2]
@@ -92,7 +92,7 @@ async def test_what_is_kept_is_what_a_task_would_say(
     expected = await converse_by_task(SimDisk(FILES), [get(target, *fields, method=method)])
     answer = desk.ask(target, *fields, method=method)
     assert answer is not None
-    wire = bytes(answer.wire.at(desk.answers.clock))
+    wire = answer.wire
     assert wire + LARGE[: answer.rest] == expected
     assert answer.length == len(expected.partition(b"\r\n\r\n")[2])
     assert expected.startswith(b"HTTP/1.1 %d " % answer.status)
@@ -525,7 +525,7 @@ async def test_the_bound_of_their_bytes(
     desk = Desk(MANY)
     for number in range(50):
         assert desk.body(f"/{number}") == b"x" * 1000
-        wires = [each.wire.data for each in desk.answers._answers.values()]
+        wires = [each.wire for each in desk.answers._answers.values()]
         assert sum(map(len, wires)) <= 5000
     assert 1 < desk.kept < 5
 

@@ -4,9 +4,18 @@ from typing import NamedTuple, Protocol
 
 from ..semantics.listing import View
 from .pages import FRESH, FileChanged, OpenFile
-from .paths import WouldWait
+from .paths import Stamp, WouldWait
 
-__all__ = ["FRESH", "Disk", "FileChanged", "Listing", "OpenFile", "PromptDisk", "WouldWait"]
+__all__ = [
+    "FRESH",
+    "Disk",
+    "FileChanged",
+    "Listing",
+    "OpenFile",
+    "PromptDisk",
+    "Stamp",
+    "WouldWait",
+]
 
 
 class Listing(NamedTuple):
@@ -44,8 +53,17 @@ class PromptDisk(Disk, Protocol):
     def open_at_once(self, path: bytes) -> OpenFile:
         """As `open`. Raises WouldWait, OSError."""
 
-    def identify_at_once(self, path: bytes) -> tuple[int, int]:
-        """Device and inode of what a path leads to now. Raises WouldWait, OSError."""
+    def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
+        """Device and inode of what a path leads to now. Raises WouldWait, OSError.
+
+        WouldWait as well for a symbolic link anywhere in the path that is not to be followed.
+        """
+
+    def stamp_at_once(self, path: bytes) -> Stamp | None:
+        """What changes whenever a name in a directory does; None where that cannot be told.
+
+        No symbolic link is followed.
+        """
 
     def is_unchanged(self, file: OpenFile) -> bool:
         """Whether it is the version that was opened: nobody has written into it."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 # include/uapi/linux/openat2.h and fcntl.h
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_CACHED: Final = 0x20
 AT_FDCWD: Final = -100

@@ -25,7 +25,7 @@ from .listings import Listings
 from .messages import MAX_READ, Operation, Order, unpack_read
 from .opening import Opened
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
-from .paths import PathGate, WouldWait, open_root
+from .paths import PathGate, Stamp, WouldWait, open_root
 from .pool import HelperPool
 
 _PROCESS_PAUSE: Final = 0.1  # seconds; a process takes 35 ms of CPU to start
@@ -122,9 +122,19 @@ class LocalDisk:
         """The same without waiting. Raises WouldWait, OSError."""
         return self._file(self._paths.open_at_once(path))
 
-    def identify_at_once(self, path: bytes) -> tuple[int, int]:
-        """Device and inode of what a path leads to now. Raises WouldWait, OSError."""
-        return self._paths.identify_at_once(path)
+    def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
+        """Device and inode of what a path leads to now. Raises WouldWait, OSError.
+
+        WouldWait as well for a symbolic link anywhere in the path that is not to be followed.
+        """
+        return self._paths.identify_at_once(path, follow=follow)
+
+    def stamp_at_once(self, path: bytes) -> Stamp | None:
+        """What changes whenever a name in a directory does; None where that cannot be told.
+
+        No symbolic link is followed.
+        """
+        return self._paths.stamp_at_once(path)
 
     def _file(self, opened: Opened) -> OpenFile:
         remote = opened.volume.is_remote and self._config.gate != "never"

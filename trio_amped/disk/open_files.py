@@ -5,33 +5,63 @@ It is a disk.interface.Disk too, whose every `await` returns at once or raises W
 
 import contextlib
 import errno
+import math
 import os
 import resource
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
+from weakref import WeakValueDictionary
 
 import trio
 
 from ..semantics.listing import View
 from . import kernel
-from .interface import Listing, OpenFile, PromptDisk, WouldWait
+from .interface import Listing, OpenFile, PromptDisk, Stamp, WouldWait
 from .pages import Gate
 
 _LONGEST: Final = 3600.0  # seconds; then the access time of a file may be due again (relatime)
+_TRUSTED: Final = 30.0  # seconds; a mount on a file leaves no trace in its directory
+
+
+class Folder:
+    """A directory: for as long as its `stamp` is the same, so are its names."""
+
+    __slots__ = ("__weakref__", "checked_at", "path", "stamp")
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self.stamp: Stamp | None = None
+        self.checked_at = -math.inf
 
 
 class Lookup:
     """What a path below the root leads to, for as long as it does: an open file, or an errno."""
 
-    __slots__ = ("checked_at", "errno", "file", "is_valid", "opened_at", "path")
+    __slots__ = (
+        "asked_at",
+        "checked_at",
+        "errno",
+        "file",
+        "folder",
+        "is_valid",
+        "opened_at",
+        "path",
+        "stamp",
+    )
 
-    def __init__(self, path: bytes, now: float, file: OpenFile | None, number: int = 0) -> None:
+    def __init__(
+        self, path: bytes, folder: Folder, now: float, file: OpenFile | None, number: int = 0
+    ) -> None:
         self.path = path
+        self.folder = folder
+        self.stamp: Stamp | None = (
+            None  # of the folder when the path was asked about, at `asked_at`
+        )
         self.file = file
         self.errno = number
-        self.opened_at = self.checked_at = now
+        self.opened_at = self.asked_at = self.checked_at = now
         self.is_valid = True
 
 
@@ -51,6 +81,7 @@ class OpenFiles:
         self._max_age = max_age
         self.unused_after = unused_after
         self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()
+        self._folders: WeakValueDictionary[bytes, Folder] = WeakValueDictionary()
         self._watched: list[Lookup] | None = None
 
     @contextlib.contextmanager
@@ -69,12 +100,30 @@ class OpenFiles:
     def is_current(self, lookup: Lookup, now: float) -> bool:
         """Whether a path leads where it did, as the kernel's caches know it."""
         if lookup.is_valid and now >= lookup.checked_at + self._max_age:
-            lookup.checked_at = now
             if lookup.file:
                 self._lookups.move_to_end(lookup.path)
-            if not self._leads_there(lookup) or now > lookup.opened_at + _LONGEST:
+            if not self._still_leads_there(lookup, now) or now > lookup.opened_at + _LONGEST:
                 self._forget(lookup)
         return lookup.is_valid
+
+    def _still_leads_there(self, lookup: Lookup, now: float) -> bool:
+        """Nothing needs to be asked about a path when nothing has happened in its directory."""
+        stamp = self._stamp(lookup.folder, now)
+        if stamp is not None and stamp == lookup.stamp and now < lookup.asked_at + _TRUSTED:
+            lookup.checked_at = lookup.folder.checked_at
+            return True
+        lookup.asked_at = lookup.checked_at = now
+        if self._leads_there(lookup, follow=False):
+            lookup.stamp = stamp  # which is as old as the answer, or older
+            return True
+        lookup.stamp = None  # a link may be changed anywhere
+        return self._leads_there(lookup, follow=True)
+
+    def _stamp(self, folder: Folder, now: float) -> Stamp | None:
+        if now >= folder.checked_at + self._max_age:
+            folder.checked_at = now
+            folder.stamp = self._disk.stamp_at_once(folder.path)
+        return folder.stamp
 
     def is_unchanged(self, lookup: Lookup) -> bool:
         """Whether its file is still open, and the version that was opened."""
@@ -82,9 +131,9 @@ class OpenFiles:
             return False
         return self._disk.is_unchanged(lookup.file)
 
-    def _leads_there(self, lookup: Lookup) -> bool:
+    def _leads_there(self, lookup: Lookup, *, follow: bool) -> bool:
         try:
-            identity = self._disk.identify_at_once(lookup.path)
+            identity = self._disk.identify_at_once(lookup.path, follow=follow)
         except WouldWait:
             return False
         except OSError as error:
@@ -120,14 +169,16 @@ class OpenFiles:
         return bool(self._lookups)
 
     def _look(self, path: bytes, now: float) -> Lookup:
+        parent, _, _ = path.rpartition(b"/")
+        folder = self._folders.get(parent) or self._folders.setdefault(parent, Folder(parent))
         try:
             file = self._disk.open_at_once(path)
         except OSError as error:
-            return Lookup(path, now, None, error.errno or errno.EIO)
+            return Lookup(path, folder, now, None, error.errno or errno.EIO)
         if not _is_lasting(file):
             self._disk.close(file)
             raise WouldWait
-        lookup = self._lookups[path] = Lookup(path, now, file)
+        lookup = self._lookups[path] = Lookup(path, folder, now, file)
         kept = (lookup, *(self._watched or ()))  # a few: a file and its sidecars
         oldest = (each for each in list(islice(self._lookups.values(), 8)) if each not in kept)
         while len(self._lookups) > self._most and (other := next(oldest, None)):

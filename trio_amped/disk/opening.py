@@ -185,27 +185,37 @@ def open_cached(root: int, path: bytes, volume: Volume) -> Opened:
     return Opened(descriptor, Status.of(descriptor), volume, noatime)
 
 
-def identify_cached(root: int, path: bytes, volume: Volume) -> tuple[int, int]:
+def identify_cached(root: int, path: bytes, volume: Volume, follow: bool) -> tuple[int, int]:
     """Device and inode of what `open_cached` would open. Cannot wait; raises OSError.
 
-    O_PATH: it opens nothing, so there is nothing whose closing could wait.
+    ELOOP where a symbolic link is met that is not to be followed.
     """
-    resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
-    return _identity(kernel.openat2(root, path or b".", os.O_PATH, resolve))
-
-
-def identify_waiting(root: int, path: bytes) -> tuple[int, int]:
-    """The same, whatever it takes. Raises OSError."""
-    found = status_beneath(root, path or b".")
+    found = _status_cached(root, path, volume, os.O_PATH, follow)
     return found.st_dev, found.st_ino
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
+def identify_waiting(root: int, path: bytes, follow: bool) -> tuple[int, int]:
+    """The same, whatever it takes. Raises OSError."""
+    found = status_beneath(root, path or b".", follow)
+    return found.st_dev, found.st_ino
+
+
+def directory_cached(root: int, path: bytes, volume: Volume) -> os.stat_result:
+    """The status of a directory that no symbolic link leads to. Cannot wait; raises OSError."""
+    return _status_cached(root, path, volume, os.O_PATH | os.O_DIRECTORY, False)
+
+
+def _status_cached(
+    root: int, path: bytes, volume: Volume, flags: int, follow: bool
+) -> os.stat_result:
+    """O_PATH: it opens nothing, so there is nothing whose closing could wait."""
+    resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
+    resolve |= 0 if follow else kernel.RESOLVE_NO_SYMLINKS
+    descriptor = kernel.openat2(root, path or b".", flags, resolve)
     try:
-        found = os.fstat(descriptor)
+        return os.fstat(descriptor)
     finally:
         os.close(descriptor)
-    return found.st_dev, found.st_ino
 
 
 def open_waiting(root: int, path: bytes) -> Opened:
@@ -236,11 +246,12 @@ def open_directory(root: int, path: bytes) -> int:
     return descriptor
 
 
-def status_beneath(root: int, path: bytes) -> os.stat_result:
+def status_beneath(root: int, path: bytes, follow: bool = True) -> os.stat_result:
     """What a path below the root leads to, which is not opened. Can wait; raises OSError."""
     if not kernel.has_openat2(_BENEATH):  # then links are not followed: _open_without_links
         return os.stat(path, dir_fd=root, follow_symlinks=False)
-    descriptor = kernel.openat2(root, path, os.O_PATH, _BENEATH)
+    resolve = _BENEATH if follow else _BENEATH | kernel.RESOLVE_NO_SYMLINKS
+    descriptor = kernel.openat2(root, path, os.O_PATH, resolve)
     try:
         return os.fstat(descriptor)
     finally:

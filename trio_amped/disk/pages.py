@@ -60,10 +60,10 @@ class OpenFile:
     is_cold: bool = False  # a window of it was a miss: ask for the next one ahead of need
     ahead: Job | None = None
     mapping: kernel.ShadowMapping | None = None
+    fd: int = dataclasses.field(init=False)
 
-    @property
-    def fd(self) -> int:
-        return self.descriptor.fd
+    def __post_init__(self) -> None:
+        self.fd = self.descriptor.fd
 
     def check(self, size: int, mtime_ns: int) -> None:
         """Raises FileChanged when this is another version of the file.

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -13,12 +14,13 @@ from ..stats import Stats
 from . import opening
 from .descriptors import Descriptor
 from .messages import Operation, Order
-from .opening import Opened, Volume
+from .opening import Opened
 from .pool import HelperPool
 
 log = logging.getLogger("trio_amped.disk")
 
 Result = TypeVar("Result")
+Stamp = tuple[int, int, int]  # device, inode and ctime (ns) of a directory
 
 
 class WouldWait(Exception):
@@ -27,6 +29,7 @@ class WouldWait(Exception):
 
 # What the caches' answer may mean: not known, beyond a mount (or outside of the root), stale.
 _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR))
+_SETTLED: Final = 3 * 10**9  # ns
 _PATH_MAX: Final = 4096  # bytes, with the NUL at the end; linux/limits.h
 
 
@@ -82,24 +85,50 @@ class PathGate:
         self._stats.opened_cached += 1
         return opened
 
-    def identify_at_once(self, path: bytes) -> tuple[int, int]:
-        """Device and inode of what a path leads to now. Raises WouldWait, OSError."""
+    def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
+        """Device and inode of what a path leads to now. Raises WouldWait, OSError.
+
+        WouldWait as well for a symbolic link anywhere in the path that is not to be followed.
+        """
         self._check_root()
-        return self._at_once(opening.identify_cached, opening.identify_waiting, path)
+        try:
+            return self._at_once(opening.identify_cached, opening.identify_waiting, path, follow)
+        except OSError as error:
+            if error.errno == errno.ELOOP and not follow:
+                raise WouldWait from None
+            raise
+
+    def stamp_at_once(self, path: bytes) -> Stamp | None:
+        """What changes whenever a name in a directory does; None where that cannot be told.
+
+        The kernel's clock ticks every 10 ms, and that of FAT every 2 s: another change that falls
+        on the same tick leaves no trace, so a directory that was changed just now has no stamp.
+        """
+        self._check_root()
+        if not self.asks_caches:
+            return None
+        try:
+            found = opening.directory_cached(self.directory.fd, path, self.root.volume)
+        except OSError:
+            return None
+        if time.time_ns() - found.st_ctime_ns < _SETTLED:
+            return None
+        return found.st_dev, found.st_ino, found.st_ctime_ns
 
     def _at_once(
         self,
-        cached: Callable[[int, bytes, Volume], Result],
-        waiting: Callable[[int, bytes], Result],
+        cached: Callable[..., Result],
+        waiting: Callable[..., Result],
         path: bytes,
+        *more: bool,
     ) -> Result:
         """Ask the kernel's caches; nobody minds waiting with `--gate never`."""
         if self._config.gate == "never":
-            return waiting(self.directory.fd, path)
+            return waiting(self.directory.fd, path, *more)
         if not self.asks_caches:
             raise WouldWait
         try:
-            return cached(self.directory.fd, path, self.root.volume)
+            return cached(self.directory.fd, path, self.root.volume, *more)
         except OSError as error:
             if error.errno in _ASK_A_HELPER:
                 raise WouldWait from None

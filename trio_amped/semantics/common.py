@@ -33,6 +33,8 @@ def _field(name: str, group: int, value: bytes) -> bytes:
     )
 
 
+MOST_FIELDS: Final = 100
+"""More of them are not common."""
 _TCHARS: Final = "!#$%&'*+-.^_`|~" + string.digits + string.ascii_letters  # RFC 9110 5.6.2
 _INITIALS: Final = {name[0] for name in (*_OUT_OF_THE_ORDINARY, *_ONCE)}
 
@@ -63,7 +65,7 @@ _HEAD: Final = re.compile(
     + rb"|" + _field("accept-encoding", 6, _VALUE) + rb"|" + _field("if-none-match", 7, _TAG)
     + rb"|(?!(?:" + b"|".join(map(_any_case, (*_OUT_OF_THE_ORDINARY, *_ONCE))) + rb"):)"
     + _TCHAR + rb"++:" + _VALUE + rb"\r\n"
-    rb")*+\r\n(?(3)|(?!))"
+    rb"){0,%d}+\r\n(?(3)|(?!))" % MOST_FIELDS
 )  # fmt: skip
 
 match_common = _HEAD.match

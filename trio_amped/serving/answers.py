@@ -49,37 +49,23 @@ class Clock:
             self.date = format_date(second)
 
 
-class Wire:
-    """Bytes as they are sent, but for the Date, which is kept right."""
-
-    __slots__ = ("_date_at", "_second", "data")
-
-    def __init__(self, head: bytes, body: bytes = b"") -> None:
-        self.data = bytearray(head + body)
-        self._date_at = head.index(b"\r\nDate: ") + 8
-        self._second = -1
-
-    def at(self, clock: Clock) -> bytearray:
-        if self._second != clock.second:
-            self._second = clock.second
-            self.data[self._date_at : self._date_at + _DATE_LENGTH] = clock.date
-        return self.data
-
-
 class Answer:
     """What a common request gets for as long as the `lookups` hold that it follows from.
 
-    `wire` is the head, and the body if that is small; `rest` bytes of the file follow. `length`
-    is that of the body.
+    `wire` is the head, with the Date of `second`, and the body if that is small; `rest` bytes of
+    the file follow. `length` is that of the body; `closes`: it is the last on its connection.
     """
 
     __slots__ = (
+        "_date_at",
         "checked_at",
+        "closes",
         "file",
         "files",
         "length",
         "lookups",
         "rest",
+        "second",
         "status",
         "tag",
         "valid_until",
@@ -89,29 +75,42 @@ class Answer:
     def __init__(
         self,
         status: int,
-        wire: Wire,
+        closes: bool,
+        head: bytes,
+        body: bytes,
         length: int,
-        rest: int,
         tag: bytes,
         file: OpenFile,
         lookups: list[Lookup],
-        max_age: float,
     ) -> None:
         self.status = status
-        self.wire = wire
+        self.closes = closes
         self.length = length
-        self.rest = rest
+        self.rest = length - len(body)
         self.tag = tag
         self.file = file
         self.lookups = lookups
-        self.files = [lookup for lookup in lookups if lookup.file]
-        self.renew(max_age)
+        self.files = tuple(lookup for lookup in lookups if lookup.file)
+        self.valid_until = -math.inf
         self.checked_at = -1  # a moment, see Answers
+        self.wire = head + body
+        self.second = -1
+        self._date_at = head.index(b"\r\nDate: ") + 8
+
+    def date(self, clock: Clock) -> None:
+        """Have it say the time; only the Date differs from one second to the next."""
+        wire, at = memoryview(self.wire), self._date_at
+        self.wire = b"".join((wire[:at], clock.date, wire[at + _DATE_LENGTH :]))
+        self.second = clock.second
 
     def renew(self, max_age: float) -> None:
         """It is as old as the oldest of its lookups, which other answers may share."""
         checked_at = min((lookup.checked_at for lookup in self.lookups), default=-math.inf)
         self.valid_until = checked_at + max_age
+
+    def weight(self, key: Key) -> int:
+        """The bytes that it takes, nearly: what clients say counts as well."""
+        return len(self.wire) + sum(len(part) for part in key if part)
 
 
 class Answers:
@@ -131,36 +130,37 @@ class Answers:
     def find(self, match: re.Match[bytes]) -> Answer | None:
         """The answer to a request that `match_common` has understood; None: it is not ready."""
         key, tag = match.group(*_DEPENDS_ON), match[_TAG]
-        if tag is not None:
-            key = (*key, tag)
-        answer = self._answers.get(key)
-        if answer is not None and answer.checked_at == self.moment:
-            return answer
-        if answer is None and tag is not None:
+        if tag is None:
+            return self._find(key)
+        conditional = (*key, tag)
+        if conditional not in self._answers:
             # A tag that is not the file's own is not remembered: there are too many of them.
-            whole = self._find(key[:-1])
+            whole = self._find(key)
             if whole is None or not weak_match(tag, whole.tag):
                 return whole
-        return self._find(key)
+        return self._find(conditional)
 
     def _find(self, key: Key) -> Answer | None:
         answer = self._answers.get(key)
-        if answer is None or not self._is_valid(key, answer):
-            self._forget(key)
-            answer = self._make(*key)
-            if answer is None:
-                return None
-            self._answers[key] = answer
-            self._bytes += _weight(key, answer)
-            while self._bytes > _MOST_BYTES or len(self._answers) > _MOST:
-                self._forget(next(iter(self._answers)))
-        answer.checked_at = self.moment
+        if answer is None or not (answer.checked_at == self.moment or self._is_valid(key, answer)):
+            answer = self._remember(key)
         return answer
 
     def _is_valid(self, key: Key, answer: Answer) -> bool:
+        """Whether it still is the answer at this moment."""
         if self.clock.now >= answer.valid_until and not self._renew(key, answer):
             return False
-        return all(map(self._files.is_unchanged, answer.files))
+        for lookup in answer.files:  # one, as a rule; all() would take longer
+            if not self._files.is_unchanged(lookup):
+                return False
+        self._date(answer)
+        return True
+
+    def _date(self, answer: Answer) -> None:
+        """It is the answer of this moment."""
+        answer.checked_at = self.moment
+        if answer.second != self.clock.second:
+            answer.date(self.clock)
 
     def _renew(self, key: Key, answer: Answer) -> bool:
         """Whether all paths lead where they did. Since it is done again and again, what is asked
@@ -171,10 +171,23 @@ class Answers:
         answer.renew(self._max_age)
         return is_current
 
+    def _remember(self, key: Key) -> Answer | None:
+        """Its answer of today, if there can be one."""
+        self._forget(key)
+        answer = self._make(*key)
+        if answer is not None:
+            answer.renew(self._max_age)
+            self._date(answer)
+            self._answers[key] = answer
+            self._bytes += answer.weight(key)
+            while self._bytes > _MOST_BYTES or len(self._answers) > _MOST:
+                self._forget(next(iter(self._answers)))
+        return answer
+
     def _forget(self, key: Key) -> None:
         answer = self._answers.pop(key, None)
         if answer is not None:
-            self._bytes -= _weight(key, answer)
+            self._bytes -= answer.weight(key)
 
     def sweep(self) -> bool:
         """Let go of some of what nobody has asked for lately; whether there is more."""
@@ -217,13 +230,13 @@ class Answers:
         response = with_headers(response, self._site.policy.cors.headers(request))
         return Answer(
             response.status,
-            Wire(wire_head(response, now, close is not None), body),
+            close is not None,
+            wire_head(response, now, close is not None),
+            body,
             length,
-            length - len(body),
             found.form.etag(now),
             found.file,
             list(lookups),
-            self._max_age,
         )
 
     async def _read(self, file: OpenFile, size: int) -> bytes:
@@ -232,11 +245,6 @@ class Answers:
             pieces.append(await self._files.read(file, offset, size))
             offset += len(pieces[-1])
         return b"".join(pieces)
-
-
-def _weight(key: Key, answer: Answer) -> int:
-    """The bytes that it takes, nearly: what clients say counts as well."""
-    return len(answer.wire.data) + sum(len(part) for part in key if part)
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Result]) -> Result:

@@ -20,7 +20,7 @@ from ..config import Config
 from ..disk.interface import FileChanged, OpenFile
 from ..disk.open_files import OpenFiles
 from ..semantics.body import Body, FileSpan
-from ..semantics.common import GROUPS, match_common
+from ..semantics.common import MOST_FIELDS, match_common
 from ..semantics.head import LINE_SLACK
 from ..stats import Stats
 from .answers import Answer, Answers
@@ -32,14 +32,13 @@ log = logging.getLogger("trio_amped.serving")
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
 _ACCEPTED: Final = 64  # connections in one go
-_PIPELINED: Final = 16  # requests of one connection in one go
+_PIPELINED: Final = range(16)  # requests of one connection in one go
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
 _LINGER_SECONDS: Final = 5.0
 _LINGER_BYTES: Final = 4 * 2**20
 _SWEEP: Final = 1.0  # seconds between looks for connections that were idle for too long
 _PAUSE: Final = 0.1  # seconds, when the system has no room for another connection
-_CLOSE: Final = GROUPS["close"]
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -86,9 +85,12 @@ class Lane:
         self._files = files
         self._hand_over = hand_over
         self._clock = answers.clock
-        # A field has four bytes at least.
-        self._always_allowed = min(config.max_head, config.max_target, 4 * config.max_fields)
+        # Bytes of a head that cannot be beyond any limit: a field has four at least.
+        self._always_allowed = min(config.max_head, config.max_target)
+        if config.max_fields < MOST_FIELDS:
+            self._always_allowed = min(self._always_allowed, 4 * config.max_fields)
         self._keep_alive_timeout = config.keep_alive_timeout
+        self._idle_until = 0.0  # the deadline of those that are answered in this turn
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
         self._parked: dict[int, Parked] = {}
@@ -211,6 +213,7 @@ class Lane:
     def _take_turn(self) -> None:
         """Work while there is some, but not for too long."""
         self._clock.update()
+        self._idle_until = self._clock.now + self._keep_alive_timeout
         self._logs_access = access_log.isEnabledFor(logging.DEBUG)
         stop = time.monotonic() + _TURN
         # Those that the last turn did not come to are first: epoll would list the others again.
@@ -267,46 +270,48 @@ class Lane:
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
-        start = 0
-        for _ in range(_PIPELINED):
+        stats, start = self._stats, 0
+        for _ in _PIPELINED:
             match = match_common(received, start)
             if match is None:
                 break
-            if match.end() - start > self._always_allowed and not self._is_allowed(match):
+            stop = match.end()
+            if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
             answer = self._answers.find(match)
             if answer is None or (answer.rest and not self._is_resident(answer)):
                 break
-            start = match.end()
-            self._note(match, answer)
+            start = stop
+            stats.requests += 1
+            stats.by_lane += 1
+            stats.responses[answer.status] += 1
+            if self._logs_access:
+                _log_access(match, answer)
             try:
                 body = self._send(parked.sock, answer)
             except (ClientGone, OSError) as error:
                 log.debug("a client is gone: %s", error)
                 self._close(fd)
                 return
-            if body or match[_CLOSE]:
-                self._pass_on(fd, received[start:], match, answer, body)
+            if body or answer.closes:
+                self._pass_on(fd, received[start:], match["path"], answer, body)
                 return
             parked.is_new = False
             if start == len(received):
-                parked.deadline = self._clock.now + self._keep_alive_timeout
+                parked.deadline = self._idle_until
                 return
             self._answers.moment += 1  # the next one may have been sent later
         self._unpark(fd)
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))
 
-    def _pass_on(
-        self, fd: int, received: bytes, match: re.Match[bytes], answer: Answer, rest: Body
-    ) -> None:
+    def _pass_on(self, fd: int, received: bytes, path: bytes, answer: Answer, rest: Body) -> None:
         """Hand the connection over with an answer of which a part is sent, or which is the last."""
-        closes = match[_CLOSE] is not None
-        if closes and not rest and not received:
+        if answer.closes and not rest and not received:
             self._finish(fd)
             return
         file = self._files.share(answer.file) if rest else None
-        unfinished = Unfinished(match["path"], rest, file, closes)
+        unfinished = Unfinished(path, rest, file, answer.closes)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
 
     def _finish(self, fd: int) -> None:
@@ -325,15 +330,6 @@ class Lane:
         parked.lingers -= count
         if count == 0 or parked.lingers <= 0:
             self._close(fd)
-
-    def _note(self, match: re.Match[bytes], answer: Answer) -> None:
-        self._stats.requests += 1
-        self._stats.by_lane += 1
-        self._stats.responses[answer.status] += 1
-        if self._logs_access:
-            line, _, _ = match[0].partition(b"\r\n")
-            length = answer.length
-            access_log.debug("%s %d %d", line.decode("latin-1"), answer.status, length)
 
     def _is_allowed(self, match: re.Match[bytes]) -> bool:
         """Whether a head is within the limits of semantics/head.py."""
@@ -354,14 +350,14 @@ class Lane:
 
         Raises ClientGone, OSError: it is gone.
         """
-        data, size = answer.wire.at(self._clock), answer.rest
+        data, size = answer.wire, answer.rest
         try:
             sent = sock.send(data, socket.MSG_MORE if size else 0)
         except BlockingIOError:
             sent = 0
         self._stats.bytes_sent += sent
         if sent < len(data):
-            left = bytes(data[sent:])
+            left = data[sent:]
             return (left, FileSpan(0, size)) if size else (left,)
         return self._send_file(sock, answer.file, size) if size else ()
 
@@ -377,3 +373,8 @@ class Lane:
                 self._stats.bytes_sent += sent
                 offset += sent
         return (FileSpan(offset, size - offset),) if offset < size else ()
+
+
+def _log_access(match: re.Match[bytes], answer: Answer) -> None:
+    line, _, _ = match[0].partition(b"\r\n")
+    access_log.debug("%s %d %d", line.decode("latin-1"), answer.status, answer.length)
