@@ -168,7 +168,7 @@ class SimDisk:
         return None
 
     def is_unchanged(self, file: OpenFile) -> bool:
-        return self._open[file].status == file.status
+        return file in self._open and self._open[file].status == file.status
 
     def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
         inode, window = self._open[file], offset // self.window

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_amped.semantics.common import GROUPS, match_common
+from trio_amped.semantics.common import GROUPS, MOST_FIELDS, match_common
 from trio_amped.semantics.head import HeadReader
 from trio_amped.semantics.request import check_request
 from trio_amped.serving.framing import Framing
@@ -343,7 +343,10 @@ def test_1_mib_of_anything(start: bytes, unit: bytes) -> None:
         match_common(start + unit * (MIB // len(unit)) + end)
 
 
-@pytest.mark.parametrize("count", [1, 10_000])
+@pytest.mark.parametrize("count", [1, MOST_FIELDS])
 def test_as_many_fields_as_there_may_be(count: int) -> None:
-    assert match_common(head(*["a:"] * count)) is not None
-    assert match_common(head(*["Cookie: a"] * count, "Range: x")) is None
+    assert match_common(head(*["a:"] * (count - 1))) is not None
+
+
+def test_more_fields_than_that() -> None:
+    assert match_common(head(*["a:"] * MOST_FIELDS)) is None

@@ -422,14 +422,14 @@ async def test_written_in_place_is_seen_at_once(autojump_clock: MockClock) -> No
 
 async def test_in_one_moment_a_file_is_asked_once(autojump_clock: MockClock) -> None:
     desk, asked = Desk(), 0
-    real = desk.disk.is_unchanged
+    real = desk.files.is_unchanged
 
     def is_unchanged(file: OpenFile) -> bool:
         nonlocal asked
         asked += 1
         return real(file)
 
-    desk.disk.is_unchanged = is_unchanged  # type: ignore[method-assign]
+    desk.files.is_unchanged = is_unchanged
     match = match_common(get("/a.txt", f"If-None-Match: {ETAG}"))
     assert match is not None
     desk.ask("/a.txt", f"If-None-Match: {ETAG}")

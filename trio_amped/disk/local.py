@@ -256,13 +256,14 @@ class LocalDisk:
         return self._config.gate == "never" or self._paths.asks_caches
 
     def is_unchanged(self, file: OpenFile) -> bool:
-        """Whether it is the version that was opened. Cannot wait: its inode is in memory."""
-        found, status = os.fstat(file.fd), file.status
-        return (
-            found.st_mtime_ns == status.mtime_ns
-            and found.st_size == status.size
-            and found.st_ctime_ns == status.ctime_ns
-        )
+        """Whether it is open, and the version that was opened. Cannot wait: its inode is in memory.
+
+        Nobody can change a file without its ctime, nor set that; utimensat(2), inode(7).
+        """
+        if file.fd < 0:
+            return False
+        found = os.fstat(file.fd)
+        return found.st_ctime_ns == file.ctime_ns and found.st_size == file.size
 
     def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
         """How many bytes at `offset` can be sent without waiting: 0 is "don't know".
@@ -294,6 +295,7 @@ class LocalDisk:
         self._drop_ahead(file)
         if file.mapping:
             file.mapping.close()
+        file.fd = -1
         file.descriptor.release()
 
     def explain(self) -> str:

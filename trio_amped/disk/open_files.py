@@ -75,6 +75,8 @@ class OpenFiles:
 
     def __init__(self, disk: PromptDisk, most: int, max_age: float, unused_after: float) -> None:
         self._disk = disk
+        self.is_unchanged = disk.is_unchanged
+        """Whether a file of ours is still open, and the version that was opened."""
         # Well below what the process may have: connections, helpers and misses need some as well.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = min(most, descriptors // 4, kernel.max_mappings() // 4)
@@ -125,12 +127,6 @@ class OpenFiles:
             folder.stamp = self._disk.stamp_at_once(folder.path)
         return folder.stamp
 
-    def is_unchanged(self, lookup: Lookup) -> bool:
-        """Whether its file is still open, and the version that was opened."""
-        if not lookup.is_valid or lookup.file is None:
-            return False
-        return self._disk.is_unchanged(lookup.file)
-
     def _leads_there(self, lookup: Lookup, *, follow: bool) -> bool:
         try:
             identity = self._disk.identify_at_once(lookup.path, follow=follow)
@@ -147,15 +143,18 @@ class OpenFiles:
         """Raises WouldWait, OSError."""
         now = trio.current_time()
         lookup = self._lookups.get(path)
-        if lookup is None or not self.is_current(lookup, now) or not self.is_unchanged(lookup):
-            if lookup and lookup.is_valid:
-                self._forget(lookup)
+        if lookup is None or not (self.is_current(lookup, now) and self._is_unchanged(lookup)):
             lookup = self._look(path, now)
         if self._watched is not None:
             self._watched.append(lookup)
         if lookup.file is None:
             raise OSError(lookup.errno, os.strerror(lookup.errno))
         return lookup.file
+
+    def _is_unchanged(self, lookup: Lookup) -> bool:
+        if lookup.file and not self.is_unchanged(lookup.file):
+            self._forget(lookup)
+        return lookup.is_valid
 
     def close_unused(self, now: float, at_most: int | None = None) -> bool:
         """Close what nobody has asked for lately: it may be deleted, or its disk unmounted.

@@ -60,10 +60,14 @@ class OpenFile:
     is_cold: bool = False  # a window of it was a miss: ask for the next one ahead of need
     ahead: Job | None = None
     mapping: kernel.ShadowMapping | None = None
+    # What every use of a kept file needs, at hand: to follow references costs cache misses.
     fd: int = dataclasses.field(init=False)
+    size: int = dataclasses.field(init=False)
+    ctime_ns: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.fd = self.descriptor.fd
+        self.size, self.ctime_ns = self.status.size, self.status.ctime_ns
 
     def check(self, size: int, mtime_ns: int) -> None:
         """Raises FileChanged when this is another version of the file.

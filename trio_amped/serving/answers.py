@@ -90,7 +90,7 @@ class Answer:
         self.tag = tag
         self.file = file
         self.lookups = lookups
-        self.files = tuple(lookup for lookup in lookups if lookup.file)
+        self.files = tuple(lookup.file for lookup in lookups if lookup.file)
         self.valid_until = -math.inf
         self.checked_at = -1  # a moment, see Answers
         self.wire = head + body
@@ -150,8 +150,8 @@ class Answers:
         """Whether it still is the answer at this moment."""
         if self.clock.now >= answer.valid_until and not self._renew(key, answer):
             return False
-        for lookup in answer.files:  # one, as a rule; all() would take longer
-            if not self._files.is_unchanged(lookup):
+        for file in answer.files:  # one, as a rule; all() would take longer
+            if not self._files.is_unchanged(file):
                 return False
         self._date(answer)
         return True

@@ -108,7 +108,8 @@ class Lane:
                 nursery.start_soon(self._sweep_for_ever)
                 while True:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    self._take_turn()
+                    while self._take_turn():
+                        await trio.lowlevel.checkpoint()
         finally:
             self.stop_accepting()
             for listener in listeners:
@@ -210,8 +211,8 @@ class Lane:
                 with contextlib.suppress(FileNotFoundError):
                     self._epoll.unregister(fd)
 
-    def _take_turn(self) -> None:
-        """Work while there is some, but not for too long."""
+    def _take_turn(self) -> bool:
+        """Work while there is some, but not for too long: whether there may be more."""
         self._clock.update()
         self._idle_until = self._clock.now + self._keep_alive_timeout
         self._logs_access = access_log.isEnabledFor(logging.DEBUG)
@@ -228,8 +229,9 @@ class Lane:
                     self._accept(listener)
                 if time.monotonic() >= stop:
                     self._events = events[number:]
-                    return
+                    return True
             self._events = []
+        return False
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTED):
