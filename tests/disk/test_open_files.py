@@ -10,8 +10,9 @@ import math
 import mmap
 import os
 import resource
+import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,9 @@ from trio.testing import MockClock
 
 from tests.disk.support import descriptors, eventually_async, mappings, serving
 from tests.rig import evict, needs
-from trio_amped.disk.interface import OpenFile, WouldWait
+from trio_amped.config import GateMode
+from trio_amped.disk import paths
+from trio_amped.disk.interface import OpenFile, Stamp, WouldWait
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.open_files import OpenFiles
 from trio_amped.semantics.listing import View
@@ -52,14 +55,20 @@ class Keeper(OpenFiles):
     def __init__(self, disk: LocalDisk, most: int, max_age: float) -> None:
         super().__init__(disk, most, max_age, UNUSED)
         self.disk = disk
-        self.asked = 0
+        self.asked = self.stamped = 0
         self._identify, self._open = disk.identify_at_once, disk.open_at_once
+        self._stamp_of = disk.stamp_at_once
+        disk.stamp_at_once = self._count_stamp  # type: ignore[method-assign]
         disk.identify_at_once = self._count  # type: ignore[method-assign]
         disk.open_at_once = lambda path: patiently(self._open, path)  # type: ignore[method-assign]
 
     def _count(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
         self.asked += not follow  # that is asked first
         return patiently(functools.partial(self._identify, follow=follow), path)
+
+    def _count_stamp(self, path: bytes) -> Stamp | None:
+        self.stamped += 1
+        return self._stamp_of(path)
 
     async def content(self, path: bytes) -> bytes:
         file = await self.open(path)
@@ -75,9 +84,11 @@ def patiently(ask: Callable[[bytes], Result], path: bytes) -> Result:
 
 
 @contextlib.asynccontextmanager
-async def keeping(root: Path, most: int = 100, max_age: float = AGE) -> AsyncIterator[Keeper]:
+async def keeping(
+    root: Path, most: int = 100, max_age: float = AGE, gate: GateMode = "auto"
+) -> AsyncIterator[Keeper]:
     """At the end nothing is left open (see also tests/disk/conftest.py)."""
-    async with serving(root, revalidate=max_age) as disk:
+    async with serving(root, revalidate=max_age, gate=gate) as disk:
         files = Keeper(disk, most, max_age)
         try:
             yield files
@@ -214,11 +225,8 @@ async def test_all_that_was_looked_up_is_said(root: Path, mock_clock: MockClock)
         mock_clock.jump(AGE)
         now = trio.current_time()
         assert [files.is_current(each, now) for each in lookups] == [True, False, True]
-        assert [bool(each.file) and files.is_unchanged(each.file) for each in lookups] == [
-            True,
-            False,
-            False,
-        ]
+        open_ones = [each.file for each in lookups if each.file is not None]
+        assert list(map(files.is_unchanged, open_ones)) == [True, False]
 
 
 async def test_a_file_that_is_open_for_an_hour_is_opened_again(
@@ -252,6 +260,159 @@ async def test_a_root_that_is_switched(link: str, place: Path, mock_clock: MockC
         await eventually_async(lambda: files.disk._paths.root is not before)
         mock_clock.jump(AGE)
         assert await files.content(b"a") == b"two"
+
+
+# ---------------------------------------------------------------- directories that are believed
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory is believed at once, however lately it was changed."""
+    monkeypatch.setattr(paths, "_SETTLED", -(10**18))
+
+
+@contextlib.contextmanager
+def another_tick(folder: Path) -> Iterator[None]:
+    """What changes in the folder meanwhile is told from what was before: the clock is coarse."""
+    before = folder.stat().st_ctime_ns
+    yield
+    while folder.exists() and folder.stat().st_ctime_ns == before:
+        (folder / "tick").touch()
+        (folder / "tick").unlink()
+
+
+async def know(files: Keeper, path: bytes, mock_clock: MockClock) -> None:
+    """Look a path up, and renew that once, so that it is known with its directory's stamp."""
+    for _ in range(2):
+        mock_clock.jump(AGE)
+        assert await files.content(path) == b"old"
+
+
+async def test_a_directory_without_changes_is_asked_for_all_of_its_names(
+    settled: None, root: Path, mock_clock: MockClock
+) -> None:
+    names = [b"folder/%d" % number for number in range(5)]
+    for name in names:
+        put(root / os.fsdecode(name))
+    async with keeping(root) as files:
+        for name in names:
+            await know(files, name, mock_clock)
+        files.asked = files.stamped = 0
+        mock_clock.jump(AGE)
+        for name in names * 2:
+            assert await files.content(name) == b"old"
+        assert (files.asked, files.stamped) == (0, 1)
+
+
+async def test_a_directory_that_was_changed_just_now_is_not_believed(
+    root: Path, mock_clock: MockClock
+) -> None:
+    """The next change might fall on the same tick of the clock."""
+    put(root / "a")
+    async with keeping(root) as files:
+        await know(files, b"a", mock_clock)
+        before = files.asked
+        for number in range(1, 4):
+            mock_clock.jump(AGE)
+            assert await files.content(b"a") == b"old"
+            assert files.asked == before + number
+
+
+def switch_parent(path: Path) -> None:
+    put(path.parent.with_name("other") / path.name, b"new")
+    switch_folder(path.parent)
+
+
+@pytest.mark.parametrize("change", [rename, remove, switch_parent])
+async def test_a_change_in_a_believed_directory_is_seen_in_time(
+    change: Callable[[Path], None], settled: None, root: Path, mock_clock: MockClock
+) -> None:
+    path = put(root / "folder" / "a")
+    async with keeping(root) as files:
+        await know(files, b"folder/a", mock_clock)
+        with another_tick(path.parent):
+            change(path)
+        path.exists()
+        mock_clock.jump(AGE)
+        if change is remove:
+            with pytest.raises(FileNotFoundError):
+                await files.open(b"folder/a")
+        else:
+            assert await files.content(b"folder/a") == b"new"
+
+
+async def test_what_comes_into_a_believed_directory_is_seen_in_time(
+    settled: None, root: Path, mock_clock: MockClock
+) -> None:
+    assert not (root / "a").exists()
+    async with keeping(root) as files:
+        with files.watched() as lookups, pytest.raises(FileNotFoundError):
+            await files.open(b"a")
+        (lookup,) = lookups
+        for _ in range(3):
+            mock_clock.jump(AGE)
+            assert files.is_current(lookup, trio.current_time())
+        assert files.asked == 1
+        with another_tick(root):
+            put(root / "a")
+        mock_clock.jump(AGE)
+        assert not files.is_current(lookup, trio.current_time())
+
+
+@pytest.mark.parametrize("where", ["the file", "its folder"])
+@pytest.mark.parametrize("gate", ["mincore", "never"])
+async def test_where_a_link_is_on_the_way_the_directory_is_not_believed(
+    where: str, gate: GateMode, settled: None, root: Path, mock_clock: MockClock
+) -> None:
+    """What changes is where the link leads to, and not the directory that it is in."""
+    folder = root / "folder"
+    if where == "the file":
+        path, target = b"a", put(folder / "target")
+        make_link(root / "a", "folder/target")
+    else:
+        path, target = b"link/a", put(folder / "deep" / "a")
+        make_link(root / "link", "folder/deep")
+    async with keeping(root, gate=gate) as files:
+        await know(files, path, mock_clock)
+        with another_tick(folder):
+            rename(target) if where == "the file" else switch_parent(target)
+        (root / os.fsdecode(path)).read_bytes()
+        mock_clock.jump(AGE)
+        assert await files.content(path) == b"new"
+
+
+@contextlib.contextmanager
+def mounted(source: Path, target: Path) -> Iterator[None]:
+    subprocess.run(["mount", "--bind", source, target], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+async def test_a_mount_on_a_file_is_seen_before_long(
+    settled: None, root: Path, mock_clock: MockClock
+) -> None:
+    """It leaves no trace in the directory."""
+    path, other = put(root / "a"), put(root / "b", b"new")
+    async with keeping(root) as files:
+        await know(files, b"a", mock_clock)
+        mock_clock.jump(31)
+        # It is another mount: a helper must look.
+        with mounted(other, path), pytest.raises(WouldWait):
+            await files.open(b"a")
+
+
+async def test_when_every_use_asks_the_directory_is_asked(
+    settled: None, root: Path, mock_clock: MockClock
+) -> None:
+    put(root / "a")
+    async with keeping(root, max_age=0) as files:
+        await know(files, b"a", mock_clock)
+        files.asked = files.stamped = 0
+        for number in range(1, 4):
+            assert await files.content(b"a") == b"old"
+            assert (files.asked, files.stamped) == (0, number)
 
 
 # ---------------------------------------------------------------- written in place
