@@ -364,18 +364,15 @@ async def test_what_comes_into_a_believed_directory_is_seen_in_time(
 async def test_where_a_link_is_on_the_way_the_directory_is_not_believed(
     where: str, gate: GateMode, settled: None, root: Path, mock_clock: MockClock
 ) -> None:
-    """What changes is where the link leads to, and not the directory that it is in."""
-    folder = root / "folder"
-    if where == "the file":
-        path, target = b"a", put(folder / "target")
-        make_link(root / "a", "folder/target")
-    else:
-        path, target = b"link/a", put(folder / "deep" / "a")
-        make_link(root / "link", "folder/deep")
+    """What changes is where the link leads to: not the directory that it is in, nor the file."""
+    put(root / "folder" / "deep" / "a")
+    name, target = ("a", "folder/deep/a") if where == "the file" else ("link", "folder/deep")
+    make_link(root / name, target)
+    path = b"a" if where == "the file" else b"link/a"
     async with keeping(root, gate=gate) as files:
         await know(files, path, mock_clock)
-        with another_tick(folder):
-            rename(target) if where == "the file" else switch_parent(target)
+        with another_tick(root / "folder"):
+            switch_parent(root / "folder" / "deep" / "a")
         (root / os.fsdecode(path)).read_bytes()
         mock_clock.jump(AGE)
         assert await files.content(path) == b"new"
@@ -478,6 +475,15 @@ async def test_a_change_in_place_is_seen_at_once(
         assert not lookup.is_valid
         expected = int(after is not None)
         await eventually_async(lambda: descriptors(root).count(str(path)) == expected)
+
+
+async def test_what_is_closed_is_not_taken_for_unchanged(root: Path, mock_clock: MockClock) -> None:
+    """Its descriptor's number may be that of another file by then."""
+    put(root / "a")
+    async with keeping(root) as files:
+        file = await files.open(b"a")
+        files.close_unused(math.inf)
+        assert not files.is_unchanged(file)
 
 
 @pytest.mark.parametrize("ahead", [-1.5, 0, 3600])
