@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import logging
 import os
 import select
@@ -519,6 +520,22 @@ async def test_what_is_sent_after_connection_close_does_not_destroy_the_answer()
         (answer,) = parse(await client.receive_all(), [])
     assert answer.is_complete
     assert answer.body == body
+
+
+# ------------------------------------------------------------------ nothing to do
+
+
+async def test_a_lane_with_nothing_to_do_sleeps(autojump_clock: MockClock) -> None:
+    """It looks each second only while it keeps something; then a client is kept in time again."""
+    disk = SimDisk(FILES)
+    async with on_the_lane(disk, CONFIG) as laned:
+        for _ in range(2):
+            client = laned.connect()
+            assert (await ask(client, get("/a.txt"))).body == A
+            assert trio.lowlevel.current_statistics().seconds_to_next_deadline <= 1
+            await trio.sleep(CONFIG.keep_alive_timeout + CONFIG.open_file_timeout + 10)
+            assert (laned.stats.connections_open, disk.open_files) == (0, 0)
+            assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
 
 
 # ------------------------------------------------------------------ many requests, large answers

@@ -86,6 +86,10 @@ class OpenFiles:
         self._folders: WeakValueDictionary[bytes, Folder] = WeakValueDictionary()
         self._watched: list[Lookup] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._lookups
+
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[Lookup]]:
         """All lookups that are made meanwhile: whatever follows from them holds while they do.

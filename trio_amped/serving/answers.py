@@ -189,6 +189,11 @@ class Answers:
         if answer is not None:
             self._bytes -= answer.weight(key)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept, no answer and no open file."""
+        return not self._answers and self._files.is_empty
+
     def sweep(self) -> bool:
         """Let go of some of what nobody has asked for lately; whether there is more."""
         now = self.clock.now

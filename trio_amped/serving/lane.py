@@ -97,12 +97,14 @@ class Lane:
         self._listeners: dict[int, socket.socket] = {}
         self._is_accepting = False
         self._accepts_at = 0.0
+        self._has_work = trio.Event()  # set while there is anything that a sweep could end
         self._logs_access = False
 
     async def run(self, listeners: list[socket.socket]) -> None:
         """Accept and answer until cancelled; then listeners and idle connections are closed."""
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._resume_accepting()
+        self._has_work.set()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep_for_ever)
@@ -140,6 +142,7 @@ class Lane:
 
     def _own(self, sock: socket.socket, deadline: float, *, is_new: bool) -> Parked:
         parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new)
+        self._has_work.set()
         return parked
 
     def _watch(self, fd: int, parked: Parked) -> None:
@@ -169,10 +172,13 @@ class Lane:
 
     async def _sweep_for_ever(self) -> None:
         while True:
+            await self._has_work.wait()
             await trio.sleep(_SWEEP)
             self._clock.update()
             await self._sweep()
             self._resume_accepting()
+            if self._is_accepting and not self._parked and self._answers.is_empty:
+                self._has_work = trio.Event()
 
     async def _sweep(self) -> None:
         """Close what has been idle for too long, connections and open files, some at a time."""
@@ -205,6 +211,7 @@ class Lane:
         self._accepts_at = math.inf
 
     def _pause_accepting(self) -> None:
+        self._has_work.set()  # a sweep looks whether there is room again
         if self._is_accepting:
             self._is_accepting = False
             for fd in self._listeners:
