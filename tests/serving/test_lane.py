@@ -2,8 +2,8 @@
 
 import contextlib
 import errno
-import math
 import logging
+import math
 import os
 import select
 import socket
