@@ -542,15 +542,60 @@ async def test_a_lane_with_nothing_to_do_sleeps(autojump_clock: MockClock) -> No
 
 
 async def test_a_pipeline_beyond_its_bound(autojump_clock: MockClock) -> None:
-    """One client does not keep the others waiting: a task goes on with what was received."""
+    """It is answered in parts, since one client does not keep the others waiting."""
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client, other = laned.connect(), laned.connect()
+        await client.send(get("/a.txt") * 200)
+        while not laned.stats.by_lane:
+            await trio.lowlevel.checkpoint()
+        assert (await ask(other, get("/a.txt"))).body == A
+        answers = parse(await client.receive(200 * len(await one_answer())), [])
+        assert [each.body for each in answers] == [A] * 200
+        assert (await ask(client, get("/a.txt"))).body == A
+        assert (laned.stats.requests, laned.stats.by_lane, laned.tasks) == (202, 202, 0)
+
+
+async def test_a_pipeline_gives_way_to_the_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_module, "_TURN", 0.0)
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client, other = laned.connect(), laned.connect()
+        await client.send(get("/a.txt") * 200)
+        while not laned.stats.by_lane:
+            await trio.lowlevel.checkpoint()
+        assert laned.stats.by_lane == lane_module._PIPELINED
+        await other.send(get("/a.txt"))
+        assert len(await other.receive(len(await one_answer()))) == len(await one_answer())
+        assert laned.stats.by_lane <= 4 * lane_module._PIPELINED
+
+
+async def test_a_drain_in_the_middle_of_a_pipeline(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered is not destroyed by a reset, and the client is told where it ended."""
+    monkeypatch.setattr(lane_module, "_TURN", 0.0)
     async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
         client = laned.connect()
         await client.send(get("/a.txt") * 200)
-        answers = parse(await client.receive(200 * len(await one_answer())), [])
-        assert [each.body for each in answers] == [A] * 200
-        assert (laned.stats.requests, laned.stats.by_lane) == (200, len(lane_module._PIPELINED))
-        assert (await ask(client, get("/a.txt"))).body == A
-        assert laned.stats.by_lane == len(lane_module._PIPELINED) + 1
+        while not laned.stats.by_lane:
+            await trio.lowlevel.checkpoint()
+        laned.server.drain()
+        answers = parse(await client.receive_all(), [])
+        assert [each.body for each in answers] == [A] * (lane_module._PIPELINED + 1)
+        assert answers[-1].headers["connection"] == "close"
+
+
+async def test_one_answer_of_a_task_among_many(autojump_clock: MockClock) -> None:
+    """The task gives the connection back with what is left of the pipeline."""
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt") + get("/a.txt", "Range: bytes=0-1") + get("/a.txt") * 3)
+        part = await converse_by_task(SimDisk(FILES), [get("/a.txt", "Range: bytes=0-1")])
+        answers = parse(await client.receive(4 * len(await one_answer()) + len(part)), [])
+        assert [each.body for each in answers] == [A, A[:2], A, A, A]
+        await wait_all_tasks_blocked()
+        assert (laned.stats.requests, laned.stats.by_lane, laned.tasks) == (5, 4, 0)
 
 
 async def one_answer() -> bytes:

@@ -36,7 +36,8 @@ class Unfinished(NamedTuple):
 class Connection:
     """Serves one client until it or we have enough.
 
-    `parks`: it is not kept while it is idle, see `run`. `first_deadline`: for its first head.
+    `parks`: it is not kept for longer than an answer, see `run`. `first_deadline`: for its first
+    head.
     """
 
     def __init__(
@@ -62,20 +63,23 @@ class Connection:
         self._unfinished: Unfinished | None = None
         self._first_deadline = first_deadline
 
-    async def run(self, received: bytes = b"", unfinished: Unfinished | None = None) -> bool:
-        """Answer the requests in their order; whether the connection is idle, and to be parked.
+    async def run(
+        self, received: bytes = b"", unfinished: Unfinished | None = None
+    ) -> bytes | None:
+        """Answer the requests in their order; if it `parks`, one of them.
 
-        Otherwise the transport is closed when it returns. `received` comes before what there is to
-        receive, and after `unfinished`, an answer on its way.
+        None: the transport is closed. Otherwise the connection is to be parked, and these bytes are
+        to be answered. `received` comes before what there is to receive, and after `unfinished`,
+        an answer on its way.
         """
-        is_idle = False
+        left = None
         self._reader.feed(received)
         try:
             goes_on = await (self._finish(unfinished) if unfinished else self._serve_next())
             while goes_on:
                 await trio.lowlevel.checkpoint()
-                if self._parks and not self._is_draining and self._reader.is_empty:
-                    is_idle = True
+                if self._parks and not self._is_draining:
+                    left = self._reader.buffered
                     break
                 goes_on = await self._serve_next()
         except ClientGone as gone:
@@ -88,9 +92,9 @@ class Connection:
             log.exception("a bug: %s", self._target())
             await self._answer_for_bug()
         finally:
-            if not is_idle:
+            if left is None:
                 await self.transport.close()
-        return is_idle
+        return left
 
     def drain(self) -> None:
         """Finish what is being answered, and then close; an idle connection closes at once."""

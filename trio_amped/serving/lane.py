@@ -32,7 +32,7 @@ log = logging.getLogger("trio_amped.serving")
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
 _ACCEPTED: Final = 64  # connections in one go
-_PIPELINED: Final = range(16)  # requests of one connection in one go
+_PIPELINED: Final = 16  # requests of one connection in one go
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
 _LINGER_SECONDS: Final = 5.0
@@ -45,13 +45,14 @@ _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Parked:
     """An idle connection; its owner is the lane for as long as it is in the lane's dict."""
 
-    __slots__ = ("deadline", "is_new", "is_watched", "lingers", "sock")
+    __slots__ = ("deadline", "is_new", "lingers", "rest", "sock", "watched")
 
     def __init__(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
         self.sock = sock
         self.deadline = deadline
         self.is_new = is_new
-        self.is_watched = False
+        self.watched = 0  # for these events
+        self.rest = b""  # received, and to be answered when there is room for answers
         self.lingers = 0  # our side has ended: so many bytes of theirs are still read
 
 
@@ -116,18 +117,27 @@ class Lane:
             self.stop_accepting()
             for listener in listeners:
                 listener.close()
-            for fd in list(self._parked):
-                self._close(fd)
+            for fd, parked in list(self._parked.items()):
+                if parked.rest:  # a task finishes that, and says that it is the last
+                    self._unpark(fd)
+                    self._hand_over(Handover(parked.sock, parked.rest))
+                else:
+                    self._close(fd)
             self._epoll.close()
 
-    def park(self, sock: socket.socket) -> None:
-        """Take over a connection that is idle; it is closed if the lane has ended meanwhile."""
+    def park(self, sock: socket.socket, received: bytes) -> None:
+        """Take over a connection that a task is done with; `received` is to be answered yet.
+
+        It is closed if the lane has ended meanwhile.
+        """
         if self._epoll.closed:
             sock.close()
             self._stats.connections_open -= 1
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
-        self._watch(sock.fileno(), self._own(sock, deadline, is_new=False))
+        parked = self._own(sock, deadline, is_new=False)
+        parked.rest = received
+        self._watch(sock.fileno(), parked)
 
     def adopt(self, sock: socket.socket) -> None:
         """Take over a new connection, which does not block. Most have sent something already, and
@@ -146,18 +156,23 @@ class Lane:
         return parked
 
     def _watch(self, fd: int, parked: Parked) -> None:
+        """Wait for more, or until more can be sent while there is something to be answered."""
+        events = select.EPOLLOUT if parked.rest else select.EPOLLIN
         try:
-            self._epoll.register(fd, select.EPOLLIN)
+            if not parked.watched:
+                self._epoll.register(fd, events)
+            elif parked.watched != events:
+                self._epoll.modify(fd, events)
         except OSError as error:  # ENOSPC, ENOMEM; epoll_ctl(2)
             log.error("a connection cannot be watched: %s", error.strerror)
             self._close(fd)
         else:
-            parked.is_watched = True
+            parked.watched = events
 
     def _unpark(self, fd: int) -> Parked:
         """The connection, whose owner is now the caller."""
         parked = self._parked.pop(fd)
-        if parked.is_watched:
+        if parked.watched:
             self._epoll.unregister(fd)
         return parked
 
@@ -261,6 +276,9 @@ class Lane:
             self.adopt(sock)
 
     def _receive(self, fd: int, parked: Parked) -> None:
+        if parked.rest:
+            self._go_on(fd, parked)
+            return
         try:
             received = parked.sock.recv(_RECEIVE)
         except BlockingIOError:
@@ -270,6 +288,16 @@ class Lane:
         if not received or parked.lingers:
             self._linger(fd, parked, len(received))
             return
+        self._try_to_answer(fd, parked, received)
+
+    def _go_on(self, fd: int, parked: Parked) -> None:
+        """Answer what was received before."""
+        received, parked.rest = parked.rest, b""
+        self._try_to_answer(fd, parked, received)
+        if self._parked.get(fd) is parked:
+            self._watch(fd, parked)
+
+    def _try_to_answer(self, fd: int, parked: Parked, received: bytes) -> None:
         try:
             self._answer(fd, parked, received)
         except Exception:  # the others share this task
@@ -280,7 +308,7 @@ class Lane:
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
         stats, start = self._stats, 0
-        for _ in _PIPELINED:
+        for _ in range(_PIPELINED):
             match = match_common(received, start)
             if match is None:
                 break
@@ -306,10 +334,15 @@ class Lane:
                 self._pass_on(fd, received[start:], match["path"], answer, body)
                 return
             parked.is_new = False
+            parked.deadline = self._idle_until
             if start == len(received):
-                parked.deadline = self._idle_until
                 return
             self._answers.moment += 1  # the next one may have been sent later
+        else:  # the others have their turn
+            parked.rest = received[start:]
+            if parked.watched:
+                self._watch(fd, parked)
+            return
         self._unpark(fd)
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))

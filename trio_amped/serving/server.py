@@ -117,14 +117,14 @@ class Server:
         answers = Answers(site, files, max_age)
 
         async def handle(handover: Handover) -> None:
-            is_idle = False
+            left = None
             try:
-                is_idle = await self._handle(handover, site, parks=True)
+                left = await self._handle(handover, site, parks=True)
             finally:
-                if is_idle:
-                    lane.park(handover.sock)
-                else:
+                if left is None:
                     lane.make_room()
+                else:
+                    lane.park(handover.sock, left)
 
         async with trio.open_nursery() as connections:
             lane = self._lane = Lane(
@@ -164,8 +164,8 @@ class Server:
         for connection in self._connections:
             connection.drain()
 
-    async def _handle(self, handover: Handover, site: Site, *, parks: bool = False) -> bool:
-        """Serve a connection; whether it is idle and to be parked, otherwise it is closed."""
+    async def _handle(self, handover: Handover, site: Site, *, parks: bool = False) -> bytes | None:
+        """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         transport = SocketTransport(handover.sock, Pace(self.config, self.stats))
         connection = Connection(
             transport,
