@@ -56,9 +56,7 @@ class Lookup:
     ) -> None:
         self.path = path
         self.folder = folder
-        self.stamp: Stamp | None = (
-            None  # of the folder when the path was asked about, at `asked_at`
-        )
+        self.stamp: Stamp | None = None  # of the folder, at `asked_at`
         self.file = file
         self.errno = number
         self.opened_at = self.asked_at = self.checked_at = now

@@ -49,11 +49,6 @@ class HeadReader:
         return len(self._buffer) > self._head
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing is buffered."""
-        return not self._buffer
-
-    @property
     def buffered(self) -> bytes:
         """A copy of the bytes after the last head that `next_head` returned."""
         return bytes(self._buffer)
