@@ -564,10 +564,10 @@ async def test_a_pipeline_gives_way_to_the_others(
         await client.send(get("/a.txt") * 200)
         while not laned.stats.by_lane:
             await trio.lowlevel.checkpoint()
-        assert laned.stats.by_lane == lane_module._PIPELINED
+        expected = await one_answer()
         await other.send(get("/a.txt"))
-        assert len(await other.receive(len(await one_answer()))) == len(await one_answer())
-        assert laned.stats.by_lane <= 4 * lane_module._PIPELINED
+        assert await other.receive(len(expected)) == expected
+        assert laned.stats.by_lane < 200
 
 
 async def test_a_drain_in_the_middle_of_a_pipeline(
@@ -582,7 +582,10 @@ async def test_a_drain_in_the_middle_of_a_pipeline(
             await trio.lowlevel.checkpoint()
         laned.server.drain()
         answers = parse(await client.receive_all(), [])
-        assert [each.body for each in answers] == [A] * (lane_module._PIPELINED + 1)
+        # Parts of it, as many as the lane had turns until it ended, and the last one.
+        assert len(answers) % lane_module._PIPELINED == 1
+        assert len(answers) < 200
+        assert {each.body for each in answers} == {A}
         assert answers[-1].headers["connection"] == "close"
 
 
