@@ -27,8 +27,9 @@ _SWEPT: Final = 100  # that are let go of in one go
 _MOST_BYTES: Final = 128 * 2**20  # of bodies, in all answers
 _DATE_LENGTH: Final = 29
 
-_DEPENDS_ON: Final = tuple(map(GROUPS.__getitem__, ("method", "path", "close", "accept_encoding")))
-_TAG: Final = GROUPS["if_none_match"]
+_DEPENDS_ON: Final = tuple(
+    GROUPS[name] for name in ("method", "path", "close", "accept_encoding", "if_none_match")
+)
 
 Key = tuple[Any, ...]
 Result = TypeVar("Result")
@@ -129,22 +130,24 @@ class Answers:
 
     def find(self, match: re.Match[bytes]) -> Answer | None:
         """The answer to a request that `match_common` has understood; None: it is not ready."""
-        key, tag = match.group(*_DEPENDS_ON), match[_TAG]
-        if tag is None:
-            return self._find(key)
-        conditional = (*key, tag)
-        if conditional not in self._answers:
-            # A tag that is not the file's own is not remembered: there are too many of them.
-            whole = self._find(key)
-            if whole is None or not weak_match(tag, whole.tag):
-                return whole
-        return self._find(conditional)
+        return self._find(match.group(*_DEPENDS_ON))
 
     def _find(self, key: Key) -> Answer | None:
         answer = self._answers.get(key)
-        if answer is None or not (answer.checked_at == self.moment or self._is_valid(key, answer)):
-            answer = self._remember(key)
-        return answer
+        if answer is None:
+            return self._look(key)
+        if answer.checked_at == self.moment or self._is_valid(key, answer):
+            return answer
+        return self._remember(key)
+
+    def _look(self, key: Key) -> Answer | None:
+        *others, tag = key
+        if tag is not None:
+            # A tag that is not the file's own is not remembered: there are too many of them.
+            whole = self._find((*others, None))
+            if whole is None or not weak_match(tag, whole.tag):
+                return whole
+        return self._remember(key)
 
     def _is_valid(self, key: Key, answer: Answer) -> bool:
         """Whether it still is the answer at this moment."""
@@ -153,14 +156,10 @@ class Answers:
         for file in answer.files:  # one, as a rule; all() would take longer
             if not self._files.is_unchanged(file):
                 return False
-        self._date(answer)
-        return True
-
-    def _date(self, answer: Answer) -> None:
-        """It is the answer of this moment."""
         answer.checked_at = self.moment
         if answer.second != self.clock.second:
             answer.date(self.clock)
+        return True
 
     def _renew(self, key: Key, answer: Answer) -> bool:
         """Whether all paths lead where they did. Since it is done again and again, what is asked
@@ -177,7 +176,8 @@ class Answers:
         answer = self._make(*key)
         if answer is not None:
             answer.renew(self._max_age)
-            self._date(answer)
+            answer.checked_at = self.moment
+            answer.date(self.clock)
             self._answers[key] = answer
             self._bytes += answer.weight(key)
             while self._bytes > _MOST_BYTES or len(self._answers) > _MOST:
@@ -210,7 +210,7 @@ class Answers:
         path: bytes,
         close: bytes | None,
         coding: bytes | None,
-        tag: bytes | None = None,
+        tag: bytes | None,
     ) -> Answer | None:
         """The answer to a request that says this and nothing else, on which it could depend.
 
