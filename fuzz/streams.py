@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.serving.client import Answer, parse
-from tests.serving.peers import converse, converse_by_lane, converse_by_task
+from tests.serving.peers import WAYS, converse
 from tests.simulated import DAY, DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile
 from trio_amped.config import Config
 
@@ -206,24 +206,22 @@ async def _outputs(stream: Stream) -> list[bytes]:
     return outputs
 
 
-def check_both_ways(stream: Stream) -> None:
-    """The fast lane says the same bytes as the plain path, for any stream under any split."""
+def check_all_ways(stream: Stream) -> None:
+    """Kept answers and the fast lane say the same bytes as h11, for any stream under any split."""
     with mock.patch.object(time, "time", return_value=float(NOW)):
-        expected, *others = trio.run(_both_ways, stream, clock=MockClock(autojump_threshold=0))
+        expected, *others = trio.run(_all_ways, stream, clock=MockClock(autojump_threshold=0))
     for other in others:
         assert other == expected
 
 
-async def _both_ways(stream: Stream) -> list[bytes]:
-    """By a task, then by the lane under all splits; misses come between its own answers."""
+async def _all_ways(stream: Stream) -> list[bytes]:
+    """By h11 alone, then the other ways under all splits; misses come between their answers."""
     outputs = []
-    for converse_by, cuts in (
-        (converse_by_task, ()),
-        *((converse_by_lane, cuts) for cuts in ((), *stream.cuts)),
-    ):
-        disk = SimDisk(FILES, window=stream.window, load_latency=stream.latency)
-        outputs.append(await converse_by(disk, stream.pieces(cuts), CONFIG))
-        assert disk.open_files == 0
+    for way, converse_by in WAYS.items():
+        for cuts in [()] if way == "plain" else [(), *stream.cuts]:
+            disk = SimDisk(FILES, window=stream.window, load_latency=stream.latency)
+            outputs.append(await converse_by(disk, stream.pieces(cuts), CONFIG))
+            assert disk.open_files == 0
     return outputs
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.streams import STREAMS, check_both_ways, check_stream
+from fuzz.streams import STREAMS, check_all_ways, check_stream
 from fuzz.texts import CUTS, HEAD_STREAMS, TARGETS, check_heads, check_target
 
 
@@ -37,7 +37,7 @@ ALL: Final = {
     target.name: target
     for target in (
         Target("streams", check_stream, {"stream": STREAMS, "seed": st.random_module()}),
-        Target("lane", check_both_ways, {"stream": STREAMS}),
+        Target("lane", check_all_ways, {"stream": STREAMS}),
         Target("heads", check_heads, {"stream": HEAD_STREAMS, "cuts": CUTS}),
         Target("targets", check_target, {"target": TARGETS}),
     )

@@ -52,12 +52,14 @@ class NoSkips:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--no-fast-lane", action="store_true", help="servers serve by tasks, unless told otherwise"
+        "--nothing-kept",
+        action="store_true",
+        help="servers serve by tasks and h11 alone, unless told otherwise",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--no-fast-lane"):
-        COMMON_OPTIONS.append("--no-fast-lane")
+    if config.getoption("--nothing-kept"):
+        COMMON_OPTIONS.extend(("--max-open-files", "0"))
     if IN_CI:
         config.pluginmanager.register(NoSkips(), "no-skips")

@@ -104,7 +104,12 @@ class Config:
     fast_lane: bool = _setting(
         True, "answer common requests from open files, without a task for each connection"
     )
-    max_open_files: int = _setting(10_000, "files that the fast lane keeps open", least=1)
+    max_open_files: int = _setting(
+        10_000,
+        "files that are kept open with the answers for common requests; 0: none, also without the "
+        "fast lane",
+        least=0,
+    )
     max_connections: int = _setting(4096, "open connections; the next ones queue", least=1)
     max_head: int = _setting(16 * 1024, "bytes of a request head", least=256, most=1 << 20)
     max_target: int = _setting(8 * 1024, "bytes of a request target", least=16, most=1 << 20)
@@ -119,7 +124,7 @@ class Config:
     )
     send_minimum: int = _setting(16 * 1024, "bytes; see --send-timeout", least=1)
     open_file_timeout: float = _setting(
-        10.0, "seconds for which the fast lane keeps a file open that nobody asks for", least=0
+        10.0, "seconds for which a file is kept open that nobody asks for", least=0
     )
     disk_timeout: float = _setting(
         30.0, "seconds after which a miss is given up: 503", least=_POSITIVE

@@ -74,6 +74,12 @@ _PEERS = (
     Peer("nginx-aio", "nginx, `aio threads`", "nginx", nginx=("aio threads;",)),
     Peer(PLAIN, "trio_amped `--no-fast-lane`", "ours", (*_AMPED, "--no-fast-lane")),
     Peer(
+        f"{OURS}-h11",
+        "trio_amped `--max-open-files 0`: h11 for every request",
+        "ours",
+        (*_AMPED, "--max-open-files", "0"),
+    ),
+    Peer(
         "epoll",
         "a bare epoll loop, canned bytes",
         "limit",

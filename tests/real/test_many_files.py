@@ -64,7 +64,7 @@ def test_many_files_by_the_lane(many: Path) -> None:
 
 
 def test_many_files_by_tasks(many: Path) -> None:
-    with running_server("--no-fast-lane", root=many) as server:
+    with running_server("--max-open-files", "0", root=many) as server:
         check(server, FEWER, memory=32 * MIB, files=16)
 
 

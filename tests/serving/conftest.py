@@ -1,11 +1,11 @@
 """The clock on the wall stands still, so that answers can be compared byte by byte; and what is
-asked by `converse` is asked with the fast lane and without."""
+asked by `converse` is asked of h11 alone, of kept answers, and of the fast lane."""
 
 import time
 
 import pytest
 
-from tests.serving.peers import Ways
+from tests.serving.peers import WAYS, Ways
 from tests.simulated import NOW
 
 
@@ -16,10 +16,10 @@ def wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     converses = {"converse", "Case", "Row"} & vars(metafunc.module).keys()
-    ways = ["plain", "lane"] if converses else ["plain"]
+    ways = list(WAYS) if converses else ["plain"]
     metafunc.parametrize("way", ways, indirect=True)
 
 
 @pytest.fixture(autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ways, "by_lane", request.param == "lane")
+    monkeypatch.setattr(Ways, "name", request.param)

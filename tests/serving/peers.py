@@ -3,7 +3,7 @@
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 from trio.testing import (
@@ -16,6 +16,7 @@ from trio.testing import (
 
 from tests.simulated import SimDisk
 from trio_amped.config import Config
+from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Lane
 from trio_amped.serving.server import Server
@@ -57,10 +58,17 @@ def by_tcp_socket(pace: Pace) -> tuple[Stream, Transport]:
     return stream, SocketTransport(server, pace)
 
 
-def connection(transport: Transport, config: Config, disk: SimDisk, stats: Stats) -> Connection:
+def connection(
+    transport: Transport,
+    config: Config,
+    disk: SimDisk,
+    stats: Stats,
+    answers: Answers | None = None,
+) -> Connection:
     """A new connection, as the server makes it for a client that has just come."""
     deadline = trio.current_time() + config.head_timeout
-    return Connection(transport, config, Site(disk, config), stats, first_deadline=deadline)
+    site = Site(disk, config)
+    return Connection(transport, config, site, stats, answers=answers, first_deadline=deadline)
 
 
 class Client:
@@ -123,15 +131,14 @@ async def connected(
 
 
 class Ways:
-    """How `converse` does it; tests/serving/conftest.py has the same tests go both ways."""
+    """How `converse` does it; tests/serving/conftest.py has the same tests go all ways."""
 
-    by_lane = False
+    name = "plain"
 
 
 async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None) -> bytes:
     """All that a connection sends to a client that sends these pieces and ends its side."""
-    way = converse_by_lane if Ways.by_lane else converse_by_task
-    return await way(disk, pieces, config)
+    return await WAYS[Ways.name](disk, pieces, config)
 
 
 async def converse_by_lane(
@@ -204,7 +211,10 @@ async def on_the_lane(
 
 
 async def converse_by_task(
-    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
+    disk: SimDisk,
+    pieces: Iterable[bytes],
+    config: Config | None = None,
+    answers: Answers | None = None,
 ) -> bytes:
     """The same on the plain path. Each piece is received by itself: the next one is there when
     the connection asks for it."""
@@ -221,5 +231,22 @@ async def converse_by_task(
     receiver.receive_some_hook = next_piece_or_end
     stream = trio.StapledStream(sender, receiver)
     transport = StreamTransport(stream, Pace(config, stats))
-    await connection(transport, config, disk, stats).run()
+    await connection(transport, config, disk, stats, answers).run()
     return bytes(await sender.get_data())
+
+
+async def converse_with_answers(
+    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
+) -> bytes:
+    """The same by a task to which answers are kept ready."""
+    config = config or Config()
+    answers = Server(config)._answers(Site(disk, config), disk)
+    async with answers.swept():
+        return await converse_by_task(disk, pieces, config, answers)
+
+
+WAYS: Final = {
+    "plain": converse_by_task,
+    "answers": converse_with_answers,
+    "lane": converse_by_lane,
+}

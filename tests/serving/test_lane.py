@@ -16,10 +16,17 @@ import trio
 from hypothesis import given
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fuzz.streams import STREAMS, Stream, check_both_ways
+from fuzz.streams import STREAMS, Stream, check_all_ways
 from tests.serving.cases import ETAG, FILES, LARGE, get
 from tests.serving.client import Answer, parse
-from tests.serving.peers import Client, Laned, converse_by_lane, converse_by_task, on_the_lane
+from tests.serving.peers import (
+    WAYS,
+    Client,
+    Laned,
+    converse_by_lane,
+    converse_by_task,
+    on_the_lane,
+)
 from tests.simulated import NOW, SimDisk, SimFile, failure
 from trio_amped.config import Config
 from trio_amped.disk.interface import OpenFile
@@ -67,8 +74,8 @@ def has_received(client: Client) -> bool:
 
 
 @given(STREAMS)
-def test_the_lane_and_a_task_say_the_same_bytes(stream: Stream) -> None:
-    check_both_ways(stream)
+def test_all_ways_say_the_same_bytes(stream: Stream) -> None:
+    check_all_ways(stream)
 
 
 @pytest.mark.parametrize(
@@ -850,7 +857,7 @@ async def test_requests_are_logged_as_on_the_plain_path(
         get("/a.txt", f"If-None-Match: {ETAG}") + get("/a.txt", "Connection: close"),
     ]
     logged = []
-    for converse in (converse_by_task, converse_by_lane):
+    for converse in WAYS.values():
         await converse(SimDisk(FILES), pieces)
         logged.append([r.message for r in caplog.records if r.name == "trio_amped.access"])
         caplog.clear()

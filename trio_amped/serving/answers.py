@@ -1,10 +1,12 @@
-"""Answers that are ready to be sent, found by what a common request says. Never waits."""
+"""Answers that are ready to be sent, found by what a common request says. Never waits, but for
+the sweep."""
 
+import contextlib
 import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -12,7 +14,7 @@ import trio
 
 from ..disk.interface import FileChanged, OpenFile, WouldWait
 from ..disk.open_files import Lookup, OpenFiles
-from ..semantics.common import GROUPS
+from ..semantics.common import GROUPS, match_common
 from ..semantics.dates import format_date
 from ..semantics.errors import HttpError
 from ..semantics.request import Request
@@ -24,6 +26,7 @@ from .site import IsDirectory, Site
 _SMALL: Final = 64 * 1024  # bytes: a body of this size goes from memory, in one send with its head
 _MOST: Final = 10_000  # answers: Python's garbage collector looks at all of them at once
 _SWEPT: Final = 100  # that are let go of in one go
+_SWEEP: Final = 1.0  # seconds between looks for what nobody has asked for lately
 _MOST_BYTES: Final = 128 * 2**20  # of bodies, in all answers
 _DATE_LENGTH: Final = 29
 
@@ -119,14 +122,32 @@ class Answers:
 
     def __init__(self, site: Site, files: OpenFiles, max_age: float) -> None:
         self._site = site.on(files)
-        self._files = files
+        self.files = files
         self._max_age = max_age
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
         self._bytes = 0
+        self._has_some = trio.Event()
         self.clock = Clock()
         self.moment = 0
         """A file is asked once in a moment whether it has changed: who uses this object begins a
         new one, `moment += 1`, before it answers a request that may have been sent since."""
+
+    def find_now(self, head: bytes) -> Answer | None:
+        """The answer to a whole head that has just come, ready to be sent; None: it is not."""
+        match = match_common(head)
+        if match is None:
+            return None
+        self.clock.update()
+        self.moment += 1
+        answer = self.find(match)
+        return answer if answer and self.is_resident(answer) else None
+
+    def is_resident(self, answer: Answer) -> bool:
+        """Whether its first window is in memory: a disk that fails gets an honest answer."""
+        try:
+            return not answer.rest or self.files.ready_at_once(answer.file, 0, answer.rest) > 0
+        except (FileChanged, OSError):
+            return False
 
     def find(self, match: re.Match[bytes]) -> Answer | None:
         """The answer to a request that `match_common` has understood; None: it is not ready."""
@@ -154,7 +175,7 @@ class Answers:
         if self.clock.now >= answer.valid_until and not self._renew(key, answer):
             return False
         for file in answer.files:  # one, as a rule; all() would take longer
-            if not self._files.is_unchanged(file):
+            if not self.files.is_unchanged(file):
                 return False
         answer.checked_at = self.moment
         if answer.second != self.clock.second:
@@ -166,13 +187,14 @@ class Answers:
         for is what was renewed lately: the order of an LRU."""
         now = self.clock.now
         self._answers.move_to_end(key)
-        is_current = all(self._files.is_current(lookup, now) for lookup in answer.lookups)
+        is_current = all(self.files.is_current(lookup, now) for lookup in answer.lookups)
         answer.renew(self._max_age)
         return is_current
 
     def _remember(self, key: Key) -> Answer | None:
         """Its answer of today, if there can be one."""
         self._forget(key)
+        self._has_some.set()  # a file may be open even if there is no answer
         answer = self._make(*key)
         if answer is not None:
             answer.renew(self._max_age)
@@ -189,17 +211,33 @@ class Answers:
         if answer is not None:
             self._bytes -= answer.weight(key)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is kept, no answer and no open file."""
-        return not self._answers and self._files.is_empty
+    @contextlib.asynccontextmanager
+    async def swept(self) -> AsyncIterator[None]:
+        """While this lasts, what nobody asks for is let go of; at its end, all of it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep_for_ever)
+            try:
+                yield
+            finally:
+                self.files.close_unused(math.inf)
+                nursery.cancel_scope.cancel()
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await self._has_some.wait()
+            await trio.sleep(_SWEEP)
+            self.clock.update()
+            while self.sweep():
+                await trio.lowlevel.checkpoint()
+            if not self._answers and self.files.is_empty:
+                self._has_some = trio.Event()
 
     def sweep(self) -> bool:
         """Let go of some of what nobody has asked for lately; whether there is more."""
         now = self.clock.now
-        has_more = self._files.close_unused(now, at_most=_SWEPT)
+        has_more = self.files.close_unused(now, at_most=_SWEPT)
         for key, answer in list(islice(self._answers.items(), _SWEPT)):
-            if now < answer.valid_until + self._files.unused_after:
+            if now < answer.valid_until + self.files.unused_after:
                 return has_more
             self._forget(key)
         return has_more or bool(self._answers)
@@ -223,7 +261,7 @@ class Answers:
         request = Request(method, path, b"1.1", tuple(fields))
         now = time.time()
         try:
-            with self._files.watched() as lookups:
+            with self.files.watched() as lookups:
                 found = _at_once(self._site.find(request, parse_target(path)))
             response = select_response(request, found.form, now)
             length = sum(map(len, response.body))
@@ -247,7 +285,7 @@ class Answers:
     async def _read(self, file: OpenFile, size: int) -> bytes:
         pieces, offset = [], 0
         while offset < size:
-            pieces.append(await self._files.read(file, offset, size))
+            pieces.append(await self.files.read(file, offset, size))
             offset += len(pieces[-1])
         return b"".join(pieces)
 

@@ -8,12 +8,13 @@ import trio
 
 from ..config import Config
 from ..disk.interface import FileChanged, OpenFile
-from ..semantics.body import Body
+from ..disk.open_files import OpenFiles
+from ..semantics.body import Body, FileSpan
 from ..semantics.errors import HttpError
 from ..semantics.head import HeadReader
-from ..semantics.request import Request
 from ..semantics.response import Response, error_response
 from ..stats import Stats
+from .answers import Answer, Answers
 from .body import BodySender
 from .framing import Framing
 from .handler import handle
@@ -36,8 +37,8 @@ class Unfinished(NamedTuple):
 class Connection:
     """Serves one client until it or we have enough.
 
-    `parks`: it is not kept for longer than an answer, see `run`. `first_deadline`: for its first
-    head.
+    `answers`: those that are kept ready; whatever is not among them h11 reads and writes. `parks`:
+    it is not kept for longer than an answer, see `run`. `first_deadline`: for its first head.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Connection:
         site: Site,
         stats: Stats,
         *,
+        answers: Answers | None = None,
         parks: bool = False,
         first_deadline: float | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class Connection:
         self._config = config
         self._site = site
         self._stats = stats
+        self._answers = answers
         self._parks = parks
         self._framing = Framing()
         self._reader = HeadReader(config.max_head, config.max_target, config.max_fields)
@@ -116,27 +119,40 @@ class Connection:
         """Answer one request; whether another may follow."""
         self._method = None
         try:
-            request = await self._next_request()
+            head = await self._next_head()
+            if head is None:
+                return False
+            if self._answers and not self._is_draining:
+                answer = self._answers.find_now(head)
+                if answer is not None:
+                    return await self._send_kept(answer, head, self._answers.files)
+            self._method = head.partition(b" ")[0]
+            request = self._framing.receive(head)
         except HttpError as error:
             await self._refuse(error)
             return False
-        if request is None:
-            return False
         self._stats.requests += 1
         response = await handle(request, self._site, self)
-        self._log_access(request, response)
+        if access_log.isEnabledFor(logging.DEBUG):
+            log_access(head, response.status, sum(map(len, response.body)))
         if self._framing.start_next():
             return True
         await self.transport.finish()
         return False
 
-    async def _next_request(self) -> Request | None:
-        """The next request; None: there is none any more. Raises HttpError, ClientGone."""
-        head = await self._next_head()
-        if head is None:
-            return None
-        self._method = head.partition(b" ")[0]
-        return self._framing.receive(head)
+    async def _send_kept(self, answer: Answer, head: bytes, files: OpenFiles) -> bool:
+        """Send an answer that is ready; whether another request may follow."""
+        self._stats.requests += 1
+        self._stats.responses[answer.status] += 1
+        if access_log.isEnabledFor(logging.DEBUG):
+            log_access(head, answer.status, answer.length)
+        file = files.share(answer.file) if answer.rest else None
+        body = (answer.wire, FileSpan(0, answer.rest)) if file else (answer.wire,)
+        try:
+            return await self._finish(Unfinished(head.split(b" ", 2)[1], body, file, answer.closes))
+        finally:
+            if file:
+                self._site.disk.close(file)
 
     async def _next_head(self) -> bytes | None:
         """The next head; None when the client has nothing to ask. Raises HttpError, ClientGone.
@@ -168,6 +184,9 @@ class Connection:
         """Whether a head begins before this time; `drain` ends the wait."""
         if self._is_draining:
             return False
+        if (data := self.transport.try_receive()) is not None:
+            self._reader.feed(data)
+            return bool(data)
         with trio.move_on_at(idle_until) as self._idle_scope:
             return await self._receive()
         return False
@@ -213,8 +232,8 @@ class Connection:
         request = self._framing.request or self._unfinished
         return request.target.decode("latin-1") if request else "a request"
 
-    def _log_access(self, request: Request, response: Response) -> None:
-        if access_log.isEnabledFor(logging.DEBUG):
-            length = sum(map(len, response.body))
-            line = b"%s %s HTTP/%s" % (request.method, request.target, request.http_version)
-            access_log.debug("%s %d %d", line.decode("latin-1"), response.status, length)
+
+def log_access(head: bytes, status: int, length: int) -> None:
+    """A line for an answered request; `length`: bytes of the body."""
+    line, _, _ = head.partition(b"\r\n")
+    access_log.debug("%s %d %d", line.decode("latin-1"), status, length)

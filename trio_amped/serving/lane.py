@@ -18,13 +18,12 @@ import trio
 
 from ..config import Config
 from ..disk.interface import FileChanged, OpenFile
-from ..disk.open_files import OpenFiles
 from ..semantics.body import Body, FileSpan
 from ..semantics.common import MOST_FIELDS, match_common
 from ..semantics.head import LINE_SLACK
 from ..stats import Stats
 from .answers import Answer, Answers
-from .connection import Unfinished, access_log
+from .connection import Unfinished, access_log, log_access
 from .transport import ClientGone, send_file
 
 log = logging.getLogger("trio_amped.serving")
@@ -77,13 +76,12 @@ class Lane:
         config: Config,
         stats: Stats,
         answers: Answers,
-        files: OpenFiles,
         hand_over: Callable[[Handover], None],
     ) -> None:
         self._config = config
         self._stats = stats
         self._answers = answers
-        self._files = files
+        self._files = answers.files
         self._hand_over = hand_over
         self._clock = answers.clock
         # Bytes of a head that cannot be beyond any limit: a field has four at least.
@@ -192,11 +190,11 @@ class Lane:
             self._clock.update()
             await self._sweep()
             self._resume_accepting()
-            if self._is_accepting and not self._parked and self._answers.is_empty:
+            if self._is_accepting and not self._parked:
                 self._has_work = trio.Event()
 
     async def _sweep(self) -> None:
-        """Close what has been idle for too long, connections and open files, some at a time."""
+        """Close what has been idle for too long, some at a time."""
         now = self._clock.now
         late = [(fd, each) for fd, each in self._parked.items() if each.deadline <= now]
         for number, (fd, parked) in enumerate(late, 1):
@@ -204,8 +202,6 @@ class Lane:
                 self._close(fd)
             if number % _SWEPT == 0:
                 await trio.lowlevel.checkpoint()
-        while self._answers.sweep():
-            await trio.lowlevel.checkpoint()
 
     def _resume_accepting(self) -> None:
         has_room = self._stats.connections_open < self._config.max_connections
@@ -316,14 +312,14 @@ class Lane:
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
             answer = self._answers.find(match)
-            if answer is None or (answer.rest and not self._is_resident(answer)):
+            if answer is None or (answer.rest and not self._answers.is_resident(answer)):
                 break
             start = stop
             stats.requests += 1
             stats.by_lane += 1
             stats.responses[answer.status] += 1
             if self._logs_access:
-                _log_access(match, answer)
+                log_access(match[0], answer.status, answer.length)
             try:
                 body = self._send(parked.sock, answer)
             except (ClientGone, OSError) as error:
@@ -380,13 +376,6 @@ class Lane:
             return False
         return head.index(b"\n") < config.max_target + LINE_SLACK
 
-    def _is_resident(self, answer: Answer) -> bool:
-        """Whether the first window is in memory: a disk that fails gets an honest answer."""
-        try:
-            return self._files.ready_at_once(answer.file, 0, answer.rest) > 0
-        except (FileChanged, OSError):
-            return False
-
     def _send(self, sock: socket.socket, answer: Answer) -> Body:
         """Send what the socket takes now, and what is in memory; what is left of it.
 
@@ -415,8 +404,3 @@ class Lane:
                 self._stats.bytes_sent += sent
                 offset += sent
         return (FileSpan(offset, size - offset),) if offset < size else ()
-
-
-def _log_access(match: re.Match[bytes], answer: Answer) -> None:
-    line, _, _ = match[0].partition(b"\r\n")
-    access_log.debug("%s %d %d", line.decode("latin-1"), answer.status, answer.length)

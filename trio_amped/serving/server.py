@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import socket
 
@@ -74,12 +73,23 @@ class Server:
             await site.check_pages()
             task_status.started(addresses)
             with self._serving:
-                if self.config.fast_lane and disk.is_prompt:
+                if not (disk.is_prompt and self.config.max_open_files):
+                    await self._serve_by_tasks(listeners, site)
+                elif self.config.fast_lane:
                     await self._serve_by_lane(listeners, site, disk)
                 else:
-                    await self._serve_by_tasks(listeners, site)
+                    answers = self._answers(site, disk)
+                    async with answers.swept():
+                        await self._serve_by_tasks(listeners, site, answers)
 
-    async def _serve_by_tasks(self, listeners: list[trio.SocketListener], site: Site) -> None:
+    def _answers(self, site: Site, disk: PromptDisk) -> Answers:
+        config = self.config
+        files = OpenFiles(disk, config.max_open_files, config.revalidate, config.open_file_timeout)
+        return Answers(site, files, config.revalidate)
+
+    async def _serve_by_tasks(
+        self, listeners: list[trio.SocketListener], site: Site, answers: Answers | None = None
+    ) -> None:
         """A task for each connection. Accept until drained; then wait for the connections."""
 
         async def handler(stream: trio.SocketStream) -> None:
@@ -90,7 +100,7 @@ class Server:
             self.stats.connections_open += 1
             first_deadline = trio.current_time() + self.config.head_timeout
             try:
-                await self._handle(Handover(sock, b"", first_deadline), site)
+                await self._handle(Handover(sock, b"", first_deadline), site, answers)
             finally:
                 self.stats.connections_open -= 1
                 self._room.release()
@@ -112,9 +122,7 @@ class Server:
 
         The same ends: accept until drained, then wait for the connections.
         """
-        max_age = self.config.revalidate
-        files = OpenFiles(disk, self.config.max_open_files, max_age, self.config.open_file_timeout)
-        answers = Answers(site, files, max_age)
+        answers = self._answers(site, disk)
 
         async def handle(handover: Handover) -> None:
             left = None
@@ -126,20 +134,16 @@ class Server:
                 else:
                     lane.park(handover.sock, left)
 
-        async with trio.open_nursery() as connections:
+        async with answers.swept(), trio.open_nursery() as connections:
             lane = self._lane = Lane(
                 self.config,
                 self.stats,
                 answers,
-                files,
                 lambda handover: connections.start_soon(handle, handover),
             )
             task_status.started(lane)
-            try:
-                with self._accepting:
-                    await lane.run([_plain(listener) for listener in listeners])
-            finally:
-                files.close_unused(math.inf)
+            with self._accepting:
+                await lane.run([_plain(listener) for listener in listeners])
 
     def stop_accepting(self) -> None:
         """Serve the connections that are here, and leave the next to who shares the listeners.
@@ -164,7 +168,14 @@ class Server:
         for connection in self._connections:
             connection.drain()
 
-    async def _handle(self, handover: Handover, site: Site, *, parks: bool = False) -> bytes | None:
+    async def _handle(
+        self,
+        handover: Handover,
+        site: Site,
+        answers: Answers | None = None,
+        *,
+        parks: bool = False,
+    ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         transport = SocketTransport(handover.sock, Pace(self.config, self.stats))
         connection = Connection(
@@ -172,6 +183,7 @@ class Server:
             self.config,
             site,
             self.stats,
+            answers=answers,
             parks=parks,
             first_deadline=handover.first_deadline,
         )

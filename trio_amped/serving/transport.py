@@ -52,6 +52,9 @@ class Transport(Protocol):
     async def receive(self) -> bytes:
         """Some bytes; b"" at the end of the stream. Raises ClientGone."""
 
+    def try_receive(self) -> bytes | None:
+        """The same at once; None: it must be awaited. Raises ClientGone."""
+
     async def send(self, data: bytes, more: bool = False) -> None:
         """Send all of it; `more`: it need not leave before what follows. Raises ClientGone."""
 
@@ -122,13 +125,17 @@ class SocketTransport:
         prepare(sock)
 
     async def receive(self) -> bytes:
-        while True:
-            try:
-                return self._socket.recv(_RECEIVE)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
-            except OSError as error:
-                raise ClientGone(str(error)) from None
+        while (data := self.try_receive()) is None:
+            await trio.lowlevel.wait_readable(self._socket)
+        return data
+
+    def try_receive(self) -> bytes | None:
+        try:
+            return self._socket.recv(_RECEIVE)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ClientGone(str(error)) from None
 
     async def send(self, data: bytes, more: bool = False) -> None:
         rest = memoryview(data)
@@ -210,6 +217,9 @@ class StreamTransport:
             return bytes(await self._stream.receive_some(_RECEIVE))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ClientGone(str(error)) from None
+
+    def try_receive(self) -> bytes | None:
+        return None
 
     async def send(self, data: bytes, more: bool = False) -> None:
         # In pieces of what must go in one timeout, since a stream does not tell its progress.
