@@ -21,7 +21,7 @@ from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Lane
 from trio_amped.serving.server import Server
 from trio_amped.serving.site import Site
-from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport
+from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport, Turns
 from trio_amped.stats import Stats
 
 Stream: TypeAlias = trio.abc.HalfCloseableStream
@@ -45,7 +45,7 @@ def by_unix_socket(pace: Pace) -> tuple[Stream, Transport]:
     client, server = socket.socketpair()
     server.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
-    return stream, SocketTransport(server, pace)
+    return stream, SocketTransport(server, pace, Turns())
 
 
 def by_tcp_socket(pace: Pace) -> tuple[Stream, Transport]:
@@ -55,7 +55,7 @@ def by_tcp_socket(pace: Pace) -> tuple[Stream, Transport]:
         server, _ = listener.accept()
     server.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
-    return stream, SocketTransport(server, pace)
+    return stream, SocketTransport(server, pace, Turns())
 
 
 def connection(
@@ -101,11 +101,13 @@ class Client:
 class Peer(Client):
     """A client, and the connection that serves it."""
 
-    def __init__(self, disk: SimDisk, config: Config, link: Link) -> None:
+    def __init__(
+        self, disk: SimDisk, config: Config, link: Link, answers: Answers | None = None
+    ) -> None:
         self.stats = Stats()
         stream, transport = link(Pace(config, self.stats))
         super().__init__(stream)
-        self.connection = connection(transport, config, disk, self.stats)
+        self.connection = connection(transport, config, disk, self.stats, answers)
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.ended_at = 0.0

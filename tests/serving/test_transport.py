@@ -19,6 +19,7 @@ from trio_amped.serving.transport import (
     SocketTransport,
     StreamTransport,
     Transport,
+    Turns,
 )
 from trio_amped.stats import Stats
 
@@ -136,7 +137,7 @@ class Failing(socket.socket):
 
 
 async def test_any_error_of_a_socket_means_that_the_client_is_gone() -> None:
-    transport = SocketTransport(Failing(), Pace(Config(), Stats()))
+    transport = SocketTransport(Failing(), Pace(Config(), Stats()), Turns())
     with pytest.raises(ClientGone):
         await transport.receive()
     with pytest.raises(ClientGone):
@@ -157,3 +158,31 @@ async def test_requests_are_logged_where_somebody_listens(
         assert peer.stats.requests == 2
         assert peer.stats.responses == {200: 1, 404: 1}
     assert caplog.messages == ["GET /a.txt?b HTTP/1.1 200 10", "GET /nope HTTP/1.1 404 14"]
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts what happens in each round of the event loop."""
+
+    def __init__(self) -> None:
+        self.counts = [0]
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.counts.append(0)
+
+
+async def test_a_few_take_their_turn_in_each_round() -> None:
+    """However many can run at once: who is woken by time or I/O does not come after all of them."""
+    turns, rounds = Turns(), Rounds()
+
+    async def send() -> None:
+        for _ in range(2):
+            await turns.next()
+            rounds.counts[-1] += 1
+
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(send)
+    trio.lowlevel.remove_instrument(rounds)
+    assert sum(rounds.counts) == 40
+    assert max(rounds.counts) == 4

@@ -11,7 +11,10 @@ from .transport import Transport
 
 # Up to here a copy and one send are cheaper than a sendfile (docs/design.md).
 _SMALL: Final = 32 * 1024  # bytes
-_COLD_STEP: Final = 64 * 1024  # bytes
+_STEP: Final = 512 * 1024  # bytes of a file in one turn
+# A file that comes from the disk cannot be faster than that, whose answers come in bursts: smaller
+# steps leave the loop to the others in between.
+_COLD_STEP: Final = 64 * 1024
 
 
 class BodySender:
@@ -84,15 +87,11 @@ class BodySender:
 
     async def _send_some(self, file: OpenFile, offset: int, end: int) -> int:
         """Send what the client takes of the bytes that are in memory."""
+        await self._transport.turn()
         if offset not in self._ready or trio.current_time() > self._asked_at + FRESH:
             await self._ask_gate(file, offset, end)
-            await trio.lowlevel.checkpoint()  # one fast client must not have the loop alone
-        stop = min(self._ready.stop, end)
-        if file.is_cold:
-            # It cannot be faster than its disk, whose answers come in bursts: smaller steps
-            # leave the loop to the others in between.
-            stop = min(stop, offset + _COLD_STEP)
-            await trio.lowlevel.checkpoint()
+        step = _COLD_STEP if file.is_cold else _STEP
+        stop = min(self._ready.stop, end, offset + step)
         sent = self._transport.try_send_file(file.fd, offset, stop - offset)
         if sent is None:
             await self._transport.writable()

@@ -16,7 +16,7 @@ from .answers import Answers
 from .connection import Connection
 from .lane import Handover, Lane
 from .site import Site
-from .transport import Pace, SocketTransport, prepare
+from .transport import Pace, SocketTransport, Turns, prepare
 
 log = logging.getLogger("trio_amped")
 
@@ -47,6 +47,7 @@ class Server:
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._room = trio.Semaphore(config.max_connections)
+        self._turns = Turns()
 
     async def serve(
         self,
@@ -177,7 +178,7 @@ class Server:
         parks: bool = False,
     ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
-        transport = SocketTransport(handover.sock, Pace(self.config, self.stats))
+        transport = SocketTransport(handover.sock, Pace(self.config, self.stats), self._turns)
         connection = Connection(
             transport,
             self.config,

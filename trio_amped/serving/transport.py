@@ -65,6 +65,9 @@ class Transport(Protocol):
         Raises ClientGone, OSError of the file.
         """
 
+    async def turn(self) -> None:
+        """Wait until it is our turn to send a part of a file."""
+
     async def writable(self) -> None:
         """Wait until the client has taken some. Raises ClientGone."""
 
@@ -113,15 +116,34 @@ class Pace:
         self._waited += trio.current_time() - start
 
 
+class Turns:
+    """Who sends parts of files takes turns: a few in each round of the event loop.
+
+    trio runs all tasks that can run before it looks who else is waiting, and on a fast network
+    each of them fills the buffers of its socket: all others would come late.
+    """
+
+    _AT_ONCE: Final = 4
+
+    def __init__(self) -> None:
+        self._places = trio.Semaphore(self._AT_ONCE)
+
+    async def next(self) -> None:
+        """Wait for a turn, which is what the task does until its next `await`."""
+        async with self._places:
+            pass  # who waits for this place runs in the next round
+
+
 class SocketTransport:
     """A plain TCP or UNIX socket: every call is tried first, and awaited only when it must be."""
 
     can_send_files = True
 
-    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+    def __init__(self, sock: socket.socket, pace: Pace, turns: Turns) -> None:
         """Takes the socket over, which must be non-blocking."""
         self._socket = sock
         self._pace = pace
+        self.turn = turns.next
         prepare(sock)
 
     async def receive(self) -> bytes:
@@ -234,6 +256,9 @@ class StreamTransport:
             self._pace.note(len(piece))
 
     def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+        raise NotImplementedError
+
+    async def turn(self) -> None:
         raise NotImplementedError
 
     async def writable(self) -> None:

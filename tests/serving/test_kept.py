@@ -1,0 +1,195 @@
+"""A task to which answers are kept ready: what it sends of them, and what is left to h11."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.serving.cases import FILES, LARGE, get
+from tests.serving.client import parse
+from tests.serving.peers import Link, Peer, by_lockstep, by_memory, by_unix_socket
+from tests.simulated import NOW, SimDisk
+from trio_amped.config import Config
+from trio_amped.semantics.request import Request
+from trio_amped.serving.framing import Framing
+from trio_amped.serving.server import Server
+from trio_amped.serving.site import Site
+
+HUGE = LARGE * 50  # more than the kernel's buffers hold
+TEN = b"0123456789"
+LINKS = [by_memory, by_lockstep, by_unix_socket]
+
+
+@pytest.fixture
+def by_h11(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The heads that h11 has read."""
+    heads: list[bytes] = []
+    receive = Framing.receive
+
+    def noted(framing: Framing, head: bytes) -> Request:
+        heads.append(head)
+        return receive(framing, head)
+
+    monkeypatch.setattr(Framing, "receive", noted)
+    return heads
+
+
+@contextlib.asynccontextmanager
+async def served(disk: SimDisk, link: Link, config: Config | None = None) -> AsyncIterator[Peer]:
+    """A client, whose connection has the use of kept answers; at the end no file is open."""
+    config = config or Config()
+    disk.has_real_descriptors = True
+    answers = Server(config)._answers(Site(disk, config), disk)
+    peer = Peer(disk, config, link, answers)
+    async with answers.swept(), trio.open_nursery() as nursery:
+        nursery.start_soon(peer.serve)
+        yield peer
+        await trio.aclose_forcefully(peer.stream)
+        await peer.ended.wait()
+        assert disk.open_files == len(answers.files._lookups)
+    assert disk.open_files == 0
+
+
+async def body_of(peer: Peer, request: bytes, size: int) -> bytes:
+    await peer.send(request)
+    received = bytearray()
+    while b"\r\n\r\n" not in received:
+        received += await peer.receive(1)
+    return await peer.receive(size)
+
+
+@pytest.mark.parametrize("link", LINKS)
+async def test_common_requests_are_not_read_by_h11(
+    link: Link, by_h11: list[bytes], autojump_clock: MockClock
+) -> None:
+    async with served(SimDisk({**FILES, b"a.js": b"js"}), link) as peer:
+        for _ in range(3):
+            assert await body_of(peer, get("/a.txt"), 10) == TEN
+        assert by_h11 == []
+        part = get("/a.txt", "Range: bytes=1-2")
+        assert await body_of(peer, part, 2) == b"12"
+        assert await body_of(peer, get("/a.txt", "Cookie: 1"), 10) == TEN
+        assert by_h11 == [part]
+        assert peer.stats.requests == 5
+        assert peer.stats.by_lane == 0
+        assert peer.stats.responses == {200: 4, 206: 1}
+
+
+@pytest.mark.parametrize("link", LINKS)
+async def test_a_large_file_is_shared(
+    link: Link, by_h11: list[bytes], autojump_clock: MockClock
+) -> None:
+    disk = SimDisk(FILES)
+    async with served(disk, link) as peer:
+        for _ in range(2):
+            assert await body_of(peer, get("/large.bin"), len(LARGE)) == LARGE
+        assert by_h11 == []
+        await wait_all_tasks_blocked()
+        assert disk.open_files == 1  # it is kept, and nobody sends it any more
+
+
+async def test_what_is_not_in_memory_is_for_h11_and_a_helper(
+    by_h11: list[bytes], autojump_clock: MockClock
+) -> None:
+    disk = SimDisk(FILES, load_latency=1.0)
+    async with served(disk, by_memory) as peer:
+        assert await body_of(peer, get("/a.txt"), 10) == TEN
+        assert trio.current_time() == 1.0
+        assert len(by_h11) == 1
+        assert await body_of(peer, get("/a.txt"), 10) == TEN
+        assert trio.current_time() == 1.0
+        assert len(by_h11) == 1
+
+
+async def test_a_change_is_seen_at_once(by_h11: list[bytes], autojump_clock: MockClock) -> None:
+    disk = SimDisk(FILES)
+    async with served(disk, by_memory, Config(revalidate=0)) as peer:
+        assert await body_of(peer, get("/a.txt"), 10) == TEN
+        disk.replace(b"a.txt", b"other")
+        assert await body_of(peer, get("/a.txt"), 5) == b"other"
+
+
+async def test_a_client_that_goes_away_leaves_no_file_open(autojump_clock: MockClock) -> None:
+    disk = SimDisk({**FILES, b"huge": HUGE})
+    async with served(disk, by_unix_socket) as peer:
+        await peer.send(get("/huge"))
+        await peer.receive(1000)
+        await wait_all_tasks_blocked()
+        assert disk.open_files == 2  # kept, and on its way
+
+
+async def test_a_file_that_shrinks_on_its_way_ends_the_connection(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SimDisk({**FILES, b"huge": HUGE})
+    async with served(disk, by_unix_socket) as peer:
+        await peer.send(get("/huge") + get("/a.txt"))
+        received = await peer.receive(1000)
+        await wait_all_tasks_blocked()
+        disk.truncate(b"huge", 4096)
+        received += await peer.receive_all()
+        (answer,) = parse(received, [])
+        assert not answer.is_complete
+        assert HUGE.startswith(answer.body)
+    assert caplog.messages == ["/huge: the file changed while it was sent"]
+
+
+async def test_the_last_answer_ends_the_connection(autojump_clock: MockClock) -> None:
+    async with served(SimDisk(FILES), by_memory) as peer:
+        await peer.send(get("/a.txt") + get("/a.txt", "Connection: close") + get("/a.txt"))
+        first, last = parse(await peer.receive_all(), [])
+        assert (first.closes, last.closes) == (False, True)
+        assert first.body == last.body == TEN
+
+
+async def test_a_drain_ends_the_connection_after_its_answer(autojump_clock: MockClock) -> None:
+    async with served(SimDisk({**FILES, b"huge": HUGE}), by_unix_socket) as peer:
+        await peer.send(get("/huge") + get("/a.txt"))
+        received = await peer.receive(1000)
+        peer.connection.drain()
+        received += await peer.receive_all()
+        first, last = parse(received, [])
+        assert first.body == HUGE
+        assert last.body == TEN
+        assert last.closes
+
+
+async def test_kept_answers_are_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="trio_amped.access")
+    async with served(SimDisk(FILES), by_memory) as peer:
+        await peer.send(get("/a.txt?b"))
+        await peer.receive(1)
+        await wait_all_tasks_blocked()
+    assert caplog.messages == ["GET /a.txt?b HTTP/1.1 200 10"]
+
+
+async def test_files_that_nobody_asks_for_are_closed(autojump_clock: MockClock) -> None:
+    disk = SimDisk(FILES)
+    config = Config(open_file_timeout=5.0, keep_alive_timeout=60.0)
+    async with served(disk, by_memory, config) as peer:
+        await body_of(peer, get("/a.txt"), 10)
+        assert disk.open_files == 1
+        await trio.sleep(5 + 1 + 1)  # and the time for which it is valid, and until a sweep
+        assert disk.open_files == 0
+        assert await body_of(peer, get("/a.txt"), 10) == TEN
+
+
+async def test_each_answer_has_the_time_of_its_own_second(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(SimDisk(FILES), by_memory) as peer:
+        dates = []
+        for second in (0, 1):
+            monkeypatch.setattr("time.time", lambda second=second: float(NOW + second))
+            await peer.send(get("/a.txt", method="HEAD"))
+            received = bytearray()
+            while not received.endswith(b"\r\n\r\n"):
+                received += await peer.receive(1)
+            (answer,) = parse(bytes(received), [b"HEAD"])
+            dates.append(answer.headers["date"])
+    assert dates == ["Tue, 14 Nov 2023 22:13:20 GMT", "Tue, 14 Nov 2023 22:13:21 GMT"]
