@@ -74,12 +74,14 @@ def close(descriptor: int) -> None:
 
 
 def _perform(order: Order, received: list[int]) -> tuple[Reply, int | None]:
-    if order.operation is not Operation.ROOT and not received:
+    if order.operation.needs_descriptor and not received:
         return Reply(errno.EMFILE), None  # the kernel had no place left for the descriptor
     try:
         match order.operation:
             case Operation.ROOT:
                 return _described(opening.open_root_waiting(order.path))
+            case Operation.FILE:
+                return _described(opening.open_file_waiting(order.path))
             case Operation.OPEN:
                 return _described(opening.open_waiting(received[0], order.path))
             case Operation.LOAD:

@@ -224,6 +224,12 @@ def file_system(descriptor: int) -> int:
     return int.from_bytes(answer.raw[:4], sys.byteorder)
 
 
+@functools.lru_cache(maxsize=4096)
+def _bytes(count: int) -> type[ctypes.Array[ctypes.c_char]]:
+    """What ctypes.create_string_buffer makes, in a quarter of the time."""
+    return ctypes.c_char * count
+
+
 class ShadowMapping:
     """A mapping of a file that asks which pages are in memory, and can never be read.
 
@@ -247,7 +253,7 @@ class ShadowMapping:
         """
         start = offset - offset % PAGE
         pages = (offset + length - start + PAGE - 1) // PAGE
-        answer = ctypes.create_string_buffer(pages)
+        answer = _bytes(pages)()
         if _mincore(self._address + start, pages * PAGE, answer) < 0:
             raise _failure()
         gap = answer.raw.find(b"\0", 0, pages)

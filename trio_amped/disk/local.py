@@ -238,10 +238,7 @@ class LocalDisk:
         For streams that cannot sendfile. Raises FileChanged, OSError.
         """
         if file.is_by_copy:
-            self._stats.misses += 1
-            order = Order(Operation.READ, offset=offset, length=min(end - offset, MAX_READ))
-            content, _ = await self._pool.result(self._pool.submit(order, file.descriptor))
-            size, mtime_ns, data = unpack_read(content)
+            size, mtime_ns, data = await self._read_by_helper(file, offset, end - offset)
             file.check(size, mtime_ns)
         else:
             count = await self.ready(file, offset, end)
@@ -249,6 +246,37 @@ class LocalDisk:
         if not data:
             raise FileChanged
         return data
+
+    async def open_anywhere(self, path: bytes) -> OpenFile:
+        """Open any file by its own path, links followed. Raises OSError."""
+        return self._file(await self._paths.open_anywhere(path))
+
+    async def read_now(self, file: OpenFile, offset: int, count: int) -> bytes:
+        """What the file has now, at most a window of it; b"" at its end. Raises OSError."""
+        if file.is_by_copy:
+            _, _, data = await self._read_by_helper(file, offset, count)
+            return data
+        while True:
+            if offset + count > file.size:  # as far as we know
+                file.renew()
+            end = min(offset + count, file.size)
+            if end <= offset:
+                return b""
+            if count := self._pages.resident_now(file, offset, min(end - offset, WINDOW)):
+                self._stats.resident += 1
+                return os.pread(file.fd, count, offset)
+            with contextlib.suppress(FileChanged):
+                return os.pread(file.fd, await self.ready(file, offset, end), offset)
+            file.renew()
+
+    async def _read_by_helper(
+        self, file: OpenFile, offset: int, count: int
+    ) -> tuple[int, int, bytes]:
+        """Size and mtime of the file, and the bytes."""
+        self._stats.misses += 1
+        order = Order(Operation.READ, offset=offset, length=min(count, MAX_READ))
+        content, _ = await self._pool.result(self._pool.submit(order, file.descriptor))
+        return unpack_read(content)
 
     @property
     def is_prompt(self) -> bool:

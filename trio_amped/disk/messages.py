@@ -46,6 +46,7 @@ class Operation(enum.IntEnum):
     LOAD = 3  # a part of a file: bring its pages into memory, say so
     READ = 4  # a part of a file that the loop must not read even then (FUSE, network)
     LIST = 5  # a directory below the root: a file in memory that shows it comes back
+    FILE = 6  # any file, by its own path: the descriptor comes back
 
     @property
     def hands_over(self) -> bool:
@@ -55,7 +56,12 @@ class Operation(enum.IntEnum):
         sends FREE. Whether that is to be expected follows from the order and the errno: not
         from a descriptor having arrived, as the kernel drops one that there is no room for.
         """
-        return self in (Operation.OPEN, Operation.ROOT, Operation.LIST)
+        return self in (Operation.OPEN, Operation.ROOT, Operation.LIST, Operation.FILE)
+
+    @property
+    def needs_descriptor(self) -> bool:
+        """Whether it is done to a descriptor; the others have nothing but a path."""
+        return self not in (Operation.ROOT, Operation.FILE)
 
 
 class Order(NamedTuple):

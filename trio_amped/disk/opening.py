@@ -258,6 +258,18 @@ def status_beneath(root: int, path: bytes, follow: bool = True) -> os.stat_resul
         os.close(descriptor)
 
 
+def open_file_waiting(path: bytes) -> Opened:
+    """Any file, links followed. Can wait; raises OSError."""
+    try:
+        descriptor, noatime = os.open(path, _FLAGS | os.O_NOATIME), True
+    except PermissionError as error:
+        if error.errno != errno.EPERM:  # O_NOATIME is only for the owner and CAP_FOWNER
+            raise
+        descriptor, noatime = os.open(path, _FLAGS), False
+    with _closed_on_error(descriptor):
+        return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime)
+
+
 def open_root_cached(path: bytes) -> int:
     """The root directory, from the kernel's caches. Cannot wait; raises BlockingIOError."""
     flags = os.O_PATH | os.O_DIRECTORY

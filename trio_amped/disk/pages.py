@@ -69,6 +69,17 @@ class OpenFile:
         self.fd = self.descriptor.fd
         self.size, self.ctime_ns = self.status.size, self.status.ctime_ns
 
+    def renew(self) -> None:
+        """Take it for what it is now, if it was changed. For a file that is not by copy."""
+        now = os.fstat(self.fd)
+        if now.st_ctime_ns == self.ctime_ns and now.st_size == self.size:
+            return
+        self.status = Status.of(self.fd)
+        self.size, self.ctime_ns = self.status.size, self.status.ctime_ns
+        if self.mapping:
+            self.mapping.close()
+            self.mapping = None
+
     def check(self, size: int, mtime_ns: int) -> None:
         """Raises FileChanged when this is another version of the file.
 
@@ -115,7 +126,10 @@ class PageGate:
 
         Raises FileChanged when the file is not what it was, OSError.
         """
-        length = self.clamp(file, offset, length)
+        return self.resident_now(file, offset, self.clamp(file, offset, length))
+
+    def resident_now(self, file: OpenFile, offset: int, length: int) -> int:
+        """The same for whatever the file is by now: pages that it has lost may count."""
         if file.must_load_first:
             return 0
         match file.gate:
