@@ -122,6 +122,10 @@ def load(descriptor: int, offset: int, length: int) -> None:
 
     Raises OSError (EIO) where the disk cannot read it.
     """
+    # Exactly this part, and all of it at once: a page fault reads as much as the disk's read-ahead
+    # around itself (8 MiB on some), one fault after the other.
+    with contextlib.suppress(OSError):  # a file system may not take advice
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
     try:
         kernel.populate(descriptor, offset, length)
     except OSError as error:
