@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 
-from fuzz.targets import ALL, Target
+from fuzz.target import Target
+from fuzz.targets import ALL
 
 BATCH = 100  # examples of one target with one seed
 BATCHWISE = settings(

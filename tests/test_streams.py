@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import settings
 
-from fuzz import streams
 from fuzz.__main__ import main
-from fuzz.targets import ALL, Target
+from fuzz.properties import streams
+from fuzz.target import Target
+from fuzz.targets import ALL
 
 
 @pytest.mark.parametrize("target", ALL.values(), ids=ALL)

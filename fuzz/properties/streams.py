@@ -11,6 +11,7 @@ import trio
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from fuzz.target import Target
 from tests.serving.client import Answer, parse
 from tests.serving.peers import WAYS, converse
 from tests.simulated import DAY, DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile
@@ -273,3 +274,9 @@ def _parts(answer: Answer) -> list[tuple[str, bytes]]:
         fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if line)
         found.append((fields["Content-Range"], data))
     return found
+
+
+TARGETS: Final = (
+    Target("streams", check_stream, {"stream": STREAMS, "seed": st.random_module()}),
+    Target("lane", check_all_ways, {"stream": STREAMS}),
+)

@@ -1,0 +1,1 @@
+"""Runs targets for minutes or hours, and keeps and tells what that found."""
