@@ -2,9 +2,13 @@
 
 from typing import Final
 
-from fuzz.properties import streams, texts
+from fuzz.properties import streams, texts, values
 from fuzz.target import Target
 
-ALL: Final[dict[str, Target]] = {
-    target.name: target for target in (*streams.TARGETS, *texts.TARGETS)
-}
+_MODULES: Final = (
+    streams.TARGETS,
+    texts.TARGETS,
+    values.TARGETS,
+)
+
+ALL: Final[dict[str, Target]] = {target.name: target for each in _MODULES for target in each}
