@@ -1,0 +1,345 @@
+"""The parent of a campaign: gives workers what to do, and keeps what comes back from them.
+
+It alone writes to the corpus and to the crashes. A worker that dies or hangs is a failure with
+the seed of its batch, and a new worker goes on with the next seed.
+"""
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+from fuzz.campaign import failures
+from fuzz.campaign.covering import Reached
+from fuzz.campaign.display import Display
+from fuzz.campaign.failures import Failure
+from fuzz.campaign.places import ROOT, Places, shown
+from fuzz.campaign.summary import Summary
+from fuzz.campaign.watch import as_saved, key
+from fuzz.campaign.worker import Assignment
+
+_INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
+_FRAME: Final = re.compile(r'\s+File "(.+)", line (\d+) in (\S+)')  # as faulthandler writes it
+_TICK: Final = 0.5  # seconds between two points of the timeline
+_GRACE: Final = 15.0  # seconds for a worker to end its last example
+_START: Final = 60.0  # seconds until a worker has begun, at most
+_SLICE: Final = (5.0, 60.0)  # seconds of atheris on one target, at least and at most
+_DEATHS: Final = 3  # so many, and a target is left out: starting workers is all that goes on
+_CORPUS: Final = 200  # examples of each kind: it is committed
+_LARGEST: Final = 4096  # bytes of an example in the corpus
+
+
+@dataclass(frozen=True)
+class Plan:
+    targets: tuple[str, ...]
+    seed: int
+    engine: str = "hypothesis"
+    module: str = "fuzz.targets"
+    minutes: float = 60.0
+    jobs: int = 2
+    turns: int | None = None  # for each job, then it ends
+    patience: float = 60.0  # seconds without a word, and a worker hangs
+    is_ended_by_failure: bool = False
+
+
+class Unable(Exception):
+    """No worker could start: nothing of this campaign can be done."""
+
+
+class Job:
+    """A worker process after another. `assignments` says what the next one does."""
+
+    def __init__(self, number: int, reports: Path) -> None:
+        self.log = reports / f"worker-{number}.log"
+        self.number = number
+        self.target, self.seed = "", 0  # what runs now
+        self.has_begun = self.is_over = self.is_hung = False
+        self.heard = 0.0
+        self.process: subprocess.Popen[bytes]
+        self.pipe: IO[bytes]
+        self._rest = b""
+
+    def start(self, work: Assignment) -> None:
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "fuzz.campaign.worker", work.as_argument(), str(writing)]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writing,),
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=True,  # ^C is for the parent alone
+            )
+        os.close(writing)
+        self.pipe = os.fdopen(reading, "rb", buffering=0)
+        self.has_begun = self.is_over = self.is_hung = False
+        self.heard, self._rest = time.monotonic(), b""
+
+    def messages(self) -> list[dict[str, Any]] | None:
+        """What can be read now; None at the end of the worker."""
+        data = self.pipe.read(1 << 20)
+        if not data:
+            return None
+        self.heard = time.monotonic()
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def stop(self, number: signal.Signals) -> None:
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+
+    def death(self) -> str:
+        """How it ended, if it did not say that it was over."""
+        status = self.process.wait()
+        if self.is_hung:
+            return "the worker hung, and said nothing for too long"
+        if status < 0:
+            return f"the worker was killed by {signal.Signals(-status).name}"
+        return f"the worker exited with status {status}"
+
+
+class Campaign:
+    """Runs a plan to its end, or to ^C."""
+
+    def __init__(self, plan: Plan, places: Places, display: Display | None = None) -> None:
+        self.plan = plan
+        self.places = places
+        self.summary = Summary(plan.engine, plan.seed, plan.jobs, plan.targets, Reached())
+        self._display = display
+        self._selector = selectors.DefaultSelector()
+        self._deaths: Counter[str] = Counter()
+        self._is_stopping = False
+        self._database = DirectoryBasedExampleDatabase(places.corpus / "hypothesis")
+        self._next_tick = 0.0
+
+    def run(self) -> Summary:
+        """Raises Unable if its workers cannot start."""
+        self.places.reports.mkdir(parents=True, exist_ok=True)
+        handlers = {number: signal.signal(number, self._interrupt) for number in _INTERRUPTS}
+        try:
+            for number in range(self.plan.jobs):
+                job = Job(number, self.places.reports)
+                self._go_on(job, self._assignments(job))
+            self._listen()
+        finally:
+            self._kill_all()
+            for signal_number, handler in handlers.items():
+                signal.signal(signal_number, handler)
+            self.summary.tick()
+        return self.summary
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self.summary.is_interrupted = True
+
+    # -------------------------------------------------------------- the loop
+
+    def _listen(self) -> None:
+        stopped = 0.0
+        while self._selector.get_map():
+            for ready, _ in self._selector.select(_TICK / 2):
+                self._read(*ready.data)
+            if self._is_done() and not self._is_stopping:
+                self._is_stopping, stopped = True, time.monotonic()
+                self._tell_all(signal.SIGTERM)
+            if self._is_stopping and time.monotonic() - stopped > _GRACE:
+                return
+            self._look_for_the_hung()
+            self._tick()
+
+    def _is_done(self) -> bool:
+        is_late = time.monotonic() - self.summary.started > self.plan.minutes * 60
+        is_enough = self.plan.is_ended_by_failure and bool(self.summary.failures)
+        return is_late or is_enough or self.summary.is_interrupted
+
+    def _tick(self) -> None:
+        if time.monotonic() < self._next_tick:
+            return
+        self._next_tick = time.monotonic() + _TICK
+        now = self.summary.tick()
+        if self._display is not None:
+            at_work = ", ".join(f"{job.target} {job.seed}" for job in self._jobs())
+            self._display.update(self.summary, now, at_work)
+
+    def _jobs(self) -> list[Job]:
+        return [entry.data[0] for entry in self._selector.get_map().values()]
+
+    def _look_for_the_hung(self) -> None:
+        for job in self._jobs():
+            patience = self.plan.patience if job.has_begun else max(_START, self.plan.patience)
+            if time.monotonic() - job.heard > patience and not job.is_hung:
+                job.is_hung = True
+                job.stop(signal.SIGABRT)  # faulthandler writes to its log where it hangs
+                job.heard = time.monotonic()
+            elif job.is_hung and time.monotonic() - job.heard > _GRACE:
+                job.stop(signal.SIGKILL)
+
+    def _tell_all(self, number: signal.Signals) -> None:
+        for job in self._jobs():
+            job.stop(number)
+
+    def _kill_all(self) -> None:
+        for job in self._jobs():
+            job.stop(signal.SIGKILL)
+            job.process.wait()
+            self._selector.unregister(job.pipe)
+            job.pipe.close()
+        self._selector.close()
+
+    # -------------------------------------------------------------- workers come and go
+
+    def _go_on(self, job: Job, assignments: Iterator[Assignment]) -> None:
+        """The next worker of this job, if there is anything left to do."""
+        work = None if self.summary.is_interrupted else next(assignments, None)
+        # What atheris has kept is still measured at the end: it is all that is seen of it.
+        if work is not None and (work.engine == "measure" or not self._is_stopping):
+            job.start(work)
+            self._selector.register(job.pipe, selectors.EVENT_READ, (job, assignments))
+
+    def _read(self, job: Job, assignments: Iterator[Assignment]) -> None:
+        messages = job.messages()
+        for message in messages or ():
+            self._take(job, message)
+        if messages is None:
+            self._selector.unregister(job.pipe)
+            job.pipe.close()
+            how = job.death()
+            if not job.is_over:
+                self._bury(job, how)
+            self._go_on(job, assignments)
+
+    def _bury(self, job: Job, how: str) -> None:
+        log = job.log.read_text(errors="replace")
+        if not job.has_begun and self._is_stopping:
+            return  # it was told to end before it could listen
+        if not job.has_begun:
+            raise Unable(f"{how} before it began; {shown(job.log)} ends with:\n{log[-2000:]}")
+        self._deaths[job.target] += 1
+        where = _top_of_stack(log)
+        self._fail(
+            Failure(
+                id=failures.make_id(job.target, how, where),
+                target=job.target,
+                module=self.plan.module,
+                engine=self.plan.engine,
+                seed=job.seed,
+                error=how,
+                where=where,
+                traceback=log[-20_000:],
+            )
+        )
+
+    def _left(self) -> tuple[str, ...]:
+        return tuple(name for name in self.plan.targets if self._deaths[name] < _DEATHS)
+
+    def _left_after(self, name: str) -> tuple[str, ...]:
+        """Who kills a worker has the last turn in the next one, or the others had none."""
+        left, targets = self._left(), self.plan.targets
+        at = targets.index(name) + 1 if name in targets else 0
+        return tuple(one for one in targets[at:] + targets[:at] if one in left)
+
+    def _assignments(self, job: Job) -> Iterator[Assignment]:
+        return self._by_atheris(job) if self.plan.engine == "atheris" else self._by_hypothesis(job)
+
+    def _by_hypothesis(self, job: Job) -> Iterator[Assignment]:
+        """One worker for all of the time; after its death another one, from the next seed."""
+        step, turns, seed = self.plan.jobs, self.plan.turns, self.plan.seed + job.number
+        while self._left() and turns != 0:
+            targets = self._left_after(job.target)
+            yield self._assignment("hypothesis", targets, seed, step=step, turns=turns)
+            if job.is_over:
+                return
+            if turns is not None:
+                turns -= (job.seed - seed) // step + 1
+            seed = job.seed + step
+
+    def _by_atheris(self, job: Job) -> Iterator[Assignment]:
+        """Targets by turns, each in a process of its own; then what it has kept is measured."""
+        targets, jobs, turns = self.plan.targets, self.plan.jobs, self.plan.turns
+        seconds = self.plan.minutes * 60 * jobs / len(targets) / 2
+        seconds = min(max(seconds, _SLICE[0]), _SLICE[1])
+        for number in itertools.count(job.number, jobs):
+            if not self._left() or (turns is not None and number >= turns * len(targets)):
+                return
+            name, seed = targets[number % len(targets)], self.plan.seed + number
+            if name in self._left():
+                left = self.summary.started + self.plan.minutes * 60 - time.monotonic()
+                yield self._assignment("atheris", (name,), seed, seconds=min(seconds, left))
+                yield self._assignment("measure", (name,), seed)
+
+    def _assignment(
+        self, engine: str, targets: tuple[str, ...], seed: int, **more: Any
+    ) -> Assignment:
+        places = self.places
+        kept = (str(places.corpus), str(places.crashes), str(places.reports))
+        return Assignment(engine, self.plan.module, targets, seed, places=kept, **more)
+
+    # -------------------------------------------------------------- what workers say
+
+    def _take(self, job: Job, message: dict[str, Any]) -> None:
+        kind, target = message["is"], message["target"]
+        if kind == "begun":
+            job.target, job.seed, job.has_begun = target, message["seed"], True
+        elif kind == "progress":
+            self.summary.executions[target] += message["executions"]
+            self.summary.busy[target] += round(1000 * message["seconds"])
+            for name, count in message["tally"]:
+                self.summary.tally[tuple(name)] += count
+        elif kind == "reached":
+            if self.summary.reached.add(message["arcs"]):
+                self._keep(target, message["choices"], message["data"])
+        elif kind == "failure":
+            self._fail(Failure(**message["failure"]))
+        elif kind == "again":
+            self.summary.count_again(message["counts"])
+        elif kind == "over":
+            job.is_over = True
+
+    def _fail(self, failure: Failure) -> None:
+        failure, is_new = self.summary.add_failure(failure)
+        directory = failures.write(self.places.crashes, failure)
+        if is_new and self._display is not None:
+            self._display.failure(failure, shown(directory))
+
+    def _keep(self, target: str, choices: str, data: str) -> None:
+        """An example that was the first to reach a branch: for the corpus, if there is room."""
+        if choices:
+            saved = as_saved(choices)
+            room = _CORPUS - sum(1 for _ in (self.places.corpus / "hypothesis").glob("*/*"))
+            if room > 0 and len(saved) <= _LARGEST:
+                self._database.save(key(target), saved)
+                self.summary.kept += 1
+        elif data:
+            raw = base64.b64decode(data)
+            directory = self.places.atheris_seeds(target)
+            path = directory / hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:16]
+            room = _CORPUS - sum(1 for _ in directory.parent.glob("*/*"))
+            if room > 0 and len(raw) <= _LARGEST and not path.exists():
+                directory.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(raw)
+                self.summary.kept += 1
+
+
+def _top_of_stack(log: str) -> str:
+    """Where faulthandler found the worker, without its line, which changes with every edit."""
+    for line in log.splitlines():
+        match = _FRAME.match(line)
+        if match and match[1].startswith(f"{ROOT}/") and "/campaign/" not in match[1]:
+            return f"{shown(Path(match[1]))} in {match[3]}"
+    return "nowhere"

@@ -1,0 +1,182 @@
+"""A worker process: runs what it was told to, and reports on a pipe, in lines of JSON.
+
+    python -m fuzz.campaign.worker ASSIGNMENT DESCRIPTOR
+
+Its stdout and stderr are a log: targets may print, and faulthandler writes there why it died.
+It ends between two examples when it gets SIGTERM, and it ignores ^C, which is for its parent.
+"""
+
+import base64
+import dataclasses
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from fuzz.campaign.covering import Arcs, Meter
+from fuzz.campaign.failures import Failure, described, formatted, identify
+from fuzz.campaign.places import Places
+from fuzz.campaign.watch import Over, Watch
+from fuzz.tally import TALLY
+from fuzz.target import Target
+
+_OFTEN: Final = 0.5  # seconds between two reports of progress, at least
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker does until it is told to end."""
+
+    engine: str  # "hypothesis", "atheris", or "measure": what atheris has found, with coverage
+    module: str  # where the targets are
+    targets: tuple[str, ...]
+    seed: int
+    step: int = 1  # from one seed to the next
+    turns: int | None = None  # of all targets; no end if None
+    seconds: float = 0.0  # for atheris: how long
+    places: tuple[str, str, str] = ("", "", "")  # corpus, crashes, reports
+
+    def as_argument(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_argument(cls, text: str) -> "Assignment":
+        values = json.loads(text)
+        for name in ("targets", "places"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+    def kept_in(self) -> Places:
+        return Places(*map(Path, self.places))
+
+
+def find_targets(module: str) -> dict[str, Target]:
+    """Raises ImportError, or AttributeError if it has no ALL."""
+    found: dict[str, Target] = importlib.import_module(module).ALL
+    return found
+
+
+class Desk:
+    """What the engines of a worker share: the pipe to the parent, the meter, what is known."""
+
+    def __init__(self, assignment: Assignment, pipe: int) -> None:
+        self.work = assignment
+        self.meter = Meter()
+        self.is_over = False
+        self._pipe = pipe
+        self._target = ""
+        self._seed = 0
+        self._unsent = 0  # executions
+        self._said = time.monotonic()  # when progress was
+        self._known: set[str] = set()  # failures: reported, and passed over from now on
+
+    def say(self, kind: str, **details: Any) -> None:
+        line = json.dumps({"is": kind, "target": self._target, "seed": self._seed, **details})
+        data = line.encode() + b"\n"
+        while data:
+            data = data[os.write(self._pipe, data) :]
+
+    def begin(self, target: str, seed: int) -> None:
+        self.progress()
+        self._target, self._seed = target, seed
+        self.say("begun")
+
+    def watch(self, target: Target, after: Callable[[str], None] | None = None) -> Watch:
+        watch = Watch(target, self._before_each, after)
+        watch.passed_over = frozenset(self._known)
+        return watch
+
+    def _before_each(self) -> None:
+        if self.is_over:
+            raise Over
+        self._unsent += 1
+        if time.monotonic() - self._said > _OFTEN:
+            self.progress()
+
+    def progress(self) -> None:
+        """How many executions, and what they reached: a sign of life, too."""
+        tally = [[list(name), count] for name, count in TALLY.items()]
+        TALLY.clear()
+        now = time.monotonic()
+        self.say("progress", executions=self._unsent, seconds=now - self._said, tally=tally)
+        self._unsent, self._said = 0, now
+
+    def report(self, watch: Watch, **raw: bytes) -> None:
+        """The failures that a watch has, each one once."""
+        more = {name: base64.b64encode(data).decode() for name, data in raw.items()}
+        for failure in watch.failures(self.work.engine, self._seed, self.work.module):
+            self._fail(dataclasses.replace(failure, raw=failure.raw | more))
+        if watch.again:
+            self.say("again", counts=watch.again)
+            watch.again.clear()
+
+    def report_error(self, error: BaseException) -> None:
+        """The target, or its strategies, failed outside of an example."""
+        name, where = identify(self._target, error)
+        self._fail(
+            Failure(
+                id=name,
+                target=self._target,
+                module=self.work.module,
+                engine=self.work.engine,
+                seed=self._seed,
+                error=described(error),
+                where=where,
+                traceback=formatted(error),
+            )
+        )
+
+    def _fail(self, failure: Failure) -> None:
+        self._known.add(failure.id)
+        self.say("failure", failure=dataclasses.asdict(failure))
+
+    def reached(self, arcs: Arcs, choices: str = "", data: str = "") -> None:
+        """`choices` or `data`: the example that reached it, if it is worth keeping."""
+        if arcs:
+            self.say("reached", arcs=arcs, choices=choices, data=data)
+
+
+def main(arguments: list[str]) -> int:
+    work = Assignment.from_argument(arguments[0])
+    desk = Desk(work, int(arguments[1]))
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: _tell_over(desk, frame))
+    try:
+        _engine(work.engine)(desk)
+    except Over:
+        pass
+    except BrokenPipeError:
+        return 1  # the parent is gone: there is nobody to work for
+    desk.progress()
+    desk.say("over")
+    return 0
+
+
+def _tell_over(desk: Desk, frame: FrameType | None) -> None:
+    desk.is_over = True
+
+
+def _engine(name: str) -> Callable[[Desk], None]:
+    if name == "atheris":
+        from fuzz.campaign import by_atheris
+
+        return by_atheris.fuzz
+    from fuzz.campaign import by_hypothesis
+
+    return by_hypothesis.measure if name == "measure" else by_hypothesis.fuzz
+
+
+if __name__ == "__main__":
+    # The module of that name, and not __main__, is what the engines import.
+    from fuzz.campaign import worker
+
+    sys.exit(worker.main(sys.argv[1:]))
