@@ -2,11 +2,14 @@
 
 from typing import Final
 
-from fuzz.properties import streams, texts, values
+from fuzz.properties import answers, cancellation, faults, streams, texts, values
 from fuzz.target import Target
 
 _MODULES: Final = (
     streams.TARGETS,
+    answers.TARGETS,
+    cancellation.TARGETS,
+    faults.TARGETS,
     texts.TARGETS,
     values.TARGETS,
 )
