@@ -1,5 +1,6 @@
 """The chart: branches reached over time, and executions a second below. Pure: an SVG as text."""
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import pairwise
@@ -34,7 +35,9 @@ _STYLE: Final = """
 
 
 def svg(title: str, timeline: Sequence[Point], possible: int) -> str:
-    """`possible`: how many branches there are, which is the top of the chart."""
+    """`possible`: how many branches there are; the top of the chart is a quarter of them, or two,
+    or three, or all.
+    """
     points = [(0.0, 0.0, 0.0, 0.0), *timeline]
     end = max(points[-1][0], 1.0)
     parts = [
@@ -54,14 +57,16 @@ def svg(title: str, timeline: Sequence[Point], possible: int) -> str:
 
 def _branches(points: Sequence[Point], end: float, possible: int) -> Iterator[str]:
     yield f'<text class="faint" x="{_LEFT}" y="{_TOP - 10}">branches of trio_amped, %</text>'
-    for percent in range(0, 101, 25):
-        y = _BOTTOM - percent / 100 * (_BOTTOM - _TOP)
+    quarters = max(1, math.ceil(4 * points[-1][2] / possible))
+    top = 25 * quarters
+    for percent in range(0, top + 1, top // 5):
+        y = _y(percent, top, _TOP, _BOTTOM)
         yield f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield (
             f'<text class="faint" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
             f"{percent}</text>"
         )
-    places = [(_x(p[0], end), _y(p[2], possible, _TOP, _BOTTOM)) for p in points]
+    places = [(_x(p[0], end), _y(100 * p[2] / possible, top, _TOP, _BOTTOM)) for p in points]
     yield _line("branches", _stairs(places))
     x, y = places[-1]
     reached = f"{points[-1][2]:.0f} of {possible}"
@@ -99,7 +104,7 @@ def _failures(points: Sequence[Point], end: float) -> Iterator[str]:
 def _time(end: float) -> Iterator[str]:
     for part in range(5):
         seconds = end * part / 4
-        shown = f"{seconds / 60:.1f}".removesuffix(".0") + " min"
+        shown = f"{int(seconds / 60)}:{int(seconds % 60):02}"
         anchor = "start" if part == 0 else "end" if part == 4 else "middle"
         yield (
             f'<text class="faint" x="{_x(seconds, end):.1f}" y="{_RATE_BOTTOM + 20}" '

@@ -6,7 +6,7 @@ import time
 from typing import Final, TextIO
 
 from fuzz.campaign.failures import Failure, repro_command
-from fuzz.campaign.summary import Point, Summary, clock, many
+from fuzz.campaign.summary import Point, Summary, clock, counted, many
 
 _SELDOM: Final = 10.0  # seconds between plain lines
 _RECENT: Final = 10.0  # seconds that a rate is the mean of
@@ -37,7 +37,7 @@ class Display:
             f"{clock(now.seconds)}  {many(now.executions)} executions, {rate:.0f}/s  "
             f"{now.branches} branches of {summary.reached.possible} "
             f"({summary.reached.percent:.1f} %), {now.branches - first.branches:+} new  "
-            f"{now.failures} failures  {at_work}"
+            f"{counted(now.failures, 'failure')}  {at_work}"
         )
 
     def failure(self, failure: Failure, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,13 +16,7 @@ from fuzz.campaign.failures import Failure, repro_command, versions
 
 _POINTS: Final = 600  # of the timeline that are kept: enough for a chart, whatever its length
 
-# How the kinds of fuzz.tally are called; a kind that is not here is called by its own name.
-_KINDS: Final = {
-    "schedule": "schedules",
-    "cancellation": "cancellation points",
-    "fault": "faults",
-    "combination": "combinations of miss, cancellation and fault",
-}
+_SHOWN: Final = 40  # of the details of a kind, the most frequent first; the JSON has all
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,7 @@ def _title(summary: Mapping[str, Any]) -> str:
     ended = ", interrupted" if summary["interrupted"] else ""
     return (
         f"{clock(seconds)} of {summary['engine']} from --seed {summary['seed']}, "
-        f"{summary['jobs']} jobs{ended}: {many(summary['executions'])} executions, "
+        f"{counted(summary['jobs'], 'job')}{ended}: {many(summary['executions'])} executions, "
         f"{summary['executions'] / max(seconds, 0.001):.0f} a second"
     )
 
@@ -175,14 +170,19 @@ def _branches(summary: Mapping[str, Any]) -> str:
 
 
 def _tally(tally: Mapping[str, Any]) -> Iterable[str]:
+    """Kinds are what the targets call them; all that is known here is how to show faults."""
     for kind, found in tally.items():
-        name = _KINDS.get(kind, kind)
         if list(found["counts"]) == [""]:
-            yield f"{name}: {many(found['total'])}"
+            yield f"{kind}s: {many(found['total'])}"
             continue
-        yield f"{name}: {many(found['total'])}, {found['different']} different"
-        if kind == "fault":
-            yield from _grid(found["counts"])
+        yield f"{kind}s: {many(found['total'])}, {found['different']} different"
+        yield from _grid(found["counts"]) if kind == "fault" else _most(found["counts"])
+
+
+def _most(counts: Mapping[str, int]) -> Iterable[str]:
+    most = sorted(counts.items(), key=lambda item: -item[1])[:_SHOWN]
+    listed = ", ".join(f"{details} {count}" for details, count in most)
+    return textwrap.wrap(listed, 98, initial_indent="  ", subsequent_indent="  ")
 
 
 def _grid(counts: Mapping[str, int]) -> Iterable[str]:
@@ -197,14 +197,18 @@ def _grid(counts: Mapping[str, int]) -> Iterable[str]:
 
 def _failures(failures: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     failures = list(failures)
-    yield f"{len(failures)} failures" if failures else "no failures"
+    yield counted(len(failures), "failure") if failures else "no failures"
     for failure in failures:
-        yield f"  {failure['id']}, {failure['count']} times: {failure['error']}"
+        yield f"  {failure['id']}, {counted(failure['count'], 'time')}: {failure['error']}"
         yield f"    at {failure['where']}, --seed {failure['seed']}; {failure['repro']}"
 
 
 def many(number: int) -> str:
     return f"{number:,}".replace(",", " ")
+
+
+def counted(number: int, what: str) -> str:
+    return f"{many(number)} {what}{'' if number == 1 else 's'}"
 
 
 def clock(seconds: float) -> str:

@@ -72,6 +72,7 @@ class Desk:
         self.meter = Meter()
         self.is_over = False
         self._pipe = pipe
+        self._engine = "hypothesis" if assignment.engine == "hypothesis" else "atheris"
         self._target = ""
         self._seed = 0
         self._unsent = 0  # executions
@@ -112,7 +113,7 @@ class Desk:
     def report(self, watch: Watch, **raw: bytes) -> None:
         """The failures that a watch has, each one once."""
         more = {name: base64.b64encode(data).decode() for name, data in raw.items()}
-        for failure in watch.failures(self.work.engine, self._seed, self.work.module):
+        for failure in watch.failures(self._engine, self._seed, self.work.module):
             self._fail(dataclasses.replace(failure, raw=failure.raw | more))
         if watch.again:
             self.say("again", counts=watch.again)
@@ -126,7 +127,7 @@ class Desk:
                 id=name,
                 target=self._target,
                 module=self.work.module,
-                engine=self.work.engine,
+                engine=self._engine,
                 seed=self._seed,
                 error=described(error),
                 where=where,
