@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from fuzz.campaign.profiles import CAMPAIGN
-from fuzz.campaign.watch import Over, Watch, reuse, run
+from fuzz.campaign.watch import Over, Watch, replay, reuse, run
 from fuzz.campaign.worker import Desk, find_targets
 from fuzz.target import Target
 
@@ -95,6 +95,15 @@ def measure(desk: Desk) -> None:
         for directory in (places.atheris_seeds(target.name), places.atheris_corpus(target.name)):
             for path in sorted(directory.glob("*")):
                 _measure(desk, watch, drive, path.read_bytes())
+
+
+def repeat(desk: Desk) -> None:
+    """One example that has killed a worker: here it kills nobody else."""
+    [target] = _targets(desk)
+    desk.begin(target.name, desk.work.seed)
+    watch = desk.watch(target)
+    replay(watch, desk.work.choices)
+    desk.report(watch)
 
 
 def _measure(desk: Desk, watch: Watch, drive: Callable[[bytes], object], data: bytes) -> None:

@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -29,8 +29,9 @@ from fuzz.campaign.display import Display
 from fuzz.campaign.failures import Failure
 from fuzz.campaign.places import ROOT, Places, shown
 from fuzz.campaign.summary import Summary
-from fuzz.campaign.watch import as_saved, key
-from fuzz.campaign.worker import Assignment
+from fuzz.campaign.watch import as_blob, as_saved, example_of, key, raw
+from fuzz.campaign.watch import shown as example_shown
+from fuzz.campaign.worker import Assignment, Flight, find_targets
 
 _INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
 _FRAME: Final = re.compile(r'\s+File "(.+)", line (\d+) in (\S+)')  # as faulthandler writes it
@@ -54,6 +55,7 @@ class Plan:
     turns: int | None = None  # for each job, then it ends
     patience: float = 60.0  # seconds without a word, and a worker hangs
     is_ended_by_failure: bool = False
+    choices: str = ""  # for the engine repeat, which runs this example once
 
 
 class Unable(Exception):
@@ -65,6 +67,7 @@ class Job:
 
     def __init__(self, number: int, reports: Path) -> None:
         self.log = reports / f"worker-{number}.log"
+        self.flight = reports / f"worker-{number}.flight"
         self.number = number
         self.target, self.seed = "", 0  # what runs now
         self.has_begun = self.is_over = self.is_hung = False
@@ -75,7 +78,8 @@ class Job:
 
     def start(self, work: Assignment) -> None:
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "fuzz.campaign.worker", work.as_argument(), str(writing)]
+        argument = replace(work, flight=str(self.flight)).as_argument()
+        command = [sys.executable, "-m", "fuzz.campaign.worker", argument, str(writing)]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -232,17 +236,34 @@ class Campaign:
             raise Unable(f"{how} before it began; {shown(job.log)} ends with:\n{log[-2000:]}")
         self._deaths[job.target] += 1
         where = _top_of_stack(log)
-        self._fail(
-            Failure(
-                id=failures.make_id(job.target, how, where),
-                target=job.target,
-                module=self.plan.module,
-                engine=self.plan.engine,
-                seed=job.seed,
-                error=how,
-                where=where,
-                traceback=log[-20_000:],
-            )
+        failure = Failure(
+            id=failures.make_id(job.target, how, where),
+            target=job.target,
+            module=self.plan.module,
+            engine=self.plan.engine,
+            seed=job.seed,
+            error=how,
+            where=where,
+            traceback=log[-20_000:],
+            is_death=True,
+        )
+        self._fail(self._with_example(failure, Flight.left_in(job.flight)))
+
+    def _with_example(self, failure: Failure, drawn: bytes) -> Failure:
+        """The example in which the worker died; what is drawn here is not checked."""
+        if not drawn:
+            return failure
+        target, choices = find_targets(self.plan.module)[failure.target], as_blob(drawn)
+        example = example_of(target, choices)
+        text = example_shown(target, example)
+        return replace(
+            failure,
+            choices=choices,
+            size=len(drawn),
+            example=text,
+            first_choices=choices,
+            first_example=text,
+            raw=raw(example),
         )
 
     def _left(self) -> tuple[str, ...]:
@@ -255,7 +276,17 @@ class Campaign:
         return tuple(one for one in targets[at:] + targets[:at] if one in left)
 
     def _assignments(self, job: Job) -> Iterator[Assignment]:
-        return self._by_atheris(job) if self.plan.engine == "atheris" else self._by_hypothesis(job)
+        engines = {
+            "hypothesis": self._by_hypothesis,
+            "atheris": self._by_atheris,
+            "repeat": self._by_repeating,
+        }
+        return engines[self.plan.engine](job)
+
+    def _by_repeating(self, job: Job) -> Iterator[Assignment]:
+        yield self._assignment(
+            "repeat", self.plan.targets, self.plan.seed, choices=self.plan.choices
+        )
 
     def _by_hypothesis(self, job: Job) -> Iterator[Assignment]:
         """One worker for all of the time; after its death another one, from the next seed."""

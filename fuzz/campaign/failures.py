@@ -40,11 +40,7 @@ class Failure:
     first_choices: str = field(default="", repr=False)
     raw: dict[str, str] = field(default_factory=dict, repr=False)  # what is bytes, as base64
     count: int = 1
-
-    @property
-    def death(self) -> bool:
-        """The worker died or hung: there is a seed, and no example."""
-        return not self.choices
+    is_death: bool = False  # of the worker, or it hung: not to be run in this process
 
     def smaller(self, other: "Failure") -> "Failure":
         """The same failure, found twice."""

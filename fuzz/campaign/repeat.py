@@ -15,9 +15,9 @@ from fuzz.target import Target
 
 def repro(failure: Failure) -> int:
     """Run exactly this example. Returns 1 if it still fails, 2 if it means nothing any more."""
-    if failure.death:
-        return _repeat_batch(failure)
-    watch = Watch(_target(failure), _nothing)
+    if failure.is_death or not failure.choices:
+        return _repeat_in_worker(failure)
+    watch = Watch(_target(failure))
     if not replay(watch, failure.choices):
         print(
             f"{failure.id} cannot be run: the strategies of {failure.target}, or Hypothesis, have "
@@ -34,24 +34,32 @@ def repro(failure: Failure) -> int:
     return 1
 
 
-def _repeat_batch(failure: Failure) -> int:
-    """There is no example of a worker's death: its batch is run again, in a worker."""
+def _repeat_in_worker(failure: Failure) -> int:
+    """Its example; or its whole batch, if it needs that to fail, or if there was no example."""
     plan = Plan((failure.target,), failure.seed, module=failure.module, jobs=1, turns=1, minutes=10)
-    with tempfile.TemporaryDirectory() as directory:
-        found = Campaign(plan, Places.below(Path(directory))).run().failures
+    found: dict[str, Failure] = {}
+    if failure.choices:
+        found = _run(replace(plan, engine="repeat", choices=failure.choices))
+    found = found or _run(plan)
     for again in found.values():
-        print(again.traceback.rstrip(), f"{failure.id} still fails: {again.error}", sep="\n\n")
+        print(again.traceback.rstrip(), again.example, sep="\n\n")
+        print(f"\n{failure.id} still fails: {again.error}")
     if not found:
         print(f"{failure.id} does not fail any more")
     return 1 if found else 0
 
 
+def _run(plan: Plan) -> dict[str, Failure]:
+    with tempfile.TemporaryDirectory() as directory:
+        return Campaign(plan, Places.below(Path(directory))).run().failures
+
+
 def minimise(failure: Failure, crashes: Path) -> int:
     """Shrink it further, from its smallest example and from the first. Returns 1 if it fails."""
-    if failure.death:
-        print(f"{failure.id} has no example: a worker died in the batch of --seed {failure.seed}")
+    if failure.is_death or not failure.choices:
+        print(f"{failure.id} cannot be made smaller: each example that fails costs a worker")
         return 2
-    watch = Watch(_target(failure), _nothing)
+    watch = Watch(_target(failure))
     watch.only = failure.id
     for choices in dict.fromkeys((failure.choices, failure.first_choices)):
         shrink(watch, choices)
@@ -76,7 +84,3 @@ def minimise(failure: Failure, crashes: Path) -> int:
 
 def _target(failure: Failure) -> Target:
     return find_targets(failure.module)[failure.target]
-
-
-def _nothing() -> None:
-    """Nobody counts these executions."""

@@ -17,7 +17,12 @@ import hypothesis
 from hypothesis import Phase, reject, reproduce_failure, settings
 from hypothesis.control import current_build_context
 from hypothesis.core import decode_failure, encode_failure
-from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase, choices_to_bytes
+from hypothesis.database import (
+    ExampleDatabase,
+    InMemoryExampleDatabase,
+    choices_from_bytes,
+    choices_to_bytes,
+)
 from hypothesis.errors import DidNotReproduce, UnsatisfiedAssumption
 
 from fuzz.campaign.failures import Failure, described, formatted, identify
@@ -41,15 +46,28 @@ class Found:
     size: int
 
 
+class Observer:
+    """Is told of every execution."""
+
+    def before(self, drawn: bytes) -> None:
+        """What was drawn for it, as Hypothesis's databases have it."""
+
+    def after(self) -> None:
+        """However it has ended, unless the process did."""
+
+
 class Watch:
-    """Wraps the check of a target; `before` and `after` are called around every execution."""
+    """Wraps the check of a target. `passed` is called with the choices of examples that do."""
 
     def __init__(
-        self, target: Target, before: Callable[[], None], after: Callable[[str], None] | None = None
+        self,
+        target: Target,
+        observer: Observer | None = None,
+        passed: Callable[[str], None] | None = None,
     ) -> None:
         self.target = target
-        self._before = before
-        self._after = after
+        self._observer = observer or Observer()
+        self._passed = passed
         self.executions = 0
         self.first: dict[str, Found] = {}
         self.best: dict[str, Found] = {}
@@ -64,7 +82,7 @@ class Watch:
         return test
 
     def check(self, **example: Any) -> None:
-        self._before()
+        self._observer.before(choices_to_bytes(_drawn()))
         self.executions += 1
         try:
             self.target.check(**example)
@@ -75,12 +93,16 @@ class Watch:
             if name in self.passed_over or self.only not in (None, name):
                 self.again[name] += 1
                 reject()
-            self._keep(name, Found(error, example, *_drawn()))
+            self._keep(name, error, example)
             raise
-        if self._after is not None:
-            self._after(_drawn()[0])
+        finally:
+            self._observer.after()
+        if self._passed is not None:
+            self._passed(encode_failure(_drawn()).decode())
 
-    def _keep(self, name: str, found: Found) -> None:
+    def _keep(self, name: str, error: Exception, example: dict[str, Any]) -> None:
+        choices = _drawn()
+        found = Found(error, example, encode_failure(choices).decode(), len(choices))
         self.first.setdefault(name, found)
         best = self.best.get(name)
         if best is None or found.size <= best.size:
@@ -100,12 +122,12 @@ class Watch:
             error=described(best.error),
             where=identify(self.target.name, best.error)[1],
             traceback=formatted(best.error),
-            example=_shown(self.target, best.example),
+            example=shown(self.target, best.example),
             choices=best.choices,
             size=best.size,
-            first_example=_shown(self.target, first.example),
+            first_example=shown(self.target, first.example),
             first_choices=first.choices,
-            raw=_raw(best.example),
+            raw=raw(best.example),
         )
 
 
@@ -113,10 +135,10 @@ def key(target: str) -> bytes:
     return b"trio_amped.fuzz." + target.encode()
 
 
-def _drawn() -> tuple[str, int]:
-    """What the example that runs now was made of, and how many choices that was."""
-    choices = current_build_context().data.choices
-    return encode_failure(choices).decode(), len(choices)
+def _drawn() -> tuple[Any, ...]:
+    """What the example that runs now was made of."""
+    choices: tuple[Any, ...] = current_build_context().data.choices
+    return choices
 
 
 def as_saved(choices: str) -> bytes:
@@ -124,7 +146,12 @@ def as_saved(choices: str) -> bytes:
     return choices_to_bytes(decode_failure(choices.encode()))
 
 
-def _shown(target: Target, example: dict[str, Any]) -> str:
+def as_blob(saved: bytes) -> str:
+    """The other way round."""
+    return encode_failure(choices_from_bytes(saved) or ()).decode()
+
+
+def shown(target: Target, example: dict[str, Any]) -> str:
     arguments = "".join(
         f"    {name}={pprint.pformat(value, width=90).replace(chr(10), chr(10) + '    ')},\n"
         for name, value in example.items()
@@ -132,7 +159,7 @@ def _shown(target: Target, example: dict[str, Any]) -> str:
     return f"{target.check.__name__}(\n{arguments})"
 
 
-def _raw(example: dict[str, Any]) -> dict[str, str]:
+def raw(example: dict[str, Any]) -> dict[str, str]:
     """Each argument that is bytes, or has a wire that is."""
     found = {name: getattr(value, "wire", value) for name, value in example.items()}
     return {
@@ -156,6 +183,14 @@ def replay(watch: Watch, choices: str) -> bool:
         if not watch.best:
             raise
     return True
+
+
+def example_of(target: Target, choices: str) -> dict[str, Any]:
+    """What is drawn from these choices; nothing is checked."""
+    found: dict[str, Any] = {}
+    watch = Watch(dataclasses.replace(target, check=lambda **example: found.update(example)))
+    replay(watch, choices)
+    return found
 
 
 def reuse(watch: Watch, database: ExampleDatabase) -> None:

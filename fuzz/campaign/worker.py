@@ -7,12 +7,15 @@ It ends between two examples when it gets SIGTERM, and it ignores ^C, which is f
 """
 
 import base64
+import contextlib
 import dataclasses
 import faulthandler
 import importlib
 import json
+import mmap
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -24,10 +27,11 @@ from typing import Any, Final
 from fuzz.campaign.covering import Arcs, Meter
 from fuzz.campaign.failures import Failure, described, formatted, identify
 from fuzz.campaign.places import Places
-from fuzz.campaign.watch import Over, Watch
+from fuzz.campaign.watch import Observer, Over, Watch
 from fuzz.tally import TALLY
 from fuzz.target import Target
 
+_LENGTH: Final = struct.Struct("I")
 _OFTEN: Final = 0.5  # seconds between two reports of progress, at least
 
 
@@ -35,7 +39,7 @@ _OFTEN: Final = 0.5  # seconds between two reports of progress, at least
 class Assignment:
     """What a worker does until it is told to end."""
 
-    engine: str  # "hypothesis", "atheris", or "measure": what atheris has found, with coverage
+    engine: str  # "hypothesis", "atheris", or one of those below
     module: str  # where the targets are
     targets: tuple[str, ...]
     seed: int
@@ -43,6 +47,8 @@ class Assignment:
     turns: int | None = None  # of all targets; no end if None
     seconds: float = 0.0  # for atheris: how long
     places: tuple[str, str, str] = ("", "", "")  # corpus, crashes, reports
+    flight: str = ""  # the file for the example that runs
+    choices: str = ""  # for repeat: the one example
 
     def as_argument(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -64,7 +70,33 @@ def find_targets(module: str) -> dict[str, Target]:
     return found
 
 
-class Desk:
+class Flight:
+    """A file that has the example that runs now: what is left of a worker that dies in it."""
+
+    _SIZE: Final = 1 << 18
+
+    def __init__(self, path: Path) -> None:
+        with path.open("wb+") as file:
+            file.truncate(self._SIZE)
+            self._map = mmap.mmap(file.fileno(), self._SIZE)
+
+    def begins(self, drawn: bytes) -> None:
+        if len(drawn) <= self._SIZE - _LENGTH.size:
+            self._map[_LENGTH.size : _LENGTH.size + len(drawn)] = drawn
+            _LENGTH.pack_into(self._map, 0, len(drawn))
+
+    def ends(self) -> None:
+        _LENGTH.pack_into(self._map, 0, 0)
+
+    @staticmethod
+    def left_in(path: Path) -> bytes:
+        """Nothing, if it died between two examples."""
+        data = path.read_bytes() if path.exists() else b""
+        length = _LENGTH.unpack_from(data)[0] if data else 0
+        return data[_LENGTH.size : _LENGTH.size + length]
+
+
+class Desk(Observer):
     """What the engines of a worker share: the pipe to the parent, the meter, what is known."""
 
     def __init__(self, assignment: Assignment, pipe: int) -> None:
@@ -72,7 +104,8 @@ class Desk:
         self.meter = Meter()
         self.is_over = False
         self._pipe = pipe
-        self._engine = "hypothesis" if assignment.engine == "hypothesis" else "atheris"
+        self._flight = Flight(Path(assignment.flight))
+        self._engine = "atheris" if assignment.engine == "measure" else assignment.engine
         self._target = ""
         self._seed = 0
         self._unsent = 0  # executions
@@ -82,25 +115,32 @@ class Desk:
     def say(self, kind: str, **details: Any) -> None:
         line = json.dumps({"is": kind, "target": self._target, "seed": self._seed, **details})
         data = line.encode() + b"\n"
-        while data:
-            data = data[os.write(self._pipe, data) :]
+        try:
+            while data:
+                data = data[os.write(self._pipe, data) :]
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone: there is nobody to work for
 
     def begin(self, target: str, seed: int) -> None:
         self.progress()
         self._target, self._seed = target, seed
         self.say("begun")
 
-    def watch(self, target: Target, after: Callable[[str], None] | None = None) -> Watch:
-        watch = Watch(target, self._before_each, after)
+    def watch(self, target: Target, passed: Callable[[str], None] | None = None) -> Watch:
+        watch = Watch(target, self, passed)
         watch.passed_over = frozenset(self._known)
         return watch
 
-    def _before_each(self) -> None:
+    def before(self, drawn: bytes) -> None:
         if self.is_over:
             raise Over
+        self._flight.begins(drawn)
         self._unsent += 1
         if time.monotonic() - self._said > _OFTEN:
             self.progress()
+
+    def after(self) -> None:
+        self._flight.ends()
 
     def progress(self) -> None:
         """How many executions, and what they reached: a sign of life, too."""
@@ -151,12 +191,8 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: _tell_over(desk, frame))
-    try:
+    with contextlib.suppress(Over):
         _engine(work.engine)(desk)
-    except Over:
-        pass
-    except BrokenPipeError:
-        return 1  # the parent is gone: there is nobody to work for
     desk.progress()
     desk.say("over")
     return 0
@@ -173,7 +209,12 @@ def _engine(name: str) -> Callable[[Desk], None]:
         return by_atheris.fuzz
     from fuzz.campaign import by_hypothesis
 
-    return by_hypothesis.measure if name == "measure" else by_hypothesis.fuzz
+    engines = {
+        "hypothesis": by_hypothesis.fuzz,
+        "measure": by_hypothesis.measure,  # what atheris has kept, with coverage
+        "repeat": by_hypothesis.repeat,  # one example
+    }
+    return engines[name]
 
 
 if __name__ == "__main__":

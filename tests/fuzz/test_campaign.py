@@ -142,11 +142,14 @@ def test_a_worker_that_dies_is_a_failure_and_the_others_have_their_turns(
     assert failure["error"] == "the worker was killed by SIGKILL"
     assert (failure["target"], failure["seed"], failure["count"]) == ("death", 7, 2)
     assert fuzzer.summary["targets"]["fine"]["executions"] >= 100
+    assert "number=" in failure["example"]
     assert fuzzer("minimise", failure["id"]) == 2
     capsys.readouterr()
 
     assert fuzzer("repro", failure["id"]) == 1
-    assert "still fails: the worker was killed by SIGKILL" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "still fails: the worker was killed by SIGKILL" in shown
+    assert failure["example"] in shown
     monkeypatch.setenv(planted.MENDED, "yes")
     assert fuzzer("repro", failure["id"]) == 0
 
