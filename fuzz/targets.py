@@ -2,7 +2,18 @@
 
 from typing import Final
 
-from fuzz.properties import answers, cancellation, faults, streams, texts, values
+from fuzz.properties import (
+    answers,
+    cancellation,
+    changes,
+    faults,
+    heads,
+    streams,
+    texts,
+    values,
+    waiting,
+    work,
+)
 from fuzz.target import Target
 
 _MODULES: Final = (
@@ -10,6 +21,10 @@ _MODULES: Final = (
     answers.TARGETS,
     cancellation.TARGETS,
     faults.TARGETS,
+    changes.TARGETS,
+    waiting.TARGETS,
+    work.TARGETS,
+    heads.TARGETS,
     texts.TARGETS,
     values.TARGETS,
 )

@@ -12,8 +12,7 @@ from fuzz.world.disk import ERRNOS, Plan
 from fuzz.world.hosts import hosting, wait_for_sweeps
 from fuzz.world.reference import Expected, status_of
 from fuzz.world.runs import run
-from fuzz.world.scenes import CONFIG, Scene, check_answer, check_answers, read, scenes
-from tests.serving.client import Answer
+from fuzz.world.scenes import CONFIG, Scene, check_answers, is_answer, is_start, read, scenes
 
 _NEXT: Final = b"GET /a.txt HTTP/1.1\r\nHost: next\r\n\r\n"
 
@@ -76,36 +75,10 @@ def check_honest(received: bytes, alternatives: list[list[Expected]], statuses: 
     for number, answer in enumerate(answers):
         expected = [each[number] for each in alternatives]
         if not answer.is_complete:
-            assert any(_is_start(answer, each) for each in expected), answer
+            assert any(is_start(answer, each) for each in expected), answer
         elif answer.status not in statuses or answer.status in {e.answer.status for e in expected}:
-            assert any(_is(answer, each) for each in expected), answer
+            assert any(is_answer(answer, each) for each in expected), answer
         assert answer.closes == expected[0].closes
-
-
-def _is(answer: Answer, expected: Expected) -> bool:
-    try:
-        check_answer(answer, expected)
-    except (AssertionError, KeyError):
-        return False
-    return True
-
-
-def _is_start(answer: Answer, expected: Expected) -> bool:
-    """Whether it is a strict prefix."""
-    wanted = expected.answer
-    if answer.status != wanted.status or expected.method == "HEAD":
-        return False
-    if wanted.parts and len(wanted.parts) > 1:
-        return all(_is_in(line, wanted.parts) for line in answer.body.split(b"\r\n--")[1:])
-    body = wanted.parts[0][1] if wanted.parts else wanted.body
-    return body is not None and len(answer.body) < len(body) and body.startswith(answer.body)
-
-
-def _is_in(part: bytes, parts: tuple[tuple[str, bytes], ...]) -> bool:
-    head, _, data = part.partition(b"\r\n\r\n")
-    return any(content.startswith(data) for span, content in parts if span.encode() in head) or (
-        not data
-    )
 
 
 TARGETS: Final = (

@@ -40,7 +40,7 @@ class Change:
 
     at: int
     path: bytes
-    kind: str  # "truncate", "replace", "remove", "evict"
+    kind: str  # "truncate", "replace", "remove"
     size: int = 0
     after: bool = False
 
@@ -87,9 +87,6 @@ class WorldDisk(SimDisk):
 
     def change(self, change: Change) -> None:
         """Let it happen now."""
-        if change.kind == "evict":
-            self.evict()
-            return
         if isinstance(self.entries.get(change.path), SimFile) or change.kind == "replace":
             getattr(self, f"_{change.kind}")(change)
             self._note_version(change.path)
@@ -102,8 +99,10 @@ class WorldDisk(SimDisk):
     def _replace(self, change: Change) -> None:
         """By a rename, of a file as old as others: nothing but its inode and size tell."""
         self.reached.add("replacement")
+        pattern = b"%d," % len(self.versions.get(change.path, ()))
+        content = (pattern * change.size)[: change.size]
         mtime_ns = (NOW - DAY) * NANO + change.size
-        self.entries[change.path] = SimFile(b"R" * change.size, mtime_ns=mtime_ns)
+        self.entries[change.path] = SimFile(content, mtime_ns=mtime_ns)
 
     def _remove(self, change: Change) -> None:
         self.reached.add("replacement")

@@ -83,7 +83,8 @@ def run(
         result = trio.run(
             scenario, *arguments, clock=MockClock(autojump_threshold=0), instruments=instruments
         )
-    assert descriptors() == before
+    left = set(descriptors()) ^ set(before)
+    assert not left, f"descriptors are left, or lost: {left}"
     return result
 
 

@@ -109,6 +109,33 @@ def check_answer(answer: Answer, expected: reference.Expected) -> None:
         assert answer.body == wanted.body
 
 
+def is_answer(answer: Answer, expected: reference.Expected) -> bool:
+    """Whether `check_answer` is content."""
+    try:
+        check_answer(answer, expected)
+    except (AssertionError, KeyError):
+        return False
+    return True
+
+
+def is_start(answer: Answer, expected: reference.Expected) -> bool:
+    """Whether it is a strict prefix."""
+    wanted = expected.answer
+    if answer.status != wanted.status or expected.method == "HEAD":
+        return False
+    if wanted.parts and len(wanted.parts) > 1:
+        return all(_is_in(line, wanted.parts) for line in answer.body.split(b"\r\n--")[1:])
+    body = wanted.parts[0][1] if wanted.parts else wanted.body
+    return body is not None and len(answer.body) < len(body) and body.startswith(answer.body)
+
+
+def _is_in(part: bytes, parts: tuple[tuple[str, bytes], ...]) -> bool:
+    head, _, data = part.partition(b"\r\n\r\n")
+    return any(content.startswith(data) for span, content in parts if span.encode() in head) or (
+        not data
+    )
+
+
 def parts_of(answer: Answer) -> tuple[tuple[str, bytes], ...]:
     """The Content-Range and the bytes of each part (RFC 2046 5.1.1)."""
     kind, _, delimiter = answer.headers["content-type"].partition("; boundary=")
