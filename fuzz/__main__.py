@@ -60,6 +60,7 @@ def _run(options: argparse.Namespace) -> int:
         minutes=options.minutes,
         jobs=options.jobs,
         turns=options.turns,
+        batch=options.batch,
         patience=options.patience,
         is_ended_by_failure=options.first,
     )
@@ -204,6 +205,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--live", action="store_true", help="all has the live targets, too")
     add("--first", action="store_true", help="end at the first failure")
     add("--turns", type=_count, metavar="N", help="end when each job has had so many turns")
+    add("--batch", type=_count, metavar="N", help="examples with one seed (default: what fits)")
     add(
         "--patience",
         type=_seconds,

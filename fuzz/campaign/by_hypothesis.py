@@ -1,8 +1,10 @@
 """The engine that generates examples from strategies: batches, with one seed after another."""
 
 import base64
+import contextlib
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import hypothesis
@@ -15,19 +17,36 @@ from fuzz.campaign.worker import Desk, find_targets
 from fuzz.target import Target
 
 MEASURED: Final = 4  # every so many turns coverage is measured, which halves the speed
+_SIZES: Final = (10, 20, 50, 100, 200, 500, 1000)  # of batches
+_SECONDS: Final = 3.0  # that a batch is to take: slow targets and fast ones have the same time
+
+
+class Pace:
+    """How many examples a batch of each target has."""
+
+    def __init__(self, fixed: int | None) -> None:
+        self._fixed = fixed
+        self._rates: dict[str, float] = {}  # executions a second, without coverage
+
+    def size(self, name: str) -> int:
+        fitting = [size for size in _SIZES if size <= _SECONDS * self._rates.get(name, 0.0)]
+        return self._fixed or max(fitting, default=_SIZES[0])
+
+    def note(self, name: str, executions: int, seconds: float) -> None:
+        self._rates[name] = executions / max(seconds, 0.001)
 
 
 def fuzz(desk: Desk) -> None:
-    """The corpus first, then turns of a batch of each target."""
+    """Turns of a batch of each target; the first one begins with the corpus."""
     work = desk.work
-    desk.meter.on()  # before trio_amped is imported, which is when its modules run
-    targets = _targets(desk)
-    for target in targets:
-        _replay_corpus(desk, target)
-    desk.meter.off()
+    with _metered(desk):  # before trio_amped is imported, which is when its modules run
+        targets = _targets(desk)
+    pace = Pace(work.batch)
     for turn in itertools.count() if work.turns is None else range(work.turns):
         for target in targets:
-            _batch(desk, target, work.seed + turn * work.step, is_measured=turn % MEASURED == 0)
+            if turn == 0 and target.name in work.corpus:
+                _replay_corpus(desk, target)
+            _batch(desk, target, work.seed + turn * work.step, turn, pace)
 
 
 def _targets(desk: Desk) -> list[Target]:
@@ -39,31 +58,43 @@ def _replay_corpus(desk: Desk, target: Target) -> None:
     desk.begin(target.name, desk.work.seed)
     database = DirectoryBasedExampleDatabase(desk.work.kept_in().corpus / "hypothesis")
     watch = desk.watch(target)
+    with _metered(desk):
+        try:
+            reuse(watch, database)
+        except Exception as error:
+            desk.report_error(error)
+        finally:
+            desk.report(watch)
+
+
+def _batch(desk: Desk, target: Target, seed: int, turn: int, pace: Pace) -> None:
+    size = pace.size(target.name)
+    desk.begin(target.name, seed, size)
+    if turn % MEASURED:
+        started = time.monotonic()
+        executions = _run(desk, desk.watch(target), seed, size)
+        pace.note(target.name, executions, time.monotonic() - started)
+        return
+    with _metered(desk):
+        if turn:
+            _run(desk, desk.watch(target), seed, size)
+        if desk.meter.peek() or turn == 0:
+            _find_who(desk, target, seed, size)
+
+
+@contextlib.contextmanager
+def _metered(desk: Desk) -> Iterator[None]:
+    desk.meter.on()
     try:
-        reuse(watch, database)
-    except Exception as error:
-        desk.report_error(error)
+        yield
     finally:
-        desk.report(watch)
-    desk.reached(desk.meter.take())
+        desk.meter.off()
+        desk.reached(desk.meter.take())
 
 
-def _batch(desk: Desk, target: Target, seed: int, *, is_measured: bool) -> None:
-    desk.begin(target.name, seed)
-    if is_measured:
-        desk.meter.on()
-    try:
-        _run(desk, desk.watch(target), seed)
-        if is_measured and desk.meter.peek():
-            _find_who(desk, target, seed)
-    finally:
-        if is_measured:
-            desk.meter.off()
-            desk.reached(desk.meter.take())
-
-
-def _run(desk: Desk, watch: Watch, seed: int, profile: settings = CAMPAIGN) -> None:
-    """What a watch has found is reported even if it is told to end."""
+def _run(desk: Desk, watch: Watch, seed: int, size: int) -> int:
+    """Returns how many executions it took. What was found is reported even if all is over."""
+    profile = settings(CAMPAIGN, max_examples=size)
     try:
         run(hypothesis.seed(seed)(watch.test(profile)), watch)
     except Over:
@@ -72,15 +103,15 @@ def _run(desk: Desk, watch: Watch, seed: int, profile: settings = CAMPAIGN) -> N
         desk.report_error(error)
     finally:
         desk.report(watch)
+    return watch.executions
 
 
-def _find_who(desk: Desk, target: Target, seed: int) -> None:
-    """The same batch again: which of its examples have reached something new?
-
-    To look after each example takes four times as long, and few batches reach anything new.
+def _find_who(desk: Desk, target: Target, seed: int, size: int) -> None:
+    """Which examples of a batch reach something new? In the first turn most do; later few batches
+    have any, and these are run once more for it: to look after each example takes its time.
     """
     desk.meter.forget()
-    _run(desk, desk.watch(target, lambda drawn: desk.reached(desk.meter.take(), drawn)), seed)
+    _run(desk, desk.watch(target, lambda drawn: desk.reached(desk.meter.take(), drawn)), seed, size)
 
 
 def measure(desk: Desk) -> None:

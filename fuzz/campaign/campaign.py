@@ -40,7 +40,7 @@ _GRACE: Final = 15.0  # seconds for a worker to end its last example
 _START: Final = 60.0  # seconds until a worker has begun, at most
 _SLICE: Final = (5.0, 60.0)  # seconds of atheris on one target, at least and at most
 _DEATHS: Final = 3  # so many, and a target is left out: starting workers is all that goes on
-_CORPUS: Final = 200  # examples of each kind: it is committed
+_CORPUS: Final = 8  # examples of each target and engine: it is committed
 _LARGEST: Final = 4096  # bytes of an example in the corpus
 
 
@@ -53,6 +53,7 @@ class Plan:
     minutes: float = 60.0
     jobs: int = 2
     turns: int | None = None  # for each job, then it ends
+    batch: int | None = None  # examples with one seed; None: as many as fit in a few seconds
     patience: float = 60.0  # seconds without a word, and a worker hangs
     is_ended_by_failure: bool = False
     choices: str = ""  # for the engine repeat, which runs this example once
@@ -69,7 +70,7 @@ class Job:
         self.log = reports / f"worker-{number}.log"
         self.flight = reports / f"worker-{number}.flight"
         self.number = number
-        self.target, self.seed = "", 0  # what runs now
+        self.target, self.seed, self.batch = "", 0, 0  # what runs now
         self.has_begun = self.is_over = self.is_hung = False
         self.heard = 0.0
         self.process: subprocess.Popen[bytes]
@@ -242,6 +243,7 @@ class Campaign:
             module=self.plan.module,
             engine=self.plan.engine,
             seed=job.seed,
+            batch=job.batch,
             error=how,
             where=where,
             traceback=log[-20_000:],
@@ -289,11 +291,18 @@ class Campaign:
         )
 
     def _by_hypothesis(self, job: Job) -> Iterator[Assignment]:
-        """One worker for all of the time; after its death another one, from the next seed."""
-        step, turns, seed = self.plan.jobs, self.plan.turns, self.plan.seed + job.number
+        """One worker for all of the time; after its death another one, from the next seed.
+
+        The corpus is shared out, and each job begins somewhere else: all targets are seen early.
+        """
+        plan, step, turns, seed = self.plan, self.plan.jobs, self.plan.turns, self.plan.seed
+        corpus = plan.targets[job.number :: step]
+        seed += job.number
+        job.target = plan.targets[job.number * len(plan.targets) // step - 1]
         while self._left() and turns != 0:
-            targets = self._left_after(job.target)
-            yield self._assignment("hypothesis", targets, seed, step=step, turns=turns)
+            more = {"step": step, "turns": turns, "batch": plan.batch, "corpus": corpus}
+            yield self._assignment("hypothesis", self._left_after(job.target), seed, **more)
+            corpus = ()
             if job.is_over:
                 return
             if turns is not None:
@@ -326,7 +335,8 @@ class Campaign:
     def _take(self, job: Job, message: dict[str, Any]) -> None:
         kind, target = message["is"], message["target"]
         if kind == "begun":
-            job.target, job.seed, job.has_begun = target, message["seed"], True
+            job.target, job.seed, job.batch = target, message["seed"], message["batch"]
+            job.has_begun = True
         elif kind == "progress":
             self.summary.executions[target] += message["executions"]
             self.summary.busy[target] += round(1000 * message["seconds"])
@@ -352,7 +362,7 @@ class Campaign:
         """An example that was the first to reach a branch: for the corpus, if there is room."""
         if choices:
             saved = as_saved(choices)
-            room = _CORPUS - sum(1 for _ in (self.places.corpus / "hypothesis").glob("*/*"))
+            room = _CORPUS - sum(1 for _ in self._database.fetch(key(target)))
             if room > 0 and len(saved) <= _LARGEST:
                 self._database.save(key(target), saved)
                 self.summary.kept += 1
@@ -360,7 +370,7 @@ class Campaign:
             raw = base64.b64decode(data)
             directory = self.places.atheris_seeds(target)
             path = directory / hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:16]
-            room = _CORPUS - sum(1 for _ in directory.parent.glob("*/*"))
+            room = _CORPUS - sum(1 for _ in directory.glob("*"))
             if room > 0 and len(raw) <= _LARGEST and not path.exists():
                 directory.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(raw)

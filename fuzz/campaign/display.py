@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Final, TextIO
 
-from fuzz.campaign.failures import Failure, repro_command
+from fuzz.campaign.failures import Failure, repro_command, seed_options
 from fuzz.campaign.summary import Point, Summary, clock, counted, many
 
 _SELDOM: Final = 10.0  # seconds between plain lines
@@ -43,7 +43,7 @@ class Display:
     def failure(self, failure: Failure, where: str) -> None:
         self.say(
             f"FAILED {failure.id}: {failure.error}\n"
-            f"  at {failure.where}, --seed {failure.seed}\n"
+            f"  at {failure.where}, {seed_options(failure)}\n"
             f"  {where}\n"
             f"  {repro_command(failure)}"
         )

@@ -32,6 +32,7 @@ class Failure:
     error: str
     where: str
     traceback: str = field(repr=False)
+    batch: int = 0  # examples with this seed: the other half of what decides a batch
     module: str = "fuzz.targets"  # where the target is
     example: str = ""  # as Python, for people and for an @example
     choices: str = ""  # the same as Hypothesis's blob: it decides all that is drawn
@@ -57,11 +58,10 @@ def identify(target: str, error: BaseException) -> tuple[str, str]:
     Line numbers change with every edit above them: the text of the line is what is kept.
     """
     error = leaf(error)
-    frames = list(_frames(error.__traceback__))
-    ours = [frame for frame in frames if _is_ours(frame[0])]
-    if not (ours or frames):
+    raised = _raised_at(error)
+    if raised is None:
         return make_id(target, type(error).__name__), "nowhere"
-    file, line, function = (ours or frames)[-1]
+    file, line, function = raised
     place = f"{_short(file)} {function} {linecache.getline(file, line).strip()}"
     where = f"{_short(file)}:{line} in {function}"
     return make_id(target, type(error).__name__, place), where
@@ -82,11 +82,21 @@ def described(error: BaseException) -> str:
     """One line, not too long."""
     error = leaf(error)
     text = str(error).partition("\n")[0]
+    if not text and (raised := _raised_at(error)):
+        text = linecache.getline(*raised[:2]).strip()
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
 def formatted(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
+
+
+def _raised_at(error: BaseException) -> tuple[str, int, str] | None:
+    """File, line and function: the last that are ours, or the last of all."""
+    frames = list(_frames(error.__traceback__))
+    ours = [frame for frame in frames if _is_ours(frame[0])]
+    found = ours or frames
+    return found[-1] if found else None
 
 
 def _frames(tb: TracebackType | None) -> Iterator[tuple[str, int, str]]:
@@ -123,6 +133,10 @@ def _commit() -> str:
     except OSError:
         return "unknown"
     return run.stdout.strip() or "unknown"
+
+
+def seed_options(failure: Failure) -> str:
+    return f"--seed {failure.seed}" + (f" --batch {failure.batch}" if failure.batch else "")
 
 
 def repro_command(failure: Failure) -> str:

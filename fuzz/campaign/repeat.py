@@ -36,7 +36,15 @@ def repro(failure: Failure) -> int:
 
 def _repeat_in_worker(failure: Failure) -> int:
     """Its example; or its whole batch, if it needs that to fail, or if there was no example."""
-    plan = Plan((failure.target,), failure.seed, module=failure.module, jobs=1, turns=1, minutes=10)
+    plan = Plan(
+        (failure.target,),
+        failure.seed,
+        module=failure.module,
+        jobs=1,
+        turns=1,
+        batch=failure.batch or None,
+        minutes=10,
+    )
     found: dict[str, Failure] = {}
     if failure.choices:
         found = _run(replace(plan, engine="repeat", choices=failure.choices))

@@ -105,6 +105,7 @@ class Summary:
                     "error": failure.error,
                     "where": failure.where,
                     "seed": failure.seed,
+                    "batch": failure.batch,
                     "count": failure.count,
                     "repro": repro_command(failure),
                 }
@@ -182,7 +183,7 @@ def _tally(tally: Mapping[str, Any]) -> Iterable[str]:
 def _most(counts: Mapping[str, int]) -> Iterable[str]:
     most = sorted(counts.items(), key=lambda item: -item[1])[:_SHOWN]
     listed = ", ".join(f"{details} {count}" for details, count in most)
-    return textwrap.wrap(listed, 98, initial_indent="  ", subsequent_indent="  ")
+    return _wrapped(listed)
 
 
 def _grid(counts: Mapping[str, int]) -> Iterable[str]:
@@ -192,7 +193,11 @@ def _grid(counts: Mapping[str, int]) -> Iterable[str]:
         call, _, errno = details.partition(" ")
         by_call[call].append(f"{errno} {count}")
     for call, errnos in by_call.items():
-        yield f"  {call:10} {', '.join(errnos)}"
+        yield from _wrapped(f"{call:14} {', '.join(errnos)}", 15)
+
+
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    return textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="  " + " " * indent)
 
 
 def _failures(failures: Iterable[Mapping[str, Any]]) -> Iterable[str]:

@@ -45,6 +45,8 @@ class Assignment:
     seed: int
     step: int = 1  # from one seed to the next
     turns: int | None = None  # of all targets; no end if None
+    batch: int | None = None  # examples with one seed; as many as fit if None
+    corpus: tuple[str, ...] = ()  # the targets whose corpus is run first
     seconds: float = 0.0  # for atheris: how long
     places: tuple[str, str, str] = ("", "", "")  # corpus, crashes, reports
     flight: str = ""  # the file for the example that runs
@@ -56,7 +58,7 @@ class Assignment:
     @classmethod
     def from_argument(cls, text: str) -> "Assignment":
         values = json.loads(text)
-        for name in ("targets", "places"):
+        for name in ("targets", "places", "corpus"):
             values[name] = tuple(values[name])
         return cls(**values)
 
@@ -108,12 +110,13 @@ class Desk(Observer):
         self._engine = "atheris" if assignment.engine == "measure" else assignment.engine
         self._target = ""
         self._seed = 0
+        self._batch = 0
         self._unsent = 0  # executions
         self._said = time.monotonic()  # when progress was
         self._known: set[str] = set()  # failures: reported, and passed over from now on
 
     def say(self, kind: str, **details: Any) -> None:
-        line = json.dumps({"is": kind, "target": self._target, "seed": self._seed, **details})
+        line = json.dumps({"is": kind, "target": self._target, **details})
         data = line.encode() + b"\n"
         try:
             while data:
@@ -121,10 +124,10 @@ class Desk(Observer):
         except BrokenPipeError:
             os._exit(1)  # the parent is gone: there is nobody to work for
 
-    def begin(self, target: str, seed: int) -> None:
+    def begin(self, target: str, seed: int, batch: int = 0) -> None:
         self.progress()
-        self._target, self._seed = target, seed
-        self.say("begun")
+        self._target, self._seed, self._batch = target, seed, batch
+        self.say("begun", seed=seed, batch=batch)
 
     def watch(self, target: Target, passed: Callable[[str], None] | None = None) -> Watch:
         watch = Watch(target, self, passed)
@@ -154,7 +157,7 @@ class Desk(Observer):
         """The failures that a watch has, each one once."""
         more = {name: base64.b64encode(data).decode() for name, data in raw.items()}
         for failure in watch.failures(self._engine, self._seed, self.work.module):
-            self._fail(dataclasses.replace(failure, raw=failure.raw | more))
+            self._fail(dataclasses.replace(failure, batch=self._batch, raw=failure.raw | more))
         if watch.again:
             self.say("again", counts=watch.again)
             watch.again.clear()
@@ -169,6 +172,7 @@ class Desk(Observer):
                 module=self.work.module,
                 engine=self._engine,
                 seed=self._seed,
+                batch=self._batch,
                 error=described(error),
                 where=where,
                 traceback=formatted(error),

@@ -28,6 +28,11 @@ def check_fine(target: bytes) -> None:
         note("refusal")
 
 
+def check_fine_at_most(target: bytes) -> None:
+    """Says nothing about what is wrong."""
+    assert len(target) < 1
+
+
 def check_numbers(numbers: list[int]) -> None:
     """No number is above a thousand."""
     if not os.environ.get(MENDED):

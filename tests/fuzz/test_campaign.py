@@ -17,6 +17,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from fuzz import targets
 from fuzz.__main__ import main
 from fuzz.campaign import chart, failures
+from fuzz.campaign.by_hypothesis import Pace
 from fuzz.campaign.places import ROOT
 from fuzz.campaign.watch import key
 from tests.fuzz import planted
@@ -44,8 +45,9 @@ class Fuzzer:
         return main([command, "--keep-in", str(self.directory), *arguments])
 
     def run(self, names: str, *arguments: str, seed: int = 1) -> int:
-        bounds = ("--minutes", "2", "--jobs", "1", "--turns", "1", "--seed", str(seed))
-        return self("run", *PLANTED, "--target", names, *bounds, *arguments)
+        bounds = ("--minutes", "2", "--jobs", "1", "--turns", "1", "--batch", "100")
+        chosen = ("--target", names, "--seed", str(seed))
+        return self("run", *PLANTED, *bounds, *chosen, *arguments)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -129,6 +131,12 @@ def test_a_failure_is_known_by_what_it_is() -> None:
 
     assert identity(lambda: planted.check_wire(b"aa", ())) == identity(wrapped)
     assert failures.identify("wire", OSError())[1] == "nowhere"
+
+
+def test_an_assertion_without_a_word_is_told_by_its_line() -> None:
+    with pytest.raises(AssertionError) as caught:
+        planted.check_fine_at_most(b"/")
+    assert failures.described(caught.value) == "AssertionError: assert len(target) < 1"
 
 
 # ------------------------------------------------------------------ what goes wrong
@@ -220,6 +228,16 @@ def test_the_corpus_has_what_reached_something_first(fuzzer: Fuzzer) -> None:
     assert fuzzer.run("fine") == 0
     assert fuzzer.summary["kept"] == 0
     assert fuzzer.summary["branches"]["reached"] >= reached
+
+
+def test_slow_targets_and_fast_ones_have_the_same_time() -> None:
+    pace = Pace(None)
+    assert pace.size("unknown") == 10
+    pace.note("slow", 10, 20.0)
+    pace.note("fast", 1000, 1.0)
+    pace.note("faster", 1000, 0.0)
+    assert [pace.size(name) for name in ("slow", "fast", "faster")] == [10, 1000, 1000]
+    assert Pace(7).size("fast") == 7
 
 
 def test_the_chart_is_an_image() -> None:
