@@ -49,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     places = _places(options)
+    targets = _chosen(options)
     if options.engine == "atheris" and not by_atheris.is_installed():
         raise Unusable(by_atheris.MISSING)
+    _make(places)
     seed = random.randrange(10**6) if options.seed is None else options.seed
     plan = Plan(
-        targets=_chosen(options),
+        targets=targets,
         seed=seed,
         engine=options.engine,
         module=options.targets_in,
@@ -81,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    known = _targets(options)
+    known = _targets(options.targets_in)
     width = max(map(len, known))
     for name, target in known.items():
         print(f"{name:{width}}  {target.help}{' (live)' if target.is_live else ''}")
@@ -111,18 +113,19 @@ def _report(options: argparse.Namespace) -> int:
 # ------------------------------------------------------------------ what options mean
 
 
-def _targets(options: argparse.Namespace) -> dict[str, Target]:
+def _targets(module: str) -> dict[str, Target]:
     try:
-        return find_targets(options.targets_in)
-    except (ImportError, AttributeError) as error:
+        return find_targets(module)
+    except Exception as error:  # of any kind: it is somebody else's module
         raise Unusable(
-            f"--targets-in {options.targets_in}: {error}; it is a module with a dictionary ALL"
+            f"no targets in {module}: {failures.described(error)}; "
+            "--targets-in is a module with a dictionary ALL"
         ) from error
 
 
 def _chosen(options: argparse.Namespace) -> tuple[str, ...]:
     """Live targets need programs, so they are run only when that was asked for."""
-    known = _targets(options)
+    known = _targets(options.targets_in)
     names = [name for value in options.target or ["all"] for name in value.split(",")]
     for name in names:
         if name != "all" and name not in known:
@@ -136,6 +139,17 @@ def _places(options: argparse.Namespace) -> Places:
     return Places.below(options.keep_in) if options.keep_in else Places.of_the_project()
 
 
+def _make(places: Places) -> None:
+    for directory in (places.corpus, places.crashes, places.reports):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unusable(
+                f"{shown(directory)} cannot be made: {error.strerror}; "
+                "--keep-in is a directory that can be written to"
+            ) from error
+
+
 def _failure(options: argparse.Namespace) -> Failure:
     crashes = _places(options).crashes
     try:
@@ -145,7 +159,7 @@ def _failure(options: argparse.Namespace) -> Failure:
         raise Unusable(
             f"there is no failure {options.id!r} in {shown(crashes)}; there are: {known}"
         ) from None
-    if failure.target not in find_targets(failure.module):
+    if failure.target not in _targets(failure.module):
         raise Unusable(f"there is no target {failure.target!r} any more in {failure.module}")
     return failure
 

@@ -41,12 +41,16 @@ class Display:
         )
 
     def failure(self, failure: Failure, where: str) -> None:
-        self.say(
-            f"FAILED {failure.id}: {failure.error}\n"
-            f"  at {failure.where}, {seed_options(failure)}\n"
-            f"  {where}\n"
-            f"  {repro_command(failure)}"
-        )
+        """With all that matters if this is a log: the directory may be out of reach by then."""
+        told = [
+            f"FAILED {failure.id}: {failure.error}",
+            f"  at {failure.where}, {seed_options(failure)}",
+            f"  {where}",
+            f"  {repro_command(failure)}",
+        ]
+        if not self._is_terminal:
+            told += ["", failure.traceback.rstrip(), "", failure.example, ""]
+        self.say("\n".join(told))
 
     def say(self, text: str) -> None:
         """Something that stays."""

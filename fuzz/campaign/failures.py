@@ -166,7 +166,10 @@ def read(crashes: Path, name: str) -> Failure:
     except (OSError, ValueError) as error:
         raise LookupError(name) from error
     names = {part.name for part in dataclasses.fields(Failure)}
-    return Failure(**{name: value for name, value in kept.items() if name in names})
+    try:
+        return Failure(**{name: value for name, value in kept.items() if name in names})
+    except (TypeError, AttributeError) as error:
+        raise LookupError(name) from error
 
 
 def known(crashes: Path) -> list[str]:

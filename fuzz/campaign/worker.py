@@ -67,8 +67,10 @@ class Assignment:
 
 
 def find_targets(module: str) -> dict[str, Target]:
-    """Raises ImportError, or AttributeError if it has no ALL."""
-    found: dict[str, Target] = importlib.import_module(module).ALL
+    """Raises whatever the import does, and TypeError or AttributeError if there are no targets."""
+    found = importlib.import_module(module).ALL
+    if not isinstance(found, dict) or not found:
+        raise TypeError("its ALL is no dictionary of targets")
     return found
 
 

@@ -252,7 +252,7 @@ def test_the_chart_is_an_image() -> None:
 def test_on_a_terminal_a_line_is_rewritten(tmp_path: Path) -> None:
     """In a process of its own, whose output is a terminal's."""
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "fuzz", "run", *PLANTED, "--target", "fine", "--turns", "9"]
+    command = [sys.executable, "-m", "fuzz", "run", *PLANTED, "--target", "fine", "--turns", "2"]
     process = subprocess.Popen(
         [*command, "--keep-in", str(tmp_path)], stdout=theirs, stderr=theirs, cwd=ROOT
     )
@@ -311,7 +311,9 @@ def test_atheris_may_be_missing(
         (["run", "--seed", "x"], "'x' is no whole number from 0"),
         (["run", "--engine", "afl"], "invalid choice: 'afl'"),
         (["run", "--targets-in", "no.such"], "No module named 'no'"),
-        (["list", "--targets-in", "json"], "has no attribute 'ALL'; it is a module with"),
+        (["list", "--targets-in", "json"], "has no attribute 'ALL'; --targets-in is a module with"),
+        (["run", "--targets-in", "tests.fuzz.fakes.atheris"], "has no attribute 'ALL'"),
+        (["list", "--targets-in", "re"], "no targets in re: "),
         (["repro", "nonsense"], "there is no failure 'nonsense' in "),
         (["minimise", "../x"], "there are: none"),
         (["report"], "run a campaign first, with python -m fuzz run"),
@@ -326,6 +328,22 @@ def test_what_cannot_be_done_is_said_in_one_line(
     keep_in = ["--keep-in", str(tmp_path)] if arguments and arguments[0] != "nonsense" else []
     assert main([*arguments[:1], *keep_in, *arguments[1:]]) == 2
     assert said in one_line(capsys)
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path, capsys: Show) -> None:
+    (tmp_path / "file").touch()
+    assert Fuzzer(tmp_path / "file").run("fine") == 2
+    assert "file/corpus cannot be made: Not a directory; --keep-in is" in one_line(capsys)
+
+
+def test_a_failure_of_a_target_that_is_gone(fuzzer: Fuzzer, capsys: Show) -> None:
+    gone = failures.Failure("x-1", "x", "hypothesis", 1, "", "", "", module="tests.fuzz.planted")
+    failures.write(fuzzer.directory / "crashes", gone)
+    assert fuzzer("repro", "x-1") == 2
+    assert "there is no target 'x' any more" in one_line(capsys)
+    (fuzzer.directory / "crashes/x-1/failure.json").write_text("{}")
+    assert fuzzer("repro", "x-1") == 2
+    assert "there is no failure 'x-1'" in one_line(capsys)
 
 
 def one_line(capsys: Show) -> str:
