@@ -5,12 +5,14 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import hypothesis
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from fuzz.campaign.places import Places
 from fuzz.campaign.profiles import CAMPAIGN
 from fuzz.campaign.watch import Over, Watch, replay, reuse, run
 from fuzz.campaign.worker import Desk, find_targets
@@ -122,10 +124,17 @@ def measure(desk: Desk) -> None:
         watch = desk.watch(target)
         drive = watch.test().hypothesis.fuzz_one_input  # type: ignore[attr-defined]
         desk.reached(desk.meter.take())
-        places = desk.work.kept_in()
-        for directory in (places.atheris_seeds(target.name), places.atheris_corpus(target.name)):
-            for path in sorted(directory.glob("*")):
+        started = time.monotonic()
+        for path in _kept_since(desk.work.kept_in(), target.name, desk.work.since):
+            if time.monotonic() - started < desk.work.seconds:
                 _measure(desk, watch, drive, path.read_bytes())
+
+
+def _kept_since(places: Places, target: str, since: float) -> list[Path]:
+    """Oldest first. A second more, since libFuzzer keeps what it finds a little later."""
+    paths = [*places.atheris_seeds(target).glob("*"), *places.atheris_corpus(target).glob("*")]
+    dated = sorted((path.stat().st_mtime, path) for path in paths)
+    return [path for date, path in dated if date >= since - 1]
 
 
 def repeat(desk: Desk) -> None:

@@ -4,44 +4,33 @@ It alone writes to the corpus and to the crashes. A worker that dies or hangs is
 the seed of its batch, and a new worker goes on with the next seed.
 """
 
-import base64
-import hashlib
 import itertools
-import json
-import os
-import re
 import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import IO, Any, Final
-
-from hypothesis.database import DirectoryBasedExampleDatabase
+from typing import Any, Final
 
 from fuzz.campaign import failures
+from fuzz.campaign.corpus import Corpus
 from fuzz.campaign.covering import Reached
 from fuzz.campaign.display import Display
 from fuzz.campaign.failures import Failure
-from fuzz.campaign.places import ROOT, Places, shown
+from fuzz.campaign.job import Job, top_of_stack
+from fuzz.campaign.places import Places, shown
 from fuzz.campaign.summary import Summary
-from fuzz.campaign.watch import as_blob, as_saved, example_of, key, raw
+from fuzz.campaign.watch import as_blob, example_of, raw
 from fuzz.campaign.watch import shown as example_shown
 from fuzz.campaign.worker import Assignment, Flight, find_targets
 
 _INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
-_FRAME: Final = re.compile(r'\s+File "(.+)", line (\d+) in (\S+)')  # as faulthandler writes it
 _TICK: Final = 0.5  # seconds between two points of the timeline
 _GRACE: Final = 15.0  # seconds for a worker to end its last example
 _START: Final = 60.0  # seconds until a worker has begun, at most
 _SLICE: Final = (5.0, 60.0)  # seconds of atheris on one target, at least and at most
 _DEATHS: Final = 3  # so many, and a target is left out: starting workers is all that goes on
-_CORPUS: Final = 8  # examples of each target and engine: it is committed
-_LARGEST: Final = 4096  # bytes of an example in the corpus
 
 
 @dataclass(frozen=True)
@@ -63,63 +52,6 @@ class Unable(Exception):
     """No worker could start: nothing of this campaign can be done."""
 
 
-class Job:
-    """A worker process after another. `assignments` says what the next one does."""
-
-    def __init__(self, number: int, reports: Path) -> None:
-        self.log = reports / f"worker-{number}.log"
-        self.flight = reports / f"worker-{number}.flight"
-        self.number = number
-        self.target, self.seed, self.batch = "", 0, 0  # what runs now
-        self.has_begun = self.is_over = self.is_hung = False
-        self.heard = 0.0
-        self.process: subprocess.Popen[bytes]
-        self.pipe: IO[bytes]
-        self._rest = b""
-
-    def start(self, work: Assignment) -> None:
-        reading, writing = os.pipe()
-        argument = replace(work, flight=str(self.flight)).as_argument()
-        command = [sys.executable, "-m", "fuzz.campaign.worker", argument, str(writing)]
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(writing,),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                start_new_session=True,  # ^C is for the parent alone
-            )
-        os.close(writing)
-        self.pipe = os.fdopen(reading, "rb", buffering=0)
-        self.has_begun = self.is_over = self.is_hung = False
-        self.heard, self._rest = time.monotonic(), b""
-
-    def messages(self) -> list[dict[str, Any]] | None:
-        """What can be read now; None at the end of the worker."""
-        data = self.pipe.read(1 << 20)
-        if not data:
-            return None
-        self.heard = time.monotonic()
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def stop(self, number: signal.Signals) -> None:
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-
-    def death(self) -> str:
-        """How it ended, if it did not say that it was over."""
-        status = self.process.wait()
-        if self.is_hung:
-            return "the worker hung, and said nothing for too long"
-        if status < 0:
-            return f"the worker was killed by {signal.Signals(-status).name}"
-        return f"the worker exited with status {status}"
-
-
 class Campaign:
     """Runs a plan to its end, or to ^C."""
 
@@ -131,7 +63,8 @@ class Campaign:
         self._selector = selectors.DefaultSelector()
         self._deaths: Counter[str] = Counter()
         self._is_stopping = False
-        self._database = DirectoryBasedExampleDatabase(places.corpus / "hypothesis")
+        self._corpus = Corpus(places)
+        self._measured: dict[str, float] = {}  # when what atheris keeps of a target was, last
         self._next_tick = 0.0
 
     def run(self) -> Summary:
@@ -164,6 +97,7 @@ class Campaign:
                 self._is_stopping, stopped = True, time.monotonic()
                 self._tell_all(signal.SIGTERM)
             if self._is_stopping and time.monotonic() - stopped > _GRACE:
+                self._say_who_is_late()
                 return
             self._look_for_the_hung()
             self._tick()
@@ -199,6 +133,11 @@ class Campaign:
         for job in self._jobs():
             job.stop(number)
 
+    def _say_who_is_late(self) -> None:
+        for job in self._jobs():
+            if self._display is not None:
+                self._display.say(f"killed at the end: {job.target}, --seed {job.seed}")
+
     def _kill_all(self) -> None:
         for job in self._jobs():
             job.stop(signal.SIGKILL)
@@ -230,13 +169,13 @@ class Campaign:
             self._go_on(job, assignments)
 
     def _bury(self, job: Job, how: str) -> None:
-        log = job.log.read_text(errors="replace")
         if not job.has_begun and self._is_stopping:
             return  # it was told to end before it could listen
+        log = job.last_words()
         if not job.has_begun:
             raise Unable(f"{how} before it began; {shown(job.log)} ends with:\n{log[-2000:]}")
         self._deaths[job.target] += 1
-        where = _top_of_stack(log)
+        where = top_of_stack(log)
         failure = Failure(
             id=failures.make_id(job.target, how, where),
             target=job.target,
@@ -246,7 +185,7 @@ class Campaign:
             batch=job.batch,
             error=how,
             where=where,
-            traceback=log[-20_000:],
+            traceback=log,
             is_death=True,
         )
         self._fail(self._with_example(failure, Flight.left_in(job.flight)))
@@ -320,8 +259,11 @@ class Campaign:
             name, seed = targets[number % len(targets)], self.plan.seed + number
             if name in self._left():
                 left = self.summary.started + self.plan.minutes * 60 - time.monotonic()
+                began = time.time()
                 yield self._assignment("atheris", (name,), seed, seconds=min(seconds, left))
-                yield self._assignment("measure", (name,), seed)
+                since = self._measured.get(name, 0.0)
+                yield self._assignment("measure", (name,), seed, since=since, seconds=seconds)
+                self._measured[name] = began
 
     def _assignment(
         self, engine: str, targets: tuple[str, ...], seed: int, **more: Any
@@ -344,7 +286,7 @@ class Campaign:
                 self.summary.tally[tuple(name)] += count
         elif kind == "reached":
             if self.summary.reached.add(message["arcs"]):
-                self._keep(target, message["choices"], message["data"])
+                self.summary.kept += self._corpus.keep(target, message["choices"], message["data"])
         elif kind == "failure":
             self._fail(Failure(**message["failure"]))
         elif kind == "again":
@@ -357,30 +299,3 @@ class Campaign:
         directory = failures.write(self.places.crashes, failure)
         if is_new and self._display is not None:
             self._display.failure(failure, shown(directory))
-
-    def _keep(self, target: str, choices: str, data: str) -> None:
-        """An example that was the first to reach a branch: for the corpus, if there is room."""
-        if choices:
-            saved = as_saved(choices)
-            room = _CORPUS - sum(1 for _ in self._database.fetch(key(target)))
-            if room > 0 and len(saved) <= _LARGEST:
-                self._database.save(key(target), saved)
-                self.summary.kept += 1
-        elif data:
-            raw = base64.b64decode(data)
-            directory = self.places.atheris_seeds(target)
-            path = directory / hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:16]
-            room = _CORPUS - sum(1 for _ in directory.glob("*"))
-            if room > 0 and len(raw) <= _LARGEST and not path.exists():
-                directory.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(raw)
-                self.summary.kept += 1
-
-
-def _top_of_stack(log: str) -> str:
-    """Where faulthandler found the worker, without its line, which changes with every edit."""
-    for line in log.splitlines():
-        match = _FRAME.match(line)
-        if match and match[1].startswith(f"{ROOT}/") and "/campaign/" not in match[1]:
-            return f"{shown(Path(match[1]))} in {match[3]}"
-    return "nowhere"
