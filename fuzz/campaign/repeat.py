@@ -65,7 +65,8 @@ def _run(plan: Plan) -> dict[str, Failure]:
 def minimise(failure: Failure, crashes: Path) -> int:
     """Shrink it further, from its smallest example and from the first. Returns 1 if it fails."""
     if failure.is_death or not failure.choices:
-        print(f"{failure.id} cannot be made smaller: each example that fails costs a worker")
+        why = "each example costs a worker" if failure.choices else "there is no example"
+        print(f"{failure.id} cannot be made smaller: {why}")
         return 2
     watch = Watch(_target(failure))
     watch.only = failure.id

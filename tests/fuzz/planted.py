@@ -62,6 +62,19 @@ def check_hang(number: int) -> None:
         pass
 
 
+def check_chance(number: int) -> None:
+    """Holds now and then, whatever the example is."""
+    _seen.append(number)
+    assert len(_seen) % 7, "planted: by chance"
+
+
+def undrawable(target: bytes) -> bytes:
+    """A strategy that fails before there is any example."""
+    if not os.environ.get(MENDED):
+        raise LookupError("planted: nothing to draw")
+    return target
+
+
 def check_interruption(number: int) -> None:
     """^C, at the parent; once, since a parent that has stopped listening would be hurt."""
     if os.environ.pop(SIGNAL, None) == "SIGTERM":
@@ -72,6 +85,7 @@ def check_interruption(number: int) -> None:
 
 
 _interrupted: Final[list[int]] = []
+_seen: Final[list[int]] = []
 _NUMBER: Final = {"number": st.integers(0, 9)}
 
 ALL: Final = {
@@ -82,6 +96,8 @@ ALL: Final = {
         Target("wire", check_wire, {"wire": st.binary(), "cuts": st.just(())}),
         Target("death", check_death, _NUMBER),
         Target("hang", check_hang, _NUMBER),
+        Target("chance", check_chance, _NUMBER),
+        Target("undrawable", check_fine, {"target": st.binary().map(undrawable)}),
         Target("interruption", check_interruption, _NUMBER),
         Target("live", check_fine, {"target": st.binary()}, is_live=True),
     )

@@ -169,6 +169,26 @@ def test_a_worker_that_hangs_is_a_failure_that_shows_where(fuzzer: Fuzzer) -> No
     assert "hung" in failure["error"]
 
 
+def test_a_failure_by_chance_is_kept(fuzzer: Fuzzer) -> None:
+    """Hypothesis says that the target is flaky; what it has seen is what counts."""
+    assert fuzzer.run("chance") == 1
+    assert fuzzer.failure()["error"] == "AssertionError: planted: by chance"
+
+
+def test_a_failure_without_an_example_is_repeated_by_its_batch(
+    fuzzer: Fuzzer, capsys: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fuzzer.run("undrawable") == 1
+    name = fuzzer.crash().name
+    assert "in undrawable" in fuzzer.failure()["where"]
+    assert fuzzer("repro", name) == 1
+    monkeypatch.setenv(planted.MENDED, "yes")
+    capsys.readouterr()
+    assert fuzzer("minimise", name) == 2
+    assert "there is no example" in capsys.readouterr().out
+    assert fuzzer("repro", name) == 0
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_interrupting_keeps_all_that_was_found(
     fuzzer: Fuzzer, capsys: Show, monkeypatch: pytest.MonkeyPatch, name: str
