@@ -107,7 +107,7 @@ class Desk(Observer):
     def __init__(self, assignment: Assignment, pipe: int) -> None:
         self.work = assignment
         self.meter = Meter()
-        self.is_over = False
+        self._is_over = False
         self._pipe = pipe
         self._flight = Flight(Path(assignment.flight))
         self._engine = "atheris" if assignment.engine == "measure" else assignment.engine
@@ -137,8 +137,12 @@ class Desk(Observer):
         watch.passed_over = frozenset(self._known)
         return watch
 
+    def tell_over(self, number: int, frame: FrameType | None) -> None:
+        """On SIGTERM: the next execution does not begin."""
+        self._is_over = True
+
     def before(self, drawn: bytes) -> None:
-        if self.is_over:
+        if self._is_over:
             raise Over
         self._flight.begins(drawn)
         self._unsent += 1
@@ -197,16 +201,12 @@ def main(arguments: list[str]) -> int:
     desk = Desk(work, int(arguments[1]))
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: _tell_over(desk, frame))
+    signal.signal(signal.SIGTERM, desk.tell_over)
     with contextlib.suppress(Over):
         _engine(work.engine)(desk)
     desk.progress()
     desk.say("over")
     return 0
-
-
-def _tell_over(desk: Desk, frame: FrameType | None) -> None:
-    desk.is_over = True
 
 
 def _engine(name: str) -> Callable[[Desk], None]:
