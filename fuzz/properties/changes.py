@@ -99,6 +99,34 @@ async def _replaced(scene: Scene, steps: list[Step]) -> None:
     disk.note_combination()
 
 
+# ------------------------------------------------------------------ at every call of the disk
+
+
+def check_truncations(scene: Scene, change: Change) -> None:
+    """Whenever a file is cut off, replaced or removed: an honest answer, or a start of one."""
+    path, _, _ = change.path.replace(b".br", b"+").replace(b".gz", b"+").partition(b"+")
+    scene = replace(scene, wire=Step(0.0, None, path, b"br, gzip").wire + scene.wire)
+    for each in scene.in_all_ways():
+        calls, _ = run(_changing, each, schedule=scene.schedule, turns=scene.turns)
+        for number in range(calls):
+            plan = replace(scene.plan, changes=(replace(change, at=number),))
+            run(_changing, replace(each, plan=plan), schedule=scene.schedule, turns=scene.turns)
+
+
+async def _changing(scene: Scene) -> tuple[int, bytes]:
+    """How often the disk was called, and what was received, which was honest."""
+    disk = scene.disk()
+    async with hosting(scene.way, disk, CONFIG) as host:
+        client = Client(host.connect(scene.link), Script(((0.0, scene.wire),)))
+        await client.run()
+        assert client.saw_end
+        calls = len(disk.calls)
+        await wait_for_sweeps(host)
+    check_plausible(bytes(client.received), scene.expected(), disk, is_cut=False)
+    disk.note_combination()
+    return calls, bytes(client.received)
+
+
 # ------------------------------------------------------------------ everything at once
 
 
@@ -192,7 +220,8 @@ def _is_slice(span: str, data: bytes, content: bytes) -> bool:
 
 # ------------------------------------------------------------------ how they are made up
 
-_PATHS: Final = st.sampled_from([b"s.js", b"large.bin", b"a.txt", b"s.js.br", b"s.js.gz"])
+_ASKED: Final = st.sampled_from([b"s.js", b"large.bin", b"a.txt"])
+_PATHS: Final = _ASKED | st.sampled_from([b"s.js.br", b"s.js.gz"])
 _SIZES: Final = st.sampled_from([0, 1, 10, 11, 5000, 40_000])
 _CHANGES: Final = st.builds(
     Change,
@@ -202,13 +231,21 @@ _CHANGES: Final = st.builds(
     size=_SIZES,
     after=st.booleans(),
 )
-_STEPS: Final = st.builds(
-    Step,
-    pause=st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.0, 40.0]),
-    change=st.none() | _CHANGES,
-    path=st.sampled_from([b"s.js", b"large.bin", b"a.txt"]),
-    coding=st.sampled_from([b"", b"br", b"gzip, br"]),
-)
+_KINDS: Final = st.sampled_from(["truncate", "replace", "remove"])
+_PAUSES: Final = st.sampled_from([0.0, 0.5, 1.0, 2.0, 40.0])
+
+
+@st.composite
+def _steps(draw: st.DrawFn) -> list[Step]:
+    """One file is asked for again and again, and what happens, happens to it or to a sidecar."""
+    path = draw(_ASKED)
+    steps = []
+    for _ in range(draw(st.integers(2, 8))):
+        changed = path + draw(st.sampled_from([b"", b"", b".br", b".gz"]))
+        change = Change(0, changed, draw(_KINDS), draw(_SIZES)) if draw(st.booleans()) else None
+        coding = draw(st.sampled_from([b"", b"br", b"gzip, br"]))
+        steps.append(Step(draw(st.just(0.0) | _PAUSES), change, path, coding))
+    return steps
 
 
 @st.composite
@@ -231,7 +268,12 @@ TARGETS: Final = (
     Target(
         "replacements",
         check_replacements,
-        {"scene": scenes(most=1), "steps": st.lists(_STEPS, min_size=2, max_size=8)},
+        {"scene": scenes(most=1), "steps": _steps()},
+    ),
+    Target(
+        "truncations",
+        check_truncations,
+        {"scene": scenes(most=1, largest=40_000), "change": _CHANGES},
     ),
     Target(
         "world",

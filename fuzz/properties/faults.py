@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fuzz.target import Target
 from fuzz.world.clients import Client, Script
-from fuzz.world.disk import ERRNOS, Plan
+from fuzz.world.disk import ERRNOS, READING, Plan
 from fuzz.world.hosts import hosting, wait_for_sweeps
 from fuzz.world.reference import Expected, status_of
 from fuzz.world.runs import run
@@ -17,22 +17,23 @@ from fuzz.world.scenes import CONFIG, Scene, check_answers, is_answer, is_start,
 _NEXT: Final = b"GET /a.txt HTTP/1.1\r\nHost: next\r\n\r\n"
 
 
-def check_faults(scene: Scene, which: int) -> None:
+def check_faults(scene: Scene, which: int, is_lasting: bool) -> None:
     """Whichever call of the disk fails: an honest answer, and the next connection is served."""
     for each in scene.in_all_ways():
-        _check_faults(each, which)
+        _check_faults(each, which, is_lasting)
 
 
-def _check_faults(scene: Scene, which: int) -> None:
+def _check_faults(scene: Scene, which: int, is_lasting: bool) -> None:
     calls, received = _run(scene)
     check_answers(received, scene.expected())
     alternatives = _without_some_sidecars(scene)
     for number, call in enumerate(calls):
-        names = ERRNOS[call]
+        names = READING if is_lasting else ERRNOS[call]
         name = names[(which + number) % len(names)]
-        plan = replace(scene.plan, faults={number: name})
-        _, received = _run(replace(scene, plan=plan))
-        check_honest(received, alternatives, {status_of(name, call)})
+        again = {number + 1: name} if is_lasting else {}
+        _, received = _run(replace(scene, plan=replace(scene.plan, faults={number: name} | again)))
+        has_begun = check_honest(received, alternatives, {status_of(name, call)})
+        assert has_begun or scene.way != "plain", "the first bytes are waited for before the head"
 
 
 def _run(scene: Scene) -> tuple[list[str], bytes]:
@@ -65,9 +66,9 @@ def _without_some_sidecars(scene: Scene) -> list[list[Expected]]:
     ]  # fmt: skip
 
 
-def check_honest(received: bytes, alternatives: list[list[Expected]], statuses: set[int]) -> None:
+def check_honest(received: bytes, alternatives: list[list[Expected]], statuses: set[int]) -> bool:
     """Each answer is one of those that are expected, or says the fault; where it cannot any more,
-    the start of one was sent, and that is all."""
+    the start of one was sent, and that is all. Whether it has more than a head."""
     answers = read(received, alternatives[0])
     is_broken = bool(answers) and not answers[-1].is_complete
     assert all(answer.is_complete for answer in answers[:-1])
@@ -79,12 +80,17 @@ def check_honest(received: bytes, alternatives: list[list[Expected]], statuses: 
         elif answer.status not in statuses or answer.status in {e.answer.status for e in expected}:
             assert any(is_answer(answer, each) for each in expected), answer
         assert answer.closes == expected[0].closes
+    return not is_broken or answers[-1].body != b""
 
 
 TARGETS: Final = (
     Target(
         "faults",
         check_faults,
-        {"scene": scenes(most=3), "which": st.integers(0, 100)},
+        {
+            "scene": scenes(most=3, largest=70_000),
+            "which": st.integers(0, 100),
+            "is_lasting": st.booleans(),
+        },
     ),
 )

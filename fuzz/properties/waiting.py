@@ -63,9 +63,14 @@ _SWEEPS: Final = 2.5  # seconds: the lane looks for those who are late once a se
 
 
 def check_deadlines(
-    scene: Scene, cuts: tuple[int, ...], pauses: tuple[float, ...], appetite: tuple[int, float]
+    scene: Scene,
+    times: int,
+    cuts: tuple[int, ...],
+    pauses: tuple[float, ...],
+    appetite: tuple[int, float],
 ) -> None:
     """Every connection ends by its deadlines, whatever the client does."""
+    scene = replace(scene, wire=scene.wire * times)
     bite, pause = appetite
     script = replace(split(scene.wire, cuts, pauses), ending="stay", bite=bite, pause=pause)
     due = _due(scene, script)
@@ -139,7 +144,8 @@ TARGETS: Final = (
         "deadlines",
         check_deadlines,
         {
-            "scene": scenes(most=12),
+            "scene": scenes(most=2),
+            "times": st.sampled_from([1, 8]),
             "cuts": CUTS,
             "pauses": st.lists(
                 st.sampled_from([0.0, 1.0, 9.0, 31.0, 70.0]), min_size=1, max_size=3

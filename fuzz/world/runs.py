@@ -5,6 +5,8 @@ import itertools
 import logging
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -21,6 +23,7 @@ from tests.simulated import NOW
 
 Result = TypeVar("Result")
 
+_CPU_SECONDS: Final = 10.0
 SCHEDULES: Final = st.integers(0, 2**16 - 1)
 
 # trio shuffles the tasks that are ready by a random.Random of its own. The plugin of trio (an entry
@@ -56,6 +59,26 @@ def no_bugs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Something that never gives the loop back is a failure, and not the end of the campaign. (By
+    a timer of this process's own CPU time, so a busy machine makes no difference.)"""
+
+    def fail(*_: object) -> None:
+        raise AssertionError(f"it did not end in {_CPU_SECONDS} s of CPU time")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, fail)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _CPU_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+@contextlib.contextmanager
 def virtual_time(turns: float = 0.0) -> Iterator[None]:
     """The clock on the wall stands still; that by which the lane measures its turns goes on by
     `turns` seconds whenever somebody looks, so a fast or a slow machine makes no difference."""
@@ -79,7 +102,7 @@ def run(
     note("schedule")
     _SCHEDULER.seed(schedule)
     before = descriptors()
-    with no_bugs(), virtual_time(turns):
+    with no_bugs(), virtual_time(turns), ending():
         result = trio.run(
             scenario, *arguments, clock=MockClock(autojump_threshold=0), instruments=instruments
         )

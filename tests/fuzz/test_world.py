@@ -186,7 +186,7 @@ def test_an_answer_after_a_broken_one_is_found() -> None:
 
     scene = Scene(FILES, LARGE + GET, window=4096)
     with mock.patch.object(Connection, "respond", respond), pytest.raises(AssertionError):
-        faults.check_faults(scene, 0)
+        faults.check_faults(scene, 0, False)
 
 
 def test_a_lost_answer_is_found() -> None:
