@@ -46,7 +46,7 @@ async def _cancelled(scene: Scene, points: Points) -> bytes:
         await client.run()
         points.end()
         if points.at is None:
-            host.check_is_idle()
+            await host.check_becomes_idle()
         elif scene.way != "lane":
             await _check_next(host, scene)
     assert mappings() == 0
@@ -63,7 +63,7 @@ async def _check_next(host: Host, scene: Scene) -> None:
     expected = replace(scene, wire=_NEXT).expected()
     (answer,) = read(await host.ask(_NEXT, scene.link), expected)
     assert answer.status == 200
-    host.check_is_idle()
+    await host.check_becomes_idle()
 
 
 def check_drains(scene: Scene, moments: tuple[float, ...], drained_at: float) -> None:

@@ -24,6 +24,7 @@ from fuzz.world.scenes import (
     parts_of,
     read,
     scenes,
+    wires,
 )
 from tests.reference import Form
 from tests.serving.client import Answer
@@ -250,7 +251,7 @@ def _steps(draw: st.DrawFn) -> list[Step]:
 
 @st.composite
 def _worlds(draw: st.DrawFn) -> Scene:
-    scene: Scene = draw(scenes(most=1))
+    scene: Scene = draw(scenes(most=1, largest=500_000))
     errnos = st.sampled_from(sorted({*OPENING, *READING}))
     faults = draw(st.dictionaries(st.integers(0, 40), errnos, max_size=3))
     changes = tuple(draw(st.lists(_CHANGES, max_size=3)))
@@ -260,7 +261,7 @@ def _worlds(draw: st.DrawFn) -> Scene:
 @st.composite
 def _scripts(draw: st.DrawFn) -> Script:
     bite, pause = draw(APPETITES)
-    script = split(draw(scenes(most=3)).wire, draw(CUTS), draw(PAUSES))
+    script = split(draw(wires(3)), draw(CUTS), draw(PAUSES))
     return replace(script, ending=draw(ENDINGS), bite=bite, pause=pause)
 
 

@@ -123,7 +123,7 @@ async def _dripping(head: bytes, pause: float, way: str) -> None:
         script = Script(tuple((pause, head[at : at + 1]) for at in range(len(head))), "stay")
         client = Client(host.connect("memory"), script)
         await client.run()
-        host.check_is_idle()
+        await host.check_becomes_idle()
     is_in_time = len(head) * pause < _CONFIG.head_timeout
     (answer,) = parse(bytes(client.received), [])
     assert answer.status == (200 if is_in_time else 408)

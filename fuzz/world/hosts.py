@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 from hypothesis import strategies as st
-from trio.testing import lockstep_stream_pair, memory_stream_pair
+from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from fuzz.world.clients import Client, Script
 from fuzz.world.disk import WorldDisk
@@ -113,6 +113,11 @@ class Host:
         """Nobody is connected and no job is under way: tasks are where they were."""
         assert self.server.stats.connections_open == len(self.server._connections) == 0
         assert self.disk.busy == 0
+
+    async def check_becomes_idle(self) -> None:
+        """The same, once everybody has seen that the client is gone."""
+        await wait_all_tasks_blocked()
+        self.check_is_idle()
 
     async def ask(self, wire: bytes, link: str = "socket") -> bytes:
         """All that one more client gets for what it sends."""

@@ -92,6 +92,10 @@ _ODD: Final = [
     Ask(b"GET /" + b"a" * 300 + b" HTTP/1.1\r\n\r\n", frozenset({414}), closes=True),
     Ask(b"GET / HTTP/1.1\r\nA: " + b"b" * 2048 + b"\r\n\r\n", frozenset({431}), closes=True),
     Ask(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 25 + b"\r\n", frozenset({431}), closes=True),
+    # The same for those who know common requests by an expression.
+    Ask(b"GET /" + b"a" * 300 + b" HTTP/1.1\r\n" + _HOST + b"\r\n", frozenset({414}), closes=True),
+    Ask(b"GET / HTTP/1.1\r\n" + _HOST + b"A: %s\r\n\r\n" % (b"b" * 2048), frozenset({431}), True),
+    Ask(b"GET / HTTP/1.1\r\n" + _HOST + b"A: b\r\n" * 24 + b"\r\n", frozenset({431}), closes=True),
     Ask(b"\x16\x03\x01\x00\r\n\r\n\r\n", frozenset({400}), closes=True),
 ]
 
@@ -141,3 +145,5 @@ DOWNLOADS: Final = st.builds(
     ),
 )
 """The common request: a file, of which there is something to send."""
+PIPELINE: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n" * 18
+"""More of them than are answered in one go."""

@@ -158,10 +158,15 @@ _REQUESTS: Final = ASKS.map(lambda ask: ask.wire) | DOWNLOADS | DOWNLOADS
 TURNS: Final = st.sampled_from([0.0, 0.0, 0.001])
 
 
+def wires(most: int) -> st.SearchStrategy[bytes]:
+    """What one client sends: a few requests."""
+    return st.lists(_REQUESTS, min_size=1, max_size=most).map(b"".join)
+
+
 @st.composite
 def sites(draw: st.DrawFn, window: int, largest: int = 192 * _KIB) -> dict[bytes, int]:
     """Files, of the sizes at which the server does something else; sidecars may be there."""
-    edges = [1, 32 * _KIB, 64 * _KIB, window, 3 * window]
+    edges = [1, 32 * _KIB, 64 * _KIB, window, 3 * window, 7 * window]
     near = {0, 2, *(edge + off for edge in edges for off in (-1, 0, 1))}
     near = {size for size in near if 0 <= size <= largest}
     sizes = st.sampled_from(sorted(near))
@@ -183,10 +188,9 @@ def scenes(
 ) -> Scene:
     """A few requests; see `in_all_ways`."""
     window = draw(WINDOWS)
-    asks = draw(st.lists(_REQUESTS, min_size=1, max_size=most))
     return Scene(
         files=draw(sites(window, largest)),
-        wire=b"".join(asks),
+        wire=draw(wires(most)),
         link=draw(LINKS),
         plan=draw(plans),
         window=window,
