@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from fuzz.target import Target
 from fuzz.world.clients import CUTS, Client, Script, split
-from fuzz.world.disk import PATIENCE, Plan
-from fuzz.world.hosts import hosting
+from fuzz.world.disk import PATIENCE, Change, Plan
+from fuzz.world.hosts import LINKS, hosting
 from fuzz.world.runs import SCHEDULES, run
-from fuzz.world.scenes import CONFIG, Scene, check_answers, read, scenes
+from fuzz.world.scenes import CONFIG, Scene, check_answers, is_answer, is_start, read, scenes
 from tests.reference import Answer
 from tests.serving.client import parse
 from tests.serving.peers import WAYS
@@ -112,6 +112,32 @@ def _most_bytes(answer: Answer) -> int:
     return 500 + len(answer.body or b"") + parts
 
 
+def check_stalls(stall: float, change: Change | None, link: str, schedule: int) -> None:
+    """Who stops reading for a while gets the file that was asked for, or a start of it."""
+    wire = b"GET /large.bin HTTP/1.1\r\nHost: h\r\n\r\n"
+    scene = Scene({b"large.bin": 600_000, b"a.txt": 10}, wire, link=link)
+    for each in scene.in_all_ways():
+        run(_stalled, each, stall, change, schedule=schedule)
+
+
+async def _stalled(scene: Scene, stall: float, change: Change | None) -> None:
+    """A while is long enough for the server to close a file that it had kept open."""
+    disk = scene.disk()
+    async with hosting(scene.way, disk, _CONFIG) as host, trio.open_nursery() as nursery:
+        client = Client(host.connect(scene.link), Script(((0.0, scene.wire),), bite=0, pause=stall))
+        nursery.start_soon(client.run)
+        await trio.sleep(1)
+        if change:
+            disk.change(change)
+        await host.ask(
+            b"GET /%s HTTP/1.1\r\nHost: h\r\n\r\n" % (change.path if change else b"a.txt")
+        )
+    (expected,) = scene.expected()
+    (answer,) = read(bytes(client.received), [expected])
+    was_cut = change is not None and (change.path, change.kind) == (b"large.bin", "truncate")
+    assert is_answer(answer, expected) or (was_cut and is_start(answer, expected))
+
+
 def check_drips(head: bytes, pause: float, way: str, schedule: int) -> None:
     """A head that comes byte by byte is given up when its time is over, and not before."""
     run(_dripping, head, pause, way, schedule=schedule)
@@ -153,6 +179,23 @@ TARGETS: Final = (
             "appetite": st.sampled_from(
                 [(1 << 16, 0.0), (300, 29.0), (1000, 0.5), (1, 29.0), (0, 1000.0)]
             ),
+        },
+    ),
+    Target(
+        "stalls",
+        check_stalls,
+        {
+            "stall": st.sampled_from([2.0, 11.5, 14.0, 25.0]),
+            "change": st.none()
+            | st.builds(
+                Change,
+                at=st.just(0),
+                path=st.sampled_from([b"large.bin", b"a.txt"]),
+                kind=st.sampled_from(["truncate", "replace", "remove"]),
+                size=st.sampled_from([0, 10, 300_000, 600_000]),
+            ),
+            "link": LINKS,
+            "schedule": SCHEDULES,
         },
     ),
     Target(

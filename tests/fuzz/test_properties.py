@@ -37,6 +37,7 @@ _COSTS: Final = {
     "replacements": 2,
     "residency": 3,
     "several": 4,
+    "stalls": 3,
     "truncations": 8,
     "work": 4,
     "world": 2,
