@@ -12,6 +12,7 @@ from fuzz.properties import (
     texts,
     values,
     waiting,
+    windows,
     work,
 )
 from fuzz.target import Target
@@ -23,6 +24,7 @@ _MODULES: Final = (
     faults.TARGETS,
     changes.TARGETS,
     waiting.TARGETS,
+    windows.TARGETS,
     work.TARGETS,
     heads.TARGETS,
     texts.TARGETS,

@@ -14,13 +14,25 @@ from fuzz.properties import (
     streams,
     texts,
     waiting,
+    windows,
     work,
 )
 from fuzz.target import Target
 
 _TARGETS: Final = [
     target
-    for module in (answers, cancellation, changes, faults, heads, streams, texts, waiting, work)
+    for module in (
+        answers,
+        cancellation,
+        changes,
+        faults,
+        heads,
+        streams,
+        texts,
+        waiting,
+        windows,
+        work,
+    )
     for target in module.TARGETS
 ]
 # Where an example is many runs of a world, fewer examples do.
