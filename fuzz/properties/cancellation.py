@@ -12,8 +12,9 @@ from fuzz.world.clients import Client, Script
 from fuzz.world.disk import Plan
 from fuzz.world.hosts import Host, hosting
 from fuzz.world.points import Points
+from fuzz.world.requests import DOWNLOADS
 from fuzz.world.runs import mappings, run
-from fuzz.world.scenes import CONFIG, Scene, read, scenes
+from fuzz.world.scenes import CONFIG, Scene, read, scenes, wires
 
 _NEXT: Final = b"GET /a.txt HTTP/1.1\r\nHost: next\r\n\r\n"
 
@@ -66,8 +67,9 @@ async def _check_next(host: Host, scene: Scene) -> None:
     await host.check_becomes_idle()
 
 
-def check_drains(scene: Scene, moments: tuple[float, ...], drained_at: float) -> None:
+def check_drains(scene: Scene, wire: bytes, moments: tuple[float, ...], drained_at: float) -> None:
     """A drain ends all connections, none of them in an answer, and none without its last word."""
+    scene = replace(scene, wire=wire)
     for each in scene.in_all_ways():
         run(_drained, each, moments, drained_at, schedule=scene.schedule, turns=scene.turns)
 
@@ -95,7 +97,7 @@ async def _drained(scene: Scene, moments: tuple[float, ...], drained_at: float) 
 
 _SLOW: Final = st.builds(
     Plan,
-    resident=st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
+    resident=st.just((False,)) | st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
     latencies=st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=1, max_size=3).map(tuple),
 )
 _MOMENTS: Final = st.integers(0, 16).map(lambda number: number / 4)
@@ -106,7 +108,8 @@ TARGETS: Final = (
         "drains",
         check_drains,
         {
-            "scene": scenes(most=4, plans=_SLOW),
+            "scene": scenes(most=1, plans=_SLOW),
+            "wire": wires(4) | st.lists(DOWNLOADS, min_size=2, max_size=5).map(b"".join),
             "moments": st.lists(_MOMENTS, min_size=1, max_size=4).map(tuple),
             "drained_at": _MOMENTS,
         },

@@ -70,6 +70,7 @@ _SELECTING: Final = [
 ]
 _BODIES: Final = [
     (b"Content-Length: 5", b"hello"),
+    (b"Content-Length: 05", b"hello"),
     (b"Content-Length: 26", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
     (b"Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
     (b"Expect: 100-continue\r\nContent-Length: 3", b"abc"),
@@ -92,6 +93,11 @@ _ODD: Final = [
     Ask(b"GET /" + b"a" * 300 + b" HTTP/1.1\r\n\r\n", frozenset({414}), closes=True),
     Ask(b"GET / HTTP/1.1\r\nA: " + b"b" * 2048 + b"\r\n\r\n", frozenset({431}), closes=True),
     Ask(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 25 + b"\r\n", frozenset({431}), closes=True),
+    Ask(
+        b"GET / HTTP/1.1\r\n" + _HOST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        frozenset({400}),
+        closes=True,
+    ),
     # The same for those who know common requests by an expression.
     Ask(b"GET /" + b"a" * 300 + b" HTTP/1.1\r\n" + _HOST + b"\r\n", frozenset({414}), closes=True),
     Ask(b"GET / HTTP/1.1\r\n" + _HOST + b"A: %s\r\n\r\n" % (b"b" * 2048), frozenset({431}), True),
