@@ -3,17 +3,14 @@
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
+from fuzz.campaign import profiles
 from tests.rig.server import COMMON_OPTIONS
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
-# Properties are not timed: a slow machine is no failure.
-settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile(
-    "ci", settings.get_profile("dev"), derandomize=True, max_examples=300, print_blob=True
-)
+profiles.register()
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
 
 

@@ -16,7 +16,7 @@ import trio
 from hypothesis import given
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fuzz.streams import STREAMS, Stream, check_all_ways
+from fuzz.properties.streams import STREAMS, Stream, check_all_ways
 from tests.serving.cases import ETAG, FILES, LARGE, get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import (
