@@ -41,11 +41,12 @@ def serve(channel: socket.socket) -> None:
             if not message:
                 return
             try:
-                reply, descriptor = _perform(Order.unpack(message), received)
+                order = Order.unpack(message)
+                reply, descriptor = _perform(order, received)
             finally:
                 for number in received:
                     close(number)
-            _answer(channel, reply, descriptor)
+            _answer(channel, reply._replace(number=order.number), descriptor)
 
 
 def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
