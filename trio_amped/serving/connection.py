@@ -147,7 +147,8 @@ class Connection:
         if access_log.isEnabledFor(logging.DEBUG):
             log_access(head, answer.status, answer.length)
         file = files.share(answer.file) if answer.rest else None
-        body = (answer.wire, FileSpan(0, answer.rest)) if file else (answer.wire,)
+        wire = bytes(answer.wire)
+        body = (wire, FileSpan(0, answer.rest)) if file else (wire,)
         try:
             return await self._finish(Unfinished(head.split(b" ", 2)[1], body, file, answer.closes))
         finally:

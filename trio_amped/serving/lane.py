@@ -30,6 +30,7 @@ log = logging.getLogger("trio_amped.serving")
 
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
+_LOOKED: Final = 4  # connections after which it is asked whether these are over
 _ACCEPTED: Final = 64  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
@@ -245,7 +246,7 @@ class Lane:
                     self._receive(fd, parked)
                 elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
                     self._accept(listener)
-                if time.monotonic() >= stop:
+                if number % _LOOKED == 0 and time.monotonic() >= stop:
                     self._events = events[number:]
                     return True
             self._events = []
@@ -388,7 +389,7 @@ class Lane:
             sent = 0
         self._stats.bytes_sent += sent
         if sent < len(data):
-            left = data[sent:]
+            left = bytes(data[sent:])
             return (left, FileSpan(0, size)) if size else (left,)
         return self._send_file(sock, answer.file, size) if size else ()
 
