@@ -83,16 +83,14 @@ class _Helper:
         self, order: Order, message: bytes, received: list[int]
     ) -> tuple[Reply, int | None]:
         """Whatever is no reply to this order must not be taken for one. Raises HelperDied."""
-        try:
-            reply = Reply.unpack(message)  # b"", at the end of the socket, is none
-        except struct.error:
-            reply = None
-        expected = bool(reply) and order.operation.hands_over and reply.errno == 0
-        if reply is None or reply.number != order.number or len(received) > expected:
-            for number in received:
-                self._close_received(number)
-            raise HelperDied(has_order=True)
-        return reply, received[0] if received else None
+        with contextlib.suppress(struct.error):  # b"", at the end of the socket, is none either
+            reply = Reply.unpack(message)
+            most = int(order.operation.hands_over and reply.errno == 0)
+            if reply.number == order.number and len(received) <= most:
+                return reply, received[0] if received else None
+        for number in received:
+            self._close_received(number)
+        raise HelperDied(has_order=True)
 
     async def is_free(self) -> None:
         """Wait until it says so: at its start, and after what it has handed over. Or HelperDied."""
