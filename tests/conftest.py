@@ -1,4 +1,4 @@
-"""The rules of a whole test run: Hypothesis profiles, no skipped test in CI, the lane on or off."""
+"""The rules of a whole test run: Hypothesis profiles, no skipped test in CI, how servers serve."""
 
 import os
 
@@ -49,13 +49,14 @@ class NoSkips:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--nothing-kept",
-        action="store_true",
-        help="servers serve by tasks and h11 alone, unless told otherwise",
+        "--no-fast-lane", action="store_true", help="servers serve by tasks, unless told otherwise"
     )
+    parser.addoption("--nothing-kept", action="store_true", help="the same, and by h11 alone")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-fast-lane"):
+        COMMON_OPTIONS.append("--no-fast-lane")
     if config.getoption("--nothing-kept"):
         COMMON_OPTIONS.extend(("--max-open-files", "0"))
     if IN_CI:

@@ -598,6 +598,25 @@ async def test_a_drain_in_the_middle_of_a_pipeline(
         assert answers[-1].headers["connection"] == "close"
 
 
+async def test_a_drain_leaves_the_end_of_a_connection_to_its_client(
+    autojump_clock: MockClock,
+) -> None:
+    """To close on what a client has sent after its last request is a reset."""
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt", "Connection: close"))
+        await wait_all_tasks_blocked()
+        laned.server.drain()
+        await wait_all_tasks_blocked()
+        assert laned.tasks == 1
+        await client.send(b"more")
+        (answer,) = parse(await client.receive_all(), [])
+        assert answer.body == A
+        await client.stream.send_eof()
+        await wait_all_tasks_blocked()
+        assert laned.tasks == 0
+
+
 async def test_one_answer_of_a_task_among_many(autojump_clock: MockClock) -> None:
     """The task gives the connection back with what is left of the pipeline."""
     async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
@@ -865,7 +884,7 @@ async def test_requests_are_logged_as_on_the_plain_path(
         await converse(SimDisk(FILES), pieces)
         logged.append([r.message for r in caplog.records if r.name == "trio_amped.access"])
         caplog.clear()
-    assert logged[0] == logged[1]
+    assert logged[0] == logged[1] == logged[2]
     assert len(logged[0]) == 7
     assert logged[1][0] == "GET /a.txt?b HTTP/1.1 200 10"
 

@@ -216,7 +216,7 @@ class Answers:
 
     @contextlib.asynccontextmanager
     async def swept(self) -> AsyncIterator[None]:
-        """While this lasts, what nobody asks for is let go of; at its end, all of it."""
+        """While this lasts, what nobody asks for is let go of; at its end all files are closed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep_for_ever)
             try:

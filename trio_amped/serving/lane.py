@@ -120,6 +120,10 @@ class Lane:
                 if parked.rest:  # a task finishes that, and says that it is the last
                     self._unpark(fd)
                     self._hand_over(Handover(parked.sock, parked.rest))
+                elif parked.lingers:  # a task waits for the end of their side
+                    self._unpark(fd)
+                    last = Unfinished(b"", (), None, closes=True)
+                    self._hand_over(Handover(parked.sock, b"", None, last))
                 else:
                     self._close(fd)
             self._epoll.close()
@@ -320,7 +324,7 @@ class Lane:
             stats.by_lane += 1
             stats.responses[answer.status] += 1
             if self._logs_access:
-                log_access(match[0], answer.status, answer.length)
+                log_access(match[0].partition(b"\r\n")[0], answer.status, answer.length)
             try:
                 body = self._send(parked.sock, answer)
             except (ClientGone, OSError) as error:
