@@ -13,10 +13,8 @@ from itertools import pairwise
 
 import pytest
 import trio
-from hypothesis import given
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fuzz.properties.streams import STREAMS, Stream, check_all_ways
 from tests.serving.cases import ETAG, FILES, LARGE, get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import (
@@ -70,12 +68,8 @@ def has_received(client: Client) -> bool:
     return bool(select.select([fileno(client)], [], [], 0)[0])
 
 
-# ------------------------------------------------------------------ the same bytes
-
-
-@given(STREAMS)
-def test_all_ways_say_the_same_bytes(stream: Stream) -> None:
-    check_all_ways(stream)
+# ------------------------------------------------------------------ what it answers itself
+# (That all ways say the same bytes is a property: fuzz/properties/streams.py, `lane`.)
 
 
 @pytest.mark.parametrize(
