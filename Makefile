@@ -30,11 +30,12 @@ test: .venv/test  ## lint, types, then all tests with branch coverage
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-test-plain: .venv/test  ## the tests with real servers once more, by tasks and h11 alone
-	$(BIN)/python -m pytest --nothing-kept tests/real tests/clients tests/test_server.py
+test-plain: .venv/test  ## the tests with real servers once more by tasks, and once more by h11 alone
+	$(BIN)/python -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py
+	$(BIN)/python -m pytest --nothing-kept tests/real tests/test_server.py
 
-fuzz: .venv/test  ## send made-up requests for MINUTES
-	$(BIN)/python -m fuzz --minutes $(MINUTES)
+fuzz: .venv/test  ## run a fuzz campaign for MINUTES (OPTIONS='--help' lists how)
+	$(BIN)/python -m fuzz run --minutes $(MINUTES) $(OPTIONS)
 
 bench: .venv/bench  ## measure resident files beside other servers, 15 minutes (OPTIONS=--short)
 	$(BIN)/python -m bench.hot $(OPTIONS)
@@ -54,7 +55,7 @@ soak: .venv/test  ## serve all kinds of clients, MINUTES with threads and with p
 check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
 	$(MAKE) test
 	$(MAKE) test-plain
-	$(MAKE) fuzz MINUTES=30
+	$(MAKE) fuzz MINUTES=30 OPTIONS=
 	$(MAKE) soak MINUTES=15
 	$(MAKE) bench OPTIONS=
 	$(MAKE) bench-cold OPTIONS=

@@ -1,1 +1,1 @@
-"""Made-up requests, for as long as you like: `python -m fuzz --minutes 5`."""
+"""Made-up requests, for as long as you like: `python -m fuzz run --minutes 5`."""

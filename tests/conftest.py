@@ -1,19 +1,16 @@
-"""The rules of a whole test run: Hypothesis profiles, no skipped test in CI, the lane on or off."""
+"""The rules of a whole test run: Hypothesis profiles, no skipped test in CI, how servers serve."""
 
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
+from fuzz.campaign import profiles
 from tests.rig.server import COMMON_OPTIONS
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
-# Properties are not timed: a slow machine is no failure.
-settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile(
-    "ci", settings.get_profile("dev"), derandomize=True, max_examples=300, print_blob=True
-)
+profiles.register()
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
 
 
@@ -52,13 +49,14 @@ class NoSkips:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--nothing-kept",
-        action="store_true",
-        help="servers serve by tasks and h11 alone, unless told otherwise",
+        "--no-fast-lane", action="store_true", help="servers serve by tasks, unless told otherwise"
     )
+    parser.addoption("--nothing-kept", action="store_true", help="the same, and by h11 alone")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-fast-lane"):
+        COMMON_OPTIONS.append("--no-fast-lane")
     if config.getoption("--nothing-kept"):
         COMMON_OPTIONS.extend(("--max-open-files", "0"))
     if IN_CI:

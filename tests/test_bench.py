@@ -217,10 +217,22 @@ def test_the_chart_has_a_bar_for_each_ratio(results: Results) -> None:
 
 
 def test_a_long_bar_is_cut_off_and_keeps_its_number() -> None:
-    text = chart.svg("x", {"pipeline": ("", [("epoll", 24.0, "limit"), ("a", 1.0, "nginx")])})
-    widths = [float(each) for each in re.findall(r'x="\d+" y="\d+" width="([\d.]+)" he', text)]
-    assert widths[0] == pytest.approx(widths[1] * 1.6, abs=0.2)
-    assert ">24.00<" in text
+    bars = [("epoll", 24.0, "limit"), ("a", 1.0, "nginx"), ("b", 2.9, "ours")]
+    assert lengths(bars)[0] == pytest.approx(lengths(bars)[1] * 3, abs=0.2)
+    assert lengths(bars)[2] == pytest.approx(lengths(bars)[1] * 2.9, abs=0.2)
+    assert ">… 24.00<" in chart.svg("x", {"pipeline": ("", bars)})
+
+
+def test_a_panel_is_as_wide_as_its_longest_bar() -> None:
+    """Of two bars the longer one is always longer."""
+    low, high = lengths([("a", 1.76, "ours"), ("b", 2.25, "nginx")])
+    assert high == pytest.approx(low * 2.25 / 1.76, abs=0.2)
+
+
+def lengths(bars: list[chart.Bar]) -> list[float]:
+    text = chart.svg("x", {"1m": ("", bars)})
+    found = re.findall(r'x="\d+" y="\d+" width="([\d.]+)" he', text)
+    return [float(each) for each in found[: len(bars)]]
 
 
 def test_a_part_can_be_asked_for() -> None:

@@ -40,7 +40,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def config(root: Path, **settings: Any) -> Config:
-    common = {"port": 0, "max_helpers": 4, "max_open_files": 0 if COMMON_OPTIONS else 100}
+    common = {"port": 0, "max_helpers": 4, "fast_lane": not COMMON_OPTIONS}
+    common["max_open_files"] = 0 if "--max-open-files" in COMMON_OPTIONS else 100
     everything: dict[str, Any] = {"root": root, **common} | settings
     return Config(**everything)
 

@@ -96,14 +96,12 @@ class Config:
     max_queue: int = _setting(1024, "misses that may wait for a helper; beyond: 503", least=1)
     revalidate: float = _setting(
         1.0,
-        "seconds after which the path of the root is resolved again, precompressed files are "
-        "looked for again, and a listing is made anew",
+        "seconds after which it is asked again what a path leads to: that of the root, of a file "
+        "that is kept open, of a precompressed file; and after which a listing is made anew",
         least=0,
     )
 
-    fast_lane: bool = _setting(
-        True, "answer common requests from open files, without a task for each connection"
-    )
+    fast_lane: bool = _setting(True, "answer common requests without a task for each connection")
     max_open_files: int = _setting(
         10_000,
         "files that are kept open with the answers for common requests; 0: none, also without the "

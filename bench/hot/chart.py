@@ -7,9 +7,9 @@ from html import escape
 Bar = tuple[str, float, str]
 
 _WIDTH, _COLUMNS, _MARGIN = 880, 2, 20
-_LABEL, _VALUE, _BAR, _STEP = 150, 40, 11, 17  # the room for text, and for a bar
+_LABEL, _VALUE, _BAR, _STEP = 150, 52, 11, 17  # the room for text, and for a bar
 _TITLE, _TOP, _LEGEND = 24, 58, 26
-_MOST = 1.6  # what is longer is cut off, and has its number
+_LEAST, _MOST = 1.6, 3.0  # where a panel ends: at its longest bar, or else that is cut off
 
 # Drawn on its own ground, so that it can be read wherever it is shown.
 _STYLE = """
@@ -64,13 +64,14 @@ def svg(title: str, panels: Mapping[str, tuple[str, Sequence[Bar]]]) -> str:
 def _panel(x: int, y: int, width: int, name: str, what: str, bars: Sequence[Bar]) -> Iterator[str]:
     left, room = x + _LABEL, width - _LABEL - _VALUE
     top = y + _TITLE + 18
-    one, bottom = left + room / _MOST, top + len(bars) * _STEP
+    most = min(_MOST, max([_LEAST, *(ratio for _, ratio, _ in bars)]))
+    one, bottom = left + room / most, top + len(bars) * _STEP
     yield f'<line class="one" x1="{one:.1f}" x2="{one:.1f}" y1="{top - 4}" y2="{bottom}"/>'
     yield f'<text class="panel" x="{x}" y="{y + 14}">{escape(name)}</text>'
     yield f'<text class="faint" x="{x}" y="{y + 30}">{escape(what)}</text>'
     for at, (label, ratio, kind) in enumerate(bars):
         line = top + at * _STEP
-        length = max(1.0, room * min(ratio, _MOST) / _MOST)
+        length = max(1.0, room * min(ratio, most) / most)
         is_ours = ' class="ours"' if kind == "ours" else ""
         yield (
             f'<text{is_ours} x="{left - 8}" y="{line + 10}" text-anchor="end">'
@@ -81,5 +82,6 @@ def _panel(x: int, y: int, width: int, name: str, what: str, bars: Sequence[Bar]
             f'rx="2"><title>{escape(label)}: {ratio:.3f}</title></rect>'
         )
         yield (
-            f'<text class="faint" x="{left + length + 5:.1f}" y="{line + 10}">{ratio:.2f}</text>'
+            f'<text class="faint" x="{left + length + 5:.1f}" y="{line + 10}">'
+            f"{'… ' * (ratio > most)}{ratio:.2f}</text>"
         )

@@ -248,6 +248,17 @@ def test_a_file_truncated_while_it_is_loaded_kills_nobody(peer: Peer, broken: Br
         assert not truncation.is_alive()
 
 
+@needs("root", "loop")
+def test_load_reads_what_it_was_asked_for_and_no_more(root: Path) -> None:
+    """A page fault alone would read the disk's read-ahead around each page: 128 KiB on this one."""
+    path = root / "large"
+    path.write_bytes(os.urandom(4 * MIB))
+    evict(path)
+    with path.open("rb") as file:
+        helper.load(file.fileno(), MIB, 64 * KIB)
+    assert resident_pages(path) == 64 * KIB // PAGE
+
+
 def test_a_file_truncated_before_the_touch_kills_nobody(
     file: Path, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

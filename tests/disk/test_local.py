@@ -973,8 +973,13 @@ async def test_a_job_that_has_killed_three_processes_fails(
 
 
 def holds(pid: int, path: Path) -> bool:
-    """Whether a process has this file open: it has taken the order."""
+    """Whether a helper process has this file open: it has taken the order.
+
+    Before its exec it is a copy of this process, and has all the files that we have open.
+    """
     try:
+        if b"disk.helper" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return False
         names = os.listdir(f"/proc/{pid}/fd")
         return any(os.readlink(f"/proc/{pid}/fd/{name}") == str(path) for name in names)
     except OSError:

@@ -10,19 +10,23 @@ from hypothesis import strategies as st
 from trio_amped.disk.messages import MAX_MESSAGE, MAX_READ, Operation, Order, Reply
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
+UINT64 = st.integers(0, 2**64 - 1)
 
 
-@given(st.sampled_from(Operation), st.binary(), INT64, INT64)
-def test_orders_survive(operation: Operation, path: bytes, offset: int, length: int) -> None:
-    order = Order(operation, path, offset, length)
+@given(st.sampled_from(Operation), st.binary(), INT64, INT64, UINT64)
+def test_orders_survive(
+    operation: Operation, path: bytes, offset: int, length: int, number: int
+) -> None:
+    order = Order(operation, path, offset, length, number)
     again = Order.unpack(order.pack())
     assert again == order
     assert again.operation is operation
 
 
-@given(st.integers(0, 4095), st.binary())
-def test_replies_survive(number: int, content: bytes) -> None:
-    assert Reply.unpack(Reply(number, content).pack()) == Reply(number, content)
+@given(st.integers(0, 4095), st.binary(), UINT64)
+def test_replies_survive(errno: int, content: bytes, number: int) -> None:
+    reply = Reply(errno, content, number)
+    assert Reply.unpack(reply.pack()) == reply
 
 
 @given(st.binary())
@@ -36,7 +40,7 @@ def test_what_pack_did_not_make_is_refused_or_read(message: bytes) -> None:
 
 def test_an_unknown_operation_is_refused() -> None:
     with pytest.raises(ValueError, match="not a valid Operation"):
-        Order.unpack(b"\xff" + Order(Operation.OPEN).pack()[1:])
+        Order.unpack(bytes(8) + b"\xff" + Order(Operation.OPEN).pack()[9:])
 
 
 def test_the_longest_messages_fit() -> None:

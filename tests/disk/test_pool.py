@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ class Hand:
         self.channel = channel
         channel.send(FREE)
         self.received: list[int] = []
-        self._hands_over = False
+        self._hands_over, self._number = False, 0
         self._death = trio.Event()
 
     async def live(self) -> None:
@@ -55,16 +55,20 @@ class Hand:
             )
         except BlockingIOError:
             return None
+        except ConnectionResetError:
+            message = b""
+        if not message:  # it was given up
+            return None
         for _, _, data in ancillary:
             self.received += array.array("i", data)
         order = Order.unpack(message)
-        self._hands_over = order.operation.hands_over
-        return order
+        self._hands_over, self._number = order.operation.hands_over, order.number
+        return order._replace(number=0)
 
     def answer(self, reply: Reply = DONE, *descriptors: int, is_free: bool = True) -> None:
         """Answer; `is_free`: and then close its own copy of what it has handed over."""
         self.forget()
-        socket.send_fds(self.channel, [reply.pack()], descriptors)
+        socket.send_fds(self.channel, [reply._replace(number=self._number).pack()], descriptors)
         if self._hands_over and reply.errno == 0 and is_free:
             self.channel.send(FREE)
 
@@ -670,6 +674,65 @@ async def test_no_place_for_a_descriptor_that_comes_back(root: Path) -> None:
         helper.answer(Reply(0, b"facts"))
         assert await job.wait() == (b"facts", -1)
         job.drop()
+
+
+Nonsense = Callable[[Hand, int], object]
+
+NONSENSE: list[Nonsense] = [
+    lambda helper, fd: socket.send_fds(helper.channel, [b"abc"], [fd]),
+    lambda helper, fd: socket.send_fds(helper.channel, [FREE], [fd]),
+    lambda helper, fd: socket.send_fds(helper.channel, [Reply(0, b"x", 0).pack()], [fd]),
+    lambda helper, fd: socket.send_fds(helper.channel, [Reply(0, b"x", 99).pack()], []),
+    lambda helper, fd: helper.answer(Reply(errno.EIO), fd),
+    lambda helper, fd: helper.answer(DONE, fd, fd),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "operation"),
+    [
+        *product(NONSENSE, (Operation.LOAD, Operation.OPEN)),
+        (lambda helper, fd: helper.answer(DONE, fd), Operation.LOAD),  # nothing was asked for
+    ],
+)
+async def test_a_helper_that_makes_no_sense_is_given_up(
+    answer: Nonsense, operation: Operation, autojump_clock: MockClock, root: Path
+) -> None:
+    """What it says is nobody's answer, what it hands over is closed, and another does the job."""
+    (root / "file").touch()
+    async with a_pool(size=1) as hands:
+        job = hands.pool.submit(Order(operation, b"file"))
+        helper, order = await hands.the_order()
+        with a_descriptor(root) as descriptor:
+            answer(helper, descriptor.fd)
+        await trio.sleep(1)
+        other, again = await hands.the_order()
+        assert other is not helper
+        assert again == order
+        other.answer(Reply(0, b"facts"))
+        assert await job.wait() == (b"facts", -1)
+        job.drop()
+    assert descriptors(root) == []
+
+
+async def test_a_second_answer_is_not_that_to_the_next_order(
+    autojump_clock: MockClock, root: Path
+) -> None:
+    async with a_pool(size=1) as hands:
+        first = hands.pool.submit(load(1))
+        helper, _ = await hands.the_order()
+        helper.answer(Reply(0, b"first"))
+        helper.answer(Reply(0, b"first"))
+        assert await first.wait() == (b"first", -1)
+        first.drop()
+        second = hands.pool.submit(load(2))
+        await trio.sleep(1)
+        *_, (other, order) = await hands.working()  # the old one has it as well, and nobody listens
+        assert other is not helper
+        assert order == load(2)
+        other.answer(Reply(0, b"second"))
+        assert await second.wait() == (b"second", -1)
+        second.drop()
 
 
 # ---------------------------------------------------------------- any order of events

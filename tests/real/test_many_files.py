@@ -56,14 +56,15 @@ class Held:
         self.mappings = len(Path(f"/proc/{pid}/maps").read_text().splitlines())
 
 
-def test_many_files_by_the_lane(many: Path) -> None:
-    """Without sidecars, whose names a helper would have to look for: then the lane opens all."""
+@pytest.mark.parametrize("options", [[], ["--no-fast-lane"]], ids=["lane", "tasks"])
+def test_many_files_that_are_kept(many: Path, options: list[str]) -> None:
+    """Without sidecars, whose names a helper would have to look for: then the loop opens all."""
     most = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-    with running_server("--precompressed", "none", root=many) as server:
+    with running_server("--precompressed", "none", *options, root=many) as server:
         check(server, SMALL, memory=96 * MIB, files=most)
 
 
-def test_many_files_by_tasks(many: Path) -> None:
+def test_many_files_by_h11(many: Path) -> None:
     with running_server("--max-open-files", "0", root=many) as server:
         check(server, FEWER, memory=32 * MIB, files=16)
 

@@ -49,7 +49,7 @@ class Desk:
     def wire(self, target: str, *fields: str, method: str = "GET") -> bytes:
         answer = self.ask(target, *fields, method=method)
         assert answer is not None
-        return answer.wire
+        return bytes(answer.wire)
 
     def body(self, target: str, *fields: str) -> bytes:
         return self.wire(target, *fields).partition(b"\r\n\r\n")[2]

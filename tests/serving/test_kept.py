@@ -10,10 +10,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
-from tests.serving.peers import Link, Peer, by_lockstep, by_memory, by_unix_socket
+from tests.serving.peers import Link, Peer, by_lockstep, by_memory, by_unix_socket, connected
 from tests.simulated import NOW, SimDisk
 from trio_amped.config import Config
 from trio_amped.semantics.request import Request
+from trio_amped.serving.answers import Answers
 from trio_amped.serving.framing import Framing
 from trio_amped.serving.server import Server
 from trio_amped.serving.site import Site
@@ -166,6 +167,59 @@ async def test_kept_answers_are_logged(
         await peer.receive(1)
         await wait_all_tasks_blocked()
     assert caplog.messages == ["GET /a.txt?b HTTP/1.1 200 10"]
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["kept", "h11"])
+async def test_an_answer_that_is_not_finished_is_logged_as_well(
+    keeps: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="trio_amped.access")
+    disk = SimDisk({**FILES, b"huge": HUGE}, real_descriptors=True)
+    async with (
+        served(disk, by_unix_socket) if keeps else connected(disk, link=by_unix_socket) as peer
+    ):
+        await peer.send(get("/huge"))
+        await peer.receive(1000)
+        await trio.aclose_forcefully(peer.stream)
+        await peer.ended.wait()
+    assert caplog.messages == [f"GET /huge HTTP/1.1 200 {len(HUGE)}"]
+
+
+async def test_a_file_is_closed_when_it_is_sent(autojump_clock: MockClock) -> None:
+    """Not only when the client has ended its side, which may take it some seconds."""
+    disk = SimDisk(FILES)
+    async with served(disk, by_unix_socket) as peer:
+        await peer.send(get("/large.bin", "Connection: close"))
+        (answer,) = parse(await peer.receive_all(), [])
+        assert answer.body == LARGE
+        assert not peer.ended.is_set()
+        assert disk.open_files == 1
+
+
+async def test_a_bug_is_answered_as_it_should_be(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(answers: Answers, head: bytes) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(Answers, "find_now", fail)
+    async with served(SimDisk(FILES), by_memory) as peer:
+        await peer.send(get("/a.txt", method="HEAD"))
+        (answer,) = parse(await peer.receive_all(), [b"HEAD"])
+        assert (answer.status, answer.body) == (500, b"")
+    assert "planted" in caplog.text
+
+
+async def test_cancelled_at_any_step_it_leaves_nothing_open() -> None:
+    """`served` looks at the files that are open."""
+    for steps in range(12):
+        disk = SimDisk({**FILES, b"huge": HUGE})
+        async with served(disk, by_unix_socket) as peer:
+            await peer.send(get("/huge") + get("/a.txt"))
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            peer.scope.cancel()
+            await peer.ended.wait()
 
 
 async def test_files_that_nobody_asks_for_are_closed(autojump_clock: MockClock) -> None:

@@ -41,11 +41,12 @@ def serve(channel: socket.socket) -> None:
             if not message:
                 return
             try:
-                reply, descriptor = _perform(Order.unpack(message), received)
+                order = Order.unpack(message)
+                reply, descriptor = _perform(order, received)
             finally:
                 for number in received:
                     close(number)
-            _answer(channel, reply, descriptor)
+            _answer(channel, reply._replace(number=order.number), descriptor)
 
 
 def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
@@ -124,6 +125,10 @@ def load(descriptor: int, offset: int, length: int) -> None:
 
     Raises OSError (EIO) where the disk cannot read it.
     """
+    # Exactly this part, and all of it at once: a page fault reads as much as the disk's read-ahead
+    # around itself (8 MiB on some), one fault after the other.
+    with contextlib.suppress(OSError):  # a file system may not take advice
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
     try:
         kernel.populate(descriptor, offset, length)
     except OSError as error:

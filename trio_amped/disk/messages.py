@@ -65,41 +65,47 @@ class Operation(enum.IntEnum):
 
 
 class Order(NamedTuple):
-    """What to do; the descriptor that it is done to travels beside it."""
+    """What to do; the descriptor that it is done to travels beside it.
+
+    `number` tells it from the other orders to the same helper.
+    """
 
     operation: Operation
     path: bytes = b""  # for LIST: the packed View, a NUL, and the path
     offset: int = 0
     length: int = 0
+    number: int = 0
 
     def pack(self) -> bytes:
-        return _ORDER.pack(self.operation, self.offset, self.length) + self.path
+        return _ORDER.pack(self.number, self.operation, self.offset, self.length) + self.path
 
     @classmethod
     def unpack(cls, message: bytes) -> Self:
         """Raises struct.error or ValueError on a message that `pack` did not make."""
-        operation, offset, length = _ORDER.unpack_from(message)
-        return cls(Operation(operation), message[_ORDER.size :], offset, length)
+        number, operation, offset, length = _ORDER.unpack_from(message)
+        return cls(Operation(operation), message[_ORDER.size :], offset, length, number)
 
 
 class Reply(NamedTuple):
-    """What came of it: an errno (0: done) and the facts or bytes that were asked for."""
+    """What came of it: an errno (0: done), the facts or bytes that were asked for, and the number
+    of the order."""
 
     errno: int
     content: bytes = b""
+    number: int = 0
 
     def pack(self) -> bytes:
-        return _REPLY.pack(self.errno) + self.content
+        return _REPLY.pack(self.number, self.errno) + self.content
 
     @classmethod
     def unpack(cls, message: bytes) -> Self:
         """Raises struct.error on a message that `pack` did not make."""
-        (number,) = _REPLY.unpack_from(message)
-        return cls(number, message[_REPLY.size :])
+        number, errno = _REPLY.unpack_from(message)
+        return cls(errno, message[_REPLY.size :], number)
 
 
 FREE: Final = b"free"
 """What a helper sends when it has started, and when it has closed what it handed over."""
 
-_ORDER: Final = struct.Struct("!Bqq")
-_REPLY: Final = struct.Struct("!i")
+_ORDER: Final = struct.Struct("!QBqq")
+_REPLY: Final = struct.Struct("!Qi")

@@ -6,8 +6,9 @@ import errno
 import logging
 import os
 import socket
+import struct
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Final
 
 import trio
@@ -29,7 +30,10 @@ _CLOSED: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 
 class HelperDied(Exception):
-    """The socket of a helper ended; `has_order` if it may have begun the work."""
+    """The socket of a helper ended, or it says what makes no sense: it is given up then.
+
+    `has_order` if it may have begun the work.
+    """
 
     def __init__(self, has_order: bool) -> None:
         self.has_order = has_order
@@ -42,9 +46,11 @@ def _privileges() -> tuple[int, int, list[int]]:
 class _Helper:
     """The event loop's end of one helper."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, close_received: Callable[[int], None]) -> None:
+        self._close_received = close_received
         self._privileges = _privileges()
         self._channel = trio.socket.from_stdlib_socket(channel)
+        self._orders = 0
         self.has_ended = False
         self.idle_scope = trio.CancelScope()
 
@@ -57,8 +63,10 @@ class _Helper:
         if job.descriptor:
             fds = array.array("i", [job.descriptor.fd])
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        self._orders += 1
+        order = job.order._replace(number=self._orders)
         try:
-            await self._channel.sendmsg([job.order.pack()], rights)
+            await self._channel.sendmsg([order.pack()], rights)
         except OSError as error:
             if error.errno in _CLOSED:
                 raise HelperDied(has_order=False) from None
@@ -68,19 +76,29 @@ class _Helper:
                 MAX_MESSAGE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
             )
         except OSError:
-            message = b""
-        if not message:
-            raise HelperDied(has_order=True)
-        received = descriptors_in(ancillary)
-        return Reply.unpack(message), received[0] if received else None
+            raise HelperDied(has_order=True) from None
+        return self._understand(order, message, descriptors_in(ancillary))
+
+    def _understand(
+        self, order: Order, message: bytes, received: list[int]
+    ) -> tuple[Reply, int | None]:
+        """Whatever is no reply to this order must not be taken for one. Raises HelperDied."""
+        with contextlib.suppress(struct.error):  # b"", at the end of the socket, is none either
+            reply = Reply.unpack(message)
+            most = int(order.operation.hands_over and reply.errno == 0)
+            if reply.number == order.number and len(received) <= most:
+                return reply, received[0] if received else None
+        for number in received:
+            self._close_received(number)
+        raise HelperDied(has_order=True)
 
     async def is_free(self) -> None:
         """Wait until it says so: at its start, and after what it has handed over. Or HelperDied."""
         try:
-            message = await self._channel.recv(len(FREE))
+            message = await self._channel.recv(len(FREE) + 1)
         except OSError:
             message = b""
-        if not message:
+        if message != FREE:
             raise HelperDied(has_order=False)
 
     def close(self) -> None:
@@ -245,7 +263,7 @@ class HelperPool:
             log.error("cannot start a disk helper: %s", error)
             raise HelperDied(has_order=False) from None
         theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
-        helper = _Helper(ours)
+        helper = _Helper(ours, self._closer.close_in_thread)
 
         async def carry() -> None:
             await self._carry(theirs)

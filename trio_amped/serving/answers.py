@@ -65,9 +65,9 @@ class Answer:
         "checked_at",
         "closes",
         "file",
-        "files",
         "length",
         "lookups",
+        "others",
         "rest",
         "second",
         "status",
@@ -94,17 +94,18 @@ class Answer:
         self.tag = tag
         self.file = file
         self.lookups = lookups
-        self.files = tuple(lookup.file for lookup in lookups if lookup.file)
+        found = (lookup.file for lookup in lookups if lookup.file)
+        self.others = tuple(other for other in found if other is not file)  # as a rule, none
         self.valid_until = -math.inf
         self.checked_at = -1  # a moment, see Answers
-        self.wire = head + body
+        self.wire = bytearray(head + body)
         self.second = -1
         self._date_at = head.index(b"\r\nDate: ") + 8
 
     def date(self, clock: Clock) -> None:
         """Have it say the time; only the Date differs from one second to the next."""
-        wire, at = memoryview(self.wire), self._date_at
-        self.wire = b"".join((wire[:at], clock.date, wire[at + _DATE_LENGTH :]))
+        at = self._date_at
+        self.wire[at : at + _DATE_LENGTH] = clock.date
         self.second = clock.second
 
     def renew(self, max_age: float) -> None:
@@ -174,7 +175,9 @@ class Answers:
         """Whether it still is the answer at this moment."""
         if self.clock.now >= answer.valid_until and not self._renew(key, answer):
             return False
-        for file in answer.files:  # one, as a rule; all() would take longer
+        if not self.files.is_unchanged(answer.file):
+            return False
+        for file in answer.others:
             if not self.files.is_unchanged(file):
                 return False
         answer.checked_at = self.moment
@@ -213,7 +216,7 @@ class Answers:
 
     @contextlib.asynccontextmanager
     async def swept(self) -> AsyncIterator[None]:
-        """While this lasts, what nobody asks for is let go of; at its end, all of it."""
+        """While this lasts, what nobody asks for is let go of; at its end all files are closed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep_for_ever)
             try:

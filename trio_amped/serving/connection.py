@@ -62,6 +62,7 @@ class Connection:
         self._reader = HeadReader(config.max_head, config.max_target, config.max_fields)
         self._idle_scope: trio.CancelScope | None = None
         self._is_draining = False
+        self._line = b""
         self._method: bytes | None = None
         self._unfinished: Unfinished | None = None
         self._first_deadline = first_deadline
@@ -106,10 +107,14 @@ class Connection:
             self._idle_scope.cancel()
 
     async def _finish(self, unfinished: Unfinished) -> bool:
-        """Send the rest of an answer; whether another request may follow."""
+        """Send the rest of an answer, and close its file; whether another request may follow."""
         self._unfinished = unfinished
         body = BodySender(self.transport, self._site.disk, unfinished.file, unfinished.rest)
-        await body.send(b"")
+        try:
+            await body.send(b"")
+        finally:
+            if unfinished.file:
+                self._site.disk.close(unfinished.file)
         self._unfinished = None
         if unfinished.closes:
             await self.transport.finish()
@@ -122,37 +127,33 @@ class Connection:
             head = await self._next_head()
             if head is None:
                 return False
+            self._line, _, _ = head.partition(b"\r\n")
+            self._method = head.partition(b" ")[0]
             if self._answers and not self._is_draining:
                 answer = self._answers.find_now(head)
                 if answer is not None:
-                    return await self._send_kept(answer, head, self._answers.files)
-            self._method = head.partition(b" ")[0]
+                    return await self._send_kept(answer, self._answers.files)
             request = self._framing.receive(head)
         except HttpError as error:
             await self._refuse(error)
             return False
         self._stats.requests += 1
-        response = await handle(request, self._site, self)
-        if access_log.isEnabledFor(logging.DEBUG):
-            log_access(head, response.status, sum(map(len, response.body)))
+        await handle(request, self._site, self)
         if self._framing.start_next():
             return True
         await self.transport.finish()
         return False
 
-    async def _send_kept(self, answer: Answer, head: bytes, files: OpenFiles) -> bool:
+    async def _send_kept(self, answer: Answer, files: OpenFiles) -> bool:
         """Send an answer that is ready; whether another request may follow."""
         self._stats.requests += 1
         self._stats.responses[answer.status] += 1
         if access_log.isEnabledFor(logging.DEBUG):
-            log_access(head, answer.status, answer.length)
+            log_access(self._line, answer.status, answer.length)
         file = files.share(answer.file) if answer.rest else None
-        body = (answer.wire, FileSpan(0, answer.rest)) if file else (answer.wire,)
-        try:
-            return await self._finish(Unfinished(head.split(b" ", 2)[1], body, file, answer.closes))
-        finally:
-            if file:
-                self._site.disk.close(file)
+        wire = bytes(answer.wire)
+        body = (wire, FileSpan(0, answer.rest)) if file else (wire,)
+        return await self._finish(Unfinished(self._line.split()[1], body, file, answer.closes))
 
     async def _next_head(self) -> bytes | None:
         """The next head; None when the client has nothing to ask. Raises HttpError, ClientGone.
@@ -199,7 +200,10 @@ class Connection:
 
     async def respond(self, response: Response, body: BodySender) -> None:
         """Send a response. Raises ClientGone, FileChanged, OSError."""
-        await body.send(self._head(response))
+        head = self._head(response)
+        if access_log.isEnabledFor(logging.DEBUG):
+            log_access(self._line, response.status, sum(map(len, response.body)))
+        await body.send(head)
 
     def _head(self, response: Response, *, is_last: bool = False) -> bytes:
         closes = is_last or self._is_draining
@@ -233,7 +237,6 @@ class Connection:
         return request.target.decode("latin-1") if request else "a request"
 
 
-def log_access(head: bytes, status: int, length: int) -> None:
-    """A line for an answered request; `length`: bytes of the body."""
-    line, _, _ = head.partition(b"\r\n")
+def log_access(line: bytes, status: int, length: int) -> None:
+    """For a request that is answered, before anything is sent; `length`: bytes of the body."""
     access_log.debug("%s %d %d", line.decode("latin-1"), status, length)

@@ -30,6 +30,7 @@ log = logging.getLogger("trio_amped.serving")
 
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
+_LOOKED: Final = 4  # connections after which it is asked whether these are over
 _ACCEPTED: Final = 64  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
@@ -119,6 +120,10 @@ class Lane:
                 if parked.rest:  # a task finishes that, and says that it is the last
                     self._unpark(fd)
                     self._hand_over(Handover(parked.sock, parked.rest))
+                elif parked.lingers:  # a task waits for the end of their side
+                    self._unpark(fd)
+                    last = Unfinished(b"", (), None, closes=True)
+                    self._hand_over(Handover(parked.sock, b"", None, last))
                 else:
                     self._close(fd)
             self._epoll.close()
@@ -245,7 +250,7 @@ class Lane:
                     self._receive(fd, parked)
                 elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
                     self._accept(listener)
-                if time.monotonic() >= stop:
+                if number % _LOOKED == 0 and time.monotonic() >= stop:
                     self._events = events[number:]
                     return True
             self._events = []
@@ -319,7 +324,7 @@ class Lane:
             stats.by_lane += 1
             stats.responses[answer.status] += 1
             if self._logs_access:
-                log_access(match[0], answer.status, answer.length)
+                log_access(match[0].partition(b"\r\n")[0], answer.status, answer.length)
             try:
                 body = self._send(parked.sock, answer)
             except (ClientGone, OSError) as error:
@@ -388,7 +393,7 @@ class Lane:
             sent = 0
         self._stats.bytes_sent += sent
         if sent < len(data):
-            left = data[sent:]
+            left = bytes(data[sent:])
             return (left, FileSpan(0, size)) if size else (left,)
         return self._send_file(sock, answer.file, size) if size else ()
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import select
 import socket
 
 import trio
@@ -76,7 +77,7 @@ class Server:
             with self._serving:
                 if not (disk.is_prompt and self.config.max_open_files):
                     await self._serve_by_tasks(listeners, site)
-                elif self.config.fast_lane:
+                elif self.config.fast_lane and hasattr(select, "epoll"):
                     await self._serve_by_lane(listeners, site, disk)
                 else:
                     answers = self._answers(site, disk)
@@ -195,8 +196,6 @@ class Server:
             return await connection.run(handover.received, handover.unfinished)
         finally:
             self._connections.discard(connection)
-            if handover.unfinished and handover.unfinished.file:
-                site.disk.close(handover.unfinished.file)
 
 
 class _BoundedListener(trio.abc.Listener[trio.SocketStream]):

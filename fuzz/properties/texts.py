@@ -5,6 +5,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
+from fuzz.target import Target as FuzzTarget
 from trio_amped.semantics.errors import HttpError
 from trio_amped.semantics.head import HeadReader
 from trio_amped.semantics.target import Target, parse_target
@@ -51,9 +52,9 @@ _TARGET_TOKENS: Final = [
     *[b"a", b"b.txt", b"index.html", b".well-known", b"?", b"#", b"~", b"%FF", b"\xff", b" "],
     *[b"http://", b"https://", b"h:80", b"[::1]", b"@", b"%C3%A9", b"*"],
 ]
-TARGETS: Final = st.lists(st.sampled_from(_TARGET_TOKENS) | st.binary(max_size=4), max_size=20).map(
-    b"".join
-)
+TARGET_TEXTS: Final = st.lists(
+    st.sampled_from(_TARGET_TOKENS) | st.binary(max_size=4), max_size=20
+).map(b"".join)
 
 
 def check_target(target: bytes) -> None:
@@ -84,3 +85,9 @@ def _check_parsed(parsed: Target) -> None:
     assert not location.startswith((b"//", b"/\\"))
     again = parse_target(location)
     assert (again.path, again.is_directory, again.query) == (parsed.path, True, parsed.query)
+
+
+TARGETS: Final = (
+    FuzzTarget("heads", check_heads, {"stream": HEAD_STREAMS, "cuts": CUTS}),
+    FuzzTarget("targets", check_target, {"target": TARGET_TEXTS}),
+)

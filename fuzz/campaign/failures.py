@@ -1,0 +1,183 @@
+"""A failure: what it is known by, and the directory that has all that is known of it."""
+
+import base64
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import linecache
+import platform
+import subprocess
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from fuzz.campaign.places import ROOT
+
+_MACHINERY: Final = ROOT / "fuzz/campaign"  # in every traceback, and never to blame
+_PACKAGES: Final = ("trio", "h11", "hypothesis")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One kind of failure of one target, with the smallest example of it."""
+
+    id: str
+    target: str
+    engine: str
+    seed: int
+    error: str
+    where: str
+    traceback: str = field(repr=False)
+    batch: int = 0  # examples with this seed: the other half of what decides a batch
+    module: str = "fuzz.targets"  # where the target is
+    example: str = ""  # as Python, for people and for an @example
+    choices: str = ""  # the same as Hypothesis's blob: it decides all that is drawn
+    size: int = 0  # how many choices these are
+    first_example: str = field(default="", repr=False)  # before it was shrunk
+    first_choices: str = field(default="", repr=False)
+    raw: dict[str, str] = field(default_factory=dict, repr=False)  # what is bytes, as base64
+    count: int = 1
+    is_death: bool = False  # of the worker, or it hung: not to be run in this process
+
+    def smaller(self, other: "Failure") -> "Failure":
+        """The same failure, found twice."""
+        best = min(self, other, key=lambda failure: failure.size or 1 << 30)
+        return dataclasses.replace(best, count=self.count + other.count)
+
+
+# ------------------------------------------------------------------ what a failure is known by
+
+
+def identify(target: str, error: BaseException) -> tuple[str, str]:
+    """An id that is the same for the same failure, and where in our code it was raised.
+
+    Line numbers change with every edit above them: the text of the line is what is kept.
+    """
+    error = leaf(error)
+    raised = _raised_at(error)
+    if raised is None:
+        return make_id(target, type(error).__name__), "nowhere"
+    file, line, function = raised
+    place = f"{_short(file)} {function} {linecache.getline(file, line).strip()}"
+    where = f"{_short(file)}:{line} in {function}"
+    return make_id(target, type(error).__name__, place), where
+
+
+def make_id(target: str, *parts: str) -> str:
+    return f"{target}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
+
+
+def leaf(error: BaseException) -> BaseException:
+    """What trio's nurseries have wrapped in groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def described(error: BaseException) -> str:
+    """One line, not too long."""
+    error = leaf(error)
+    text = str(error).partition("\n")[0]
+    if not text and (raised := _raised_at(error)):
+        text = linecache.getline(*raised[:2]).strip()
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+
+
+def formatted(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _raised_at(error: BaseException) -> tuple[str, int, str] | None:
+    """File, line and function: the last that are ours, or the last of all."""
+    frames = list(_frames(error.__traceback__))
+    ours = [frame for frame in frames if _is_ours(frame[0])]
+    found = ours or frames
+    return found[-1] if found else None
+
+
+def _frames(tb: TracebackType | None) -> Iterator[tuple[str, int, str]]:
+    for frame, line in traceback.walk_tb(tb):
+        yield frame.f_code.co_filename, line, frame.f_code.co_name
+
+
+def _is_ours(file: str) -> bool:
+    path = Path(file)
+    return (
+        path.is_relative_to(ROOT)
+        and not path.is_relative_to(_MACHINERY)
+        and ".venv" not in path.relative_to(ROOT).parts
+    )
+
+
+def _short(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+# ------------------------------------------------------------------ the directory of a failure
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "commit": _commit()}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return run.stdout.strip() or "unknown"
+
+
+def seed_options(failure: Failure) -> str:
+    return f"--seed {failure.seed}" + (f" --batch {failure.batch}" if failure.batch else "")
+
+
+def repro_command(failure: Failure) -> str:
+    return f"python -m fuzz repro {failure.id}"
+
+
+def write(crashes: Path, failure: Failure) -> Path:
+    """`failure.json` has all of it; the other files are for people and for other programs."""
+    directory = crashes / failure.id
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, data in failure.raw.items():
+        (directory / f"{name}.bin").write_bytes(base64.b64decode(data))
+    (directory / "traceback.txt").write_text(failure.traceback)
+    if failure.example:
+        (directory / "example.txt").write_text(failure.example + "\n")
+        (directory / "first.txt").write_text(failure.first_example + "\n")
+    kept = dataclasses.asdict(failure) | {"versions": versions(), "repro": repro_command(failure)}
+    _replace(directory / "failure.json", json.dumps(kept, indent=1) + "\n")
+    return directory
+
+
+def read(crashes: Path, name: str) -> Failure:
+    """Raises LookupError if there is none of that name."""
+    path = crashes / name / "failure.json"
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LookupError(name) from error
+    names = {part.name for part in dataclasses.fields(Failure)}
+    try:
+        return Failure(**{name: value for name, value in kept.items() if name in names})
+    except (TypeError, AttributeError) as error:
+        raise LookupError(name) from error
+
+
+def known(crashes: Path) -> list[str]:
+    return sorted(path.parent.name for path in crashes.glob("*/failure.json"))
+
+
+def _replace(path: Path, text: str) -> None:
+    """All or nothing: a campaign may be killed while it writes."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)

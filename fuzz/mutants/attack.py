@@ -1,0 +1,150 @@
+"""Runs the targets against this tree until one fails: `python -m fuzz.mutants.attack [MUTANT]`.
+
+It is started in a copy of the tree in which a defect was planted, and tells what it does by lines
+of JSON. Exit status: 0: nothing was found; 1: a target failed; 2: the server does not even answer.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, Final
+
+import hypothesis
+import trio
+from hypothesis import HealthCheck, Phase, settings
+from trio.testing import MockClock
+
+from fuzz.mutants import read_all
+from fuzz.target import Target
+from fuzz.targets import ALL
+from tests.serving.peers import converse
+from tests.simulated import SimDisk
+
+BATCH: Final = 50  # examples of one target with one seed
+_PATIENCE: Final = 20.0  # seconds for one example: the slowest of the original takes one
+_SETTINGS: Final = settings(
+    max_examples=BATCH,
+    deadline=None,
+    database=None,
+    derandomize=False,
+    phases=[Phase.generate, Phase.target],  # to shrink it would be to wait for nothing
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+    report_multiple_bugs=False,
+)
+
+
+class Hung(BaseException):
+    """An example that does not end. No server may catch it as a bug of its own."""
+
+
+class Attack:
+    """Batch after batch, by turns, until the time is over or a target fails."""
+
+    def __init__(self, likely: Sequence[Target], seconds: float, seed: int) -> None:
+        self._likely = likely
+        self._until = time.monotonic() + seconds
+        self._seed = seed
+        self.executions = 0
+
+    def run(self) -> bool:
+        """Whether a target failed."""
+        for target, seed in self._turns():
+            if time.monotonic() >= self._until:
+                return False
+            tell(target=target.name, seed=seed, executions=self.executions)
+            if (fault := self._fault(target, seed)) is not None:
+                tell(killed_by=target.name, seed=seed, executions=self.executions, fault=fault)
+                return True
+        raise AssertionError("there is always another turn")
+
+    def _turns(self) -> Iterator[tuple[Target, int]]:
+        """The likely targets, three times; then all of them, the likely ones twice as often."""
+        others = [each for each in ALL.values() if each not in self._likely and not each.is_live]
+        middle = len(others) // 2
+        seeds = itertools.count(self._seed)
+        yield from zip(3 * list(self._likely), seeds, strict=False)
+        while True:
+            turn = (*self._likely, *others[:middle], *self._likely, *others[middle:])
+            yield from zip(turn, seeds, strict=False)
+
+    def _fault(self, target: Target, seed: int) -> str | None:
+        """What a batch of examples found."""
+        test = hypothesis.seed(seed)(_SETTINGS(self._watched(target).as_test()))
+        try:
+            test()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # Hung, or whatever the server has come to
+            return f"{type(error).__name__}: {error}"[:500]
+        return None
+
+    def _watched(self, target: Target) -> Target:
+        """The same target, each of whose examples is counted, and has to end."""
+
+        def check(**example: Any) -> None:
+            if time.monotonic() >= self._until:
+                return
+            self.executions += 1
+            with ends_within(_PATIENCE):
+                target.check(**example)
+
+        check.__name__ = target.check.__name__
+        return dataclasses.replace(target, check=check)
+
+
+@contextlib.contextmanager
+def ends_within(seconds: float) -> Iterator[None]:
+    """Raises Hung, wherever the program is by then."""
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise Hung(f"it did not end within {seconds:g} s")
+
+    before: Callable[[int, FrameType | None], Any] | int | None = signal.signal(
+        signal.SIGALRM, ring
+    )
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def answers_simple_requests() -> bool:
+    """A defect that every client sees at once shows nothing about the targets."""
+    disk = SimDisk({b"a.txt": b"0123456789"})
+    ask = [b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n"]
+    said = trio.run(converse, disk, ask, clock=MockClock(autojump_threshold=0))
+    return said.startswith(b"HTTP/1.1 200 ") and said.endswith(b"0123456789")
+
+
+def tell(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fuzz.mutants.attack", description=__doc__)
+    parser.add_argument("mutant", nargs="?", help="the one that was planted (default: none)")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    likely = read_all()[options.mutant].likely_targets() if options.mutant else []
+    if not answers_simple_requests():
+        tell(fault="a simple request is not answered")
+        return 2
+    attack = Attack(likely, options.seconds, options.seed)
+    is_killed = attack.run()
+    tell(executions=attack.executions)
+    return 1 if is_killed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""A disk that answers, waits, fails and changes as it was planned, call by call."""
+
+import errno
+import math
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+from hypothesis import strategies as st
+
+from fuzz.tally import note
+from tests.simulated import DAY, NANO, NOW, Entry, SimDisk, SimFile, failure
+from trio_amped.disk.interface import FileChanged, Listing, OpenFile, WouldWait
+from trio_amped.semantics.listing import View
+
+PATIENCE: Final = 30.0  # seconds; then the disk itself gives up, see Config.disk_timeout
+
+OPENING: Final = (
+    *("EIO", "ENOENT", "EACCES", "ELOOP", "EXDEV", "ENXIO", "ENOTDIR", "ENAMETOOLONG"),
+    *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "ESTALE", "ETIMEDOUT", "EUCLEAN", "EBADMSG"),
+)
+READING: Final = ("EIO", "ENOMEM", "EAGAIN", "ESTALE", "ETIMEDOUT", "EUCLEAN", "EBADMSG")
+ERRNOS: Final = {
+    "open": OPENING,
+    "list": OPENING,
+    "open_at_once": OPENING,
+    "identify_at_once": OPENING,
+    "ready": READING,
+    "read": READING,
+    "ready_at_once": READING,
+    "read_at_once": READING,
+}
+"""What each call can fail with: open(2), madvise(2), preadv(2), and what the helpers add."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What somebody does to a file before the Nth call of the disk, or `after` it was answered."""
+
+    at: int
+    path: bytes
+    kind: str  # "truncate", "replace", "remove"
+    size: int = 0
+    after: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a disk behaves. Each of the tuples is gone through again and again, call by call:
+    whether things are in memory, how many bytes the gate vouches for, how long a miss takes."""
+
+    resident: tuple[bool, ...] = (True,)
+    reaches: tuple[int, ...] = (1 << 20,)
+    latencies: tuple[float, ...] = (0.0,)
+    faults: Mapping[int, str] = field(default_factory=dict)  # by number of the call
+    changes: tuple[Change, ...] = ()
+    cold: frozenset[bytes] = frozenset()  # files that are never in memory
+
+
+PLANS: Final = st.builds(
+    Plan,
+    resident=st.just((True,)) | st.lists(st.booleans(), min_size=1, max_size=5).map(tuple),
+    reaches=st.lists(st.sampled_from([1, 1000, 4096, 1 << 20]), max_size=4).map(
+        lambda counts: (*counts, 1 << 16)
+    ),
+    latencies=st.lists(st.sampled_from([0.0, 0.5, 7.0, 29.0]), min_size=1, max_size=3).map(tuple),
+)
+"""Nothing fails and nothing changes: only the way is drawn on which the answers come."""
+
+
+class WorldDisk(SimDisk):
+    """See Plan. `calls` says what was asked, in this order; `reached` what has happened."""
+
+    def __init__(self, files: Mapping[bytes, Entry], plan: Plan, *, window: int = 1 << 16) -> None:
+        super().__init__(files, window=window)
+        self.plan = plan
+        self.calls: list[str] = []
+        self.busy = 0  # jobs under way
+        self.reached: set[str] = set()
+        self.failed: set[str] = set()  # the errnos
+        self.versions: dict[bytes, list[bytes]] = {}
+        for path in self.entries:
+            self._note_version(path)
+
+    # ---------------------------------------------------------------- what happens to the files
+
+    def change(self, change: Change) -> None:
+        """Let it happen now."""
+        if isinstance(self.entries.get(change.path), SimFile) or change.kind == "replace":
+            getattr(self, f"_{change.kind}")(change)
+            self._note_version(change.path)
+
+    def _truncate(self, change: Change) -> None:
+        self.reached.add("truncation")
+        size = min(change.size, len(self._inode(change.path).content))
+        self.truncate(change.path, size)
+
+    def truncate_descriptors(self, path: bytes, size: int) -> None:
+        """By whole pages: the kernel fills the rest of a page with zeros, also where that page is
+        in a socket's queue. It is a known limit (docs/design.md, "No answer of two versions")."""
+        super().truncate_descriptors(path, size - size % mmap.PAGESIZE)
+
+    def _replace(self, change: Change) -> None:
+        """By a rename, of a file as old as others: nothing but its inode and size tell."""
+        self.reached.add("replacement")
+        pattern = b"%d," % len(self.versions.get(change.path, ()))
+        content = (pattern * change.size)[: change.size]
+        mtime_ns = (NOW - DAY) * NANO + change.size
+        self.entries[change.path] = SimFile(content, mtime_ns=mtime_ns)
+
+    def _remove(self, change: Change) -> None:
+        self.reached.add("replacement")
+        del self.entries[change.path]
+
+    def _note_version(self, path: bytes) -> None:
+        inode = self.entries.get(path)
+        if isinstance(inode, SimFile):
+            self.versions.setdefault(path, []).append(inode.content)
+
+    # ---------------------------------------------------------------- each call
+
+    def _begin(self, call: str) -> int:
+        """Count a call, with all that is due before it. Raises OSError, FileChanged."""
+        number = len(self.calls)
+        self.calls.append(call)
+        self._happen(number, after=False)
+        fault = self.plan.faults.get(number)
+        if fault is not None:
+            self.reached.add("fault")
+            self.failed.add(fault)
+            note("fault", call, fault)
+            raise failure(getattr(errno, fault))
+        return number
+
+    def _happen(self, number: int, *, after: bool) -> None:
+        for change in self.plan.changes:
+            if (change.at, change.after) == (number, after):
+                self.change(change)
+
+    def _is_resident(self, number: int, inode: SimFile | None, path: bytes | None = None) -> bool:
+        cold = [self.entries.get(each) for each in self.plan.cold]
+        is_cold = path in self.plan.cold or (inode is not None and inode in cold)
+        is_resident = not is_cold and self.plan.resident[number % len(self.plan.resident)]
+        if not is_resident:
+            self.reached.add("miss")
+        return is_resident
+
+    async def _wait(self, number: int, inode: SimFile | None, path: bytes | None = None) -> None:
+        """A job for a helper, where there must be one. Raises TimeoutError."""
+        if self._is_resident(number, inode, path):
+            return
+        latency = self.plan.latencies[number % len(self.plan.latencies)]
+        self.busy += 1
+        try:
+            await trio.sleep(min(latency, PATIENCE))
+        finally:
+            self.busy -= 1
+        if latency >= PATIENCE:
+            raise failure(errno.ETIMEDOUT)
+
+    def _reach(self, number: int, count: int) -> int:
+        return min(count, self.plan.reaches[number % len(self.plan.reaches)])
+
+    async def open(self, path: bytes) -> OpenFile:
+        number = self._begin("open")
+        await self._wait(number, None, path)
+        file = await super().open(path)
+        self._happen(number, after=True)
+        return file
+
+    async def list(self, path: bytes, view: View) -> Listing:
+        number = self._begin("list")
+        await self._wait(number, None, path)
+        return await super().list(path, view)
+
+    async def ready(self, file: OpenFile, offset: int, end: int) -> int:
+        number = self._begin("ready")
+        await self._wait(number, self._open[file])
+        count = await super().ready(file, offset, end)
+        self._happen(number, after=True)
+        return self._reach(number, count)
+
+    async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
+        number = self._begin("read")
+        await self._wait(number, self._open[file])
+        count = self._reach(number, await super().ready(file, offset, end))
+        data = self._open[file].content[offset : offset + count]
+        self._happen(number, after=True)
+        return data
+
+    def open_at_once(self, path: bytes) -> OpenFile:
+        number = self._begin("open_at_once")
+        if not self._is_resident(number, None, path):
+            raise WouldWait
+        return super().open_at_once(path)
+
+    def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
+        number = self._begin("identify_at_once")
+        if not self._is_resident(number, None, path):
+            raise WouldWait
+        return super().identify_at_once(path, follow=follow)
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        number = self._begin("ready_at_once")
+        if not self._is_resident(number, self._open[file]):
+            return 0
+        count = super().ready_at_once(file, offset, end)
+        self._happen(number, after=True)
+        return self._reach(number, count)
+
+    def read_at_once(self, file: OpenFile, offset: int, end: int) -> bytes:
+        number = self._begin("read_at_once")
+        if not self._is_resident(number, self._open[file]):
+            raise WouldWait
+        inode = self._open[file]
+        if inode.mtime_ns != file.status.mtime_ns or len(inode.content) <= offset:
+            raise FileChanged
+        return inode.content[offset : offset + self._reach(number, end - offset)]
+
+    def note_combination(self, *more: str) -> None:
+        """What has happened in one run is one more of its kind."""
+        note("combination", "+".join(sorted(self.reached | set(more))) or "nothing")
+
+
+HANGS: Final = math.inf
+"""A latency: the disk does not answer."""

@@ -1,0 +1,199 @@
+"""A scene: files, what is asked for, in which way it is served and by which disk; its judge."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Final
+
+from hypothesis import strategies as st
+
+from fuzz.world import reference
+from fuzz.world.disk import PLANS, Plan, WorldDisk
+from fuzz.world.hosts import LINKS
+from fuzz.world.requests import ASKS, DOWNLOADS
+from fuzz.world.runs import SCHEDULES
+from tests.reference import Form
+from tests.serving.client import Answer, parse
+from tests.serving.peers import WAYS
+from tests.simulated import DAY, DIRECTORY, NANO, NOW, SimFile
+from trio_amped.config import Config
+
+CONFIG: Final = Config(max_head=2048, max_target=256, max_fields=24)
+LIMITS: Final = reference.Limits(CONFIG.max_head, CONFIG.max_target, CONFIG.max_fields)
+FOLDER: Final = -1  # the size of a directory
+
+_AGES: Final = {b"new.txt": 0, b"a.txt.gz": 2 * DAY}  # seconds: too young to be sure of; stale
+_KIB: Final = 1024
+
+
+@lru_cache(maxsize=256)
+def content(path: bytes, size: int) -> bytes:
+    """No two files have the same bytes, nor any two offsets nearby."""
+    start = sum(path) % 251
+    pattern = bytes((start + index * index) % 251 for index in range(min(size, 251 * 7)))
+    return (pattern * (size // max(len(pattern), 1) + 1))[:size]
+
+
+def mtime_ns(path: bytes) -> int:
+    return (NOW - _AGES.get(path, DAY)) * NANO
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`files` have sizes; their bytes follow from their names."""
+
+    files: Mapping[bytes, int]
+    wire: bytes = b""
+    way: str = "plain"
+    link: str = "socket"
+    plan: Plan = field(default_factory=Plan)
+    window: int = 1 << 16
+    schedule: int = 0
+    turns: float = 0.0
+
+    def disk(self, plan: Plan | None = None) -> WorldDisk:
+        """A new one: a run may change it."""
+        entries = {
+            path: SimFile(mode=DIRECTORY)
+            if size == FOLDER
+            else SimFile(content(path, size), mtime_ns=mtime_ns(path))
+            for path, size in self.files.items()
+        }
+        return WorldDisk(entries, plan or self.plan, window=self.window)
+
+    @property
+    def forms(self) -> reference.Files:
+        return {
+            path: None if size == FOLDER else Form(content(path, size), mtime_ns(path))
+            for path, size in self.files.items()
+        }
+
+    def in_all_ways(self) -> Iterator["Scene"]:
+        """Over memory too, where the bytes of files are read, not sent by the kernel."""
+        for way, link in (("plain", self.link), *((way, "socket") for way in WAYS)):
+            yield replace(self, way=way, link=link)
+
+    def expected(self) -> list[reference.Expected]:
+        return reference.answers(self.wire, self.forms, LIMITS, NOW)
+
+
+def check_answers(received: bytes, expected: list[reference.Expected]) -> None:
+    """They are those of the reference: as many, in the same order, and nothing after them."""
+    answers = read(received, expected)
+    assert [each.status for each in answers] == [each.answer.status for each in expected]
+    for answer, each in zip(answers, expected, strict=True):
+        assert answer.is_complete
+        assert answer.closes == each.closes
+        check_answer(answer, each)
+
+
+def read(received: bytes, expected: list[reference.Expected]) -> list[Answer]:
+    """The answers, by h11's client to the end; and, HEAD aside, by llhttp."""
+    return parse(received, [each.method.encode() for each in expected])
+
+
+def check_answer(answer: Answer, expected: reference.Expected) -> None:
+    """Status, body, and the fields that say what the body is."""
+    wanted = expected.answer
+    assert answer.status == wanted.status
+    for name, value in wanted.fields.items():
+        if not (name == "content-type" and wanted.parts):
+            assert answer.headers.get(name) == value, name
+    if expected.method == "HEAD":
+        assert answer.body == b""
+    elif wanted.parts:
+        assert parts_of(answer) == wanted.parts
+    elif wanted.body is None:
+        assert answer.body.startswith(b"%d " % wanted.status)
+    else:
+        assert answer.body == wanted.body
+
+
+def is_answer(answer: Answer, expected: reference.Expected) -> bool:
+    """Whether `check_answer` is content."""
+    try:
+        check_answer(answer, expected)
+    except (AssertionError, KeyError):
+        return False
+    return True
+
+
+def is_start(answer: Answer, expected: reference.Expected) -> bool:
+    """Whether it is a strict prefix."""
+    wanted = expected.answer
+    if answer.status != wanted.status or expected.method == "HEAD":
+        return False
+    if wanted.parts and len(wanted.parts) > 1:
+        return all(_is_in(line, wanted.parts) for line in answer.body.split(b"\r\n--")[1:])
+    body = wanted.parts[0][1] if wanted.parts else wanted.body
+    return body is not None and len(answer.body) < len(body) and body.startswith(answer.body)
+
+
+def _is_in(part: bytes, parts: tuple[tuple[str, bytes], ...]) -> bool:
+    head, _, data = part.partition(b"\r\n\r\n")
+    return any(content.startswith(data) for span, content in parts if span.encode() in head) or (
+        not data
+    )
+
+
+def parts_of(answer: Answer) -> tuple[tuple[str, bytes], ...]:
+    """The Content-Range and the bytes of each part (RFC 2046 5.1.1)."""
+    kind, _, delimiter = answer.headers["content-type"].partition("; boundary=")
+    if kind != "multipart/byteranges":
+        return ((answer.headers["content-range"], answer.body),)
+    first, *parts, last = answer.body.split(b"\r\n--" + delimiter.encode())
+    assert (first, last) == (b"", b"--\r\n")
+    found = []
+    for part in parts:
+        head, _, data = part.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if line)
+        found.append((fields["Content-Range"], data))
+    return tuple(found)
+
+
+# ------------------------------------------------------------------ how scenes are made up
+
+WINDOWS: Final = st.sampled_from([1000, 4096, 64 * _KIB])
+_REQUESTS: Final = ASKS.map(lambda ask: ask.wire) | DOWNLOADS | DOWNLOADS
+TURNS: Final = st.sampled_from([0.0, 0.0, 0.001])
+
+
+def wires(most: int) -> st.SearchStrategy[bytes]:
+    """What one client sends: a few requests."""
+    return st.lists(_REQUESTS, min_size=1, max_size=most).map(b"".join)
+
+
+@st.composite
+def sites(draw: st.DrawFn, window: int, largest: int = 192 * _KIB) -> dict[bytes, int]:
+    """Files, of the sizes at which the server does something else; sidecars may be there."""
+    edges = [1, 32 * _KIB, 64 * _KIB, window, 3 * window, 7 * window]
+    near = {0, 2, *(edge + off for edge in edges for off in (-1, 0, 1))}
+    near = {size for size in near if 0 <= size <= largest}
+    sizes = st.sampled_from(sorted(near))
+    large = st.sampled_from(sorted(near, reverse=True)[: len(near) // 2])
+    files = {b"index.html": 13, b"a.txt": 10, b"empty.txt": 0, b"new.txt": 12, b"folder": FOLDER}
+    files |= {b"large.bin": draw(large), b"s.js": draw(sizes)}
+    for sidecar in (b"s.js.br", b"s.js.gz", b"a.txt.gz"):
+        if draw(st.booleans()):
+            files[sidecar] = draw(sizes)
+    return files
+
+
+@st.composite
+def scenes(
+    draw: st.DrawFn,
+    most: int = 4,
+    largest: int = 192 * _KIB,
+    plans: st.SearchStrategy[Plan] = PLANS,
+) -> Scene:
+    """A few requests; see `in_all_ways`."""
+    window = draw(WINDOWS)
+    return Scene(
+        files=draw(sites(window, largest)),
+        wire=draw(wires(most)),
+        link=draw(LINKS),
+        plan=draw(plans),
+        window=window,
+        schedule=draw(SCHEDULES),
+        turns=draw(TURNS),
+    )

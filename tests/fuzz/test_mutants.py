@@ -1,0 +1,109 @@
+"""Every planted defect is about this tree, and compiles; the runner tells what became of it."""
+
+import ast
+import difflib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fuzz.campaign import mutants as campaign
+from fuzz.campaign.mutants import PatchFailed, Verdict, copied_tree, plant
+from fuzz.mutants import Mutant, read_all
+
+MUTANTS = read_all()
+REPOSITORY = Path(__file__).parents[2]
+NAMED_BY_THE_ISSUE = {
+    "range_last_byte",
+    "abort_without_close",
+    "unread_body_is_next",
+    "descriptor_kept_on_cancel",
+    "stale_after_rename",
+    "head_cap_by_split",
+    "wrong_window",
+    "mincore_as_stranger",
+}
+
+
+def test_there_are_enough_of_them() -> None:
+    assert set(MUTANTS) >= NAMED_BY_THE_ISSUE
+    assert len(MUTANTS) >= 20
+    assert sum("CVE-" in mutant.origin for mutant in MUTANTS.values()) >= 10
+
+
+def test_all_apply_and_compile() -> None:
+    with copied_tree() as tree:
+        sources = {path: path.read_text() for path in tree.glob("trio_amped/**/*.py")}
+        for mutant in MUTANTS.values():
+            plant(mutant, tree)
+            changed = [path for path, text in sources.items() if path.read_text() != text]
+            assert changed, f"{mutant.name} changes nothing"
+            for path in changed:
+                ast.parse(path.read_text())
+                path.write_text(sources[path])
+
+
+def test_a_patch_that_no_longer_applies_says_so() -> None:
+    mutant = MUTANTS["range_last_byte"]
+    with copied_tree() as tree:
+        plant(mutant, tree)
+        with pytest.raises(PatchFailed, match=r"range_last_byte\.patch no longer applies"):
+            plant(mutant, tree)
+
+
+def test_a_header_that_is_not_complete_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "odd.patch").write_text("Defect: x\n\n--- a/a\n+++ b/a\n")
+    with pytest.raises(ValueError, match="must have Defect, Origin, Property, Targets"):
+        Mutant.read(tmp_path / "odd.patch")
+
+
+def test_git_agrees() -> None:
+    patches = [str(mutant.patch) for mutant in MUTANTS.values()]
+    for patch in patches:
+        subprocess.run(["git", "apply", "--check", patch], cwd=REPOSITORY, check=True)
+
+
+def test_a_mutant_is_killed() -> None:
+    mutant = MUTANTS["nul_in_name"]
+    verdict = campaign.attack(mutant, 30, 0)
+    assert verdict.killed_by in mutant.targets, verdict
+    assert verdict.executions > 0
+
+
+def test_what_does_not_even_answer_is_an_error(tmp_path: Path) -> None:
+    before = (REPOSITORY / "trio_amped/semantics/target.py").read_text()
+    after = before.replace('_VISIBLE = re.compile(rb"[!-~]++")', '_VISIBLE = re.compile(rb"x")')
+    lines = (before.splitlines(True), after.splitlines(True))
+    patch = tmp_path / "blunt.patch"
+    name = "trio_amped/semantics/target.py"
+    patch.write_text("".join(difflib.unified_diff(*lines, f"a/{name}", f"b/{name}")))
+    with copied_tree() as tree:
+        subprocess.run(["patch", "-p1", "-i", patch], cwd=tree, check=True, capture_output=True)
+        verdict = campaign._attacked("blunt", tree, [], 5, 0)
+    assert verdict.error == "a simple request is not answered"
+
+
+def test_one_that_hangs_is_killed_by_the_target_under_way() -> None:
+    told = [{"target": "streams", "seed": 1, "executions": 7}]
+    verdict = campaign._verdict("x", told, -9, True, 99.0, "")
+    assert (verdict.killed_by, verdict.executions) == ("streams", 7)
+
+
+def test_a_survivor_is_told_with_what_should_have_killed_it() -> None:
+    name = "stale_after_rename"
+    text = campaign.summary(MUTANTS, [Verdict(name, None, 300.0, 10_000)])
+    assert text.startswith("0 of 1 mutants are killed")
+    assert MUTANTS[name].defect in text
+    assert "SURVIVES" in Verdict(name, None, 300.0, 10_000).line
+
+
+def test_the_list_names_each_with_its_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert campaign.main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in MUTANTS)
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        campaign.main(["nothing_of_ours"])
+    assert "no such mutant: nothing_of_ours" in capsys.readouterr().err

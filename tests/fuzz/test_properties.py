@@ -1,0 +1,68 @@
+"""The properties hold, and the examples that have found something are tried first."""
+
+from typing import Final
+
+import pytest
+from hypothesis import settings
+
+from fuzz.properties import (
+    answers,
+    cancellation,
+    changes,
+    faults,
+    heads,
+    streams,
+    texts,
+    waiting,
+    windows,
+    work,
+)
+from fuzz.target import Target
+
+_TARGETS: Final = [
+    target
+    for module in (
+        answers,
+        cancellation,
+        changes,
+        faults,
+        heads,
+        streams,
+        texts,
+        waiting,
+        windows,
+        work,
+    )
+    for target in module.TARGETS
+]
+# Where an example is many runs of a world, fewer examples do.
+_COSTS: Final = {
+    "cancellations": 12,
+    "common": 0.5,
+    "deadlines": 2,
+    "drains": 2,
+    "drips": 3,
+    "faults": 10,
+    "hung": 2,
+    "lane": 2,
+    "reference": 2,
+    "replacements": 2,
+    "residency": 3,
+    "several": 4,
+    "stalls": 3,
+    "truncations": 8,
+    "work": 4,
+    "world": 2,
+}
+
+
+@pytest.mark.parametrize("target", _TARGETS, ids=lambda target: target.name)
+def test_property(target: Target) -> None:
+    assert settings.default is not None
+    count = settings.default.max_examples // _COSTS.get(target.name, 1)
+    settings(max_examples=int(count))(target.as_test())()
+
+
+def test_names_are_unique() -> None:
+    assert len({target.name for target in _TARGETS}) == len(_TARGETS)
+    assert all(target.help.endswith(".") for target in _TARGETS)
