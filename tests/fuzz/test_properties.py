@@ -5,36 +5,12 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-from fuzz.properties import (
-    answers,
-    cancellation,
-    changes,
-    faults,
-    heads,
-    streams,
-    texts,
-    waiting,
-    windows,
-    work,
-)
+from fuzz.properties import values
 from fuzz.target import Target
+from fuzz.targets import ALL
 
-_TARGETS: Final = [
-    target
-    for module in (
-        answers,
-        cancellation,
-        changes,
-        faults,
-        heads,
-        streams,
-        texts,
-        waiting,
-        windows,
-        work,
-    )
-    for target in module.TARGETS
-]
+# Those of values are in test_values.py.
+_TARGETS: Final = [target for target in ALL.values() if target not in values.TARGETS]
 # Where an example is many runs of a world, fewer examples do.
 _COSTS: Final = {
     "cancellations": 12,
