@@ -118,6 +118,7 @@ LARGE: Final = ("/10m", "-c16")
 ROWS: Final[dict[str, tuple[Callable[[Site], Any], dict[str, Any]]]] = {
     "nobody": (nobody, {}),
     "1 KiB": (by_wrk("/1k", "-c64"), {}),
+    "1 KiB, 2 clients": (by_wrk("/1k", "-c2"), {}),
     "1 KiB, 1000 clients": (by_wrk("/1k", "-c1000"), {}),
     "1 KiB, Connection: close": (by_wrk("/1k", "-c64", "-H", "Connection: close"), {}),
     "60 KiB": (by_wrk("/60k", "-c64"), {}),

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,7 +19,8 @@ from tests.disk.test_local import a_file
 from tests.rig import evict, needs
 from trio_amped import disk
 from trio_amped.config import GateMode, HelperKind
-from trio_amped.disk.pages import WINDOW
+from trio_amped.disk.local import LocalDisk
+from trio_amped.disk.pages import WINDOW, FileChanged
 
 SIZE = 2 * WINDOW + 1000
 GATES: list[GateMode] = ["auto", "nowait", "always", "never"]
@@ -103,6 +105,25 @@ async def test_it_reads_what_the_file_has_now(tmp_path: Path) -> None:
         assert await file.read_at(1, 10) == b""
         path.unlink()
         assert await file.read_at(0, 10) == b"c"
+
+
+async def test_a_file_that_changes_while_a_helper_loads_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read again, as it is by then: that is not its end."""
+    content = a_file(root / "file", MIB)
+    ready = LocalDisk.ready
+    changes = [FileChanged()]
+
+    async def ready_later(*arguments: Any) -> int:
+        if changes:
+            raise changes.pop()
+        return await ready(*arguments)
+
+    monkeypatch.setattr(LocalDisk, "ready", ready_later)
+    async with disk.open(root / "file") as file:
+        assert await file.read_at(5, 10) == content[5:15]
+    assert not changes
 
 
 @needs("root", "fuse")

@@ -560,7 +560,6 @@ async def test_a_pipeline_gives_way_to_the_others(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane_module, "_TURN", 0.0)
-    monkeypatch.setattr(lane_module, "_LOOKED", 1)
     async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
         client, other = laned.connect(), laned.connect()
         await client.send(get("/a.txt") * 200)
@@ -577,7 +576,6 @@ async def test_a_drain_in_the_middle_of_a_pipeline(
 ) -> None:
     """What was answered is not destroyed by a reset, and the client is told where it ended."""
     monkeypatch.setattr(lane_module, "_TURN", 0.0)
-    monkeypatch.setattr(lane_module, "_LOOKED", 1)
     async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
         client = laned.connect()
         await client.send(get("/a.txt") * 200)
@@ -793,7 +791,6 @@ async def test_the_kernel_has_no_room_to_watch_a_connection(
 async def test_other_tasks_come_to_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no time at all for a turn, one event is one; and there are two between two of ours."""
     monkeypatch.setattr(lane_module, "_TURN", 0.0)
-    monkeypatch.setattr(lane_module, "_LOOKED", 1)
     async with on_the_lane(SimDisk(FILES)) as laned:
         clients = [laned.connect() for _ in range(10)]
         for client in clients:
@@ -810,7 +807,6 @@ async def test_those_who_ask_again_at_once_do_not_keep_the_others_waiting(
 ) -> None:
     """Clients on another processor, which are faster than a turn: the next one is for others."""
     monkeypatch.setattr(lane_module, "_TURN", 0.0)
-    monkeypatch.setattr(lane_module, "_LOOKED", 1)
     real = lane_module.Lane._receive
     all_eager: list[Client] = []
 

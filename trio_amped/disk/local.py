@@ -262,9 +262,9 @@ class LocalDisk:
             end = min(offset + count, file.size)
             if end <= offset:
                 return b""
-            if count := self._pages.resident_now(file, offset, min(end - offset, WINDOW)):
+            if resident := self._pages.resident_now(file, offset, min(end - offset, WINDOW)):
                 self._stats.resident += 1
-                return os.pread(file.fd, count, offset)
+                return os.pread(file.fd, resident, offset)
             with contextlib.suppress(FileChanged):
                 return os.pread(file.fd, await self.ready(file, offset, end), offset)
             file.renew()

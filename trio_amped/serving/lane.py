@@ -30,7 +30,6 @@ log = logging.getLogger("trio_amped.serving")
 
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
-_LOOKED: Final = 4  # connections after which it is asked whether these are over
 _ACCEPTED: Final = 64  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
@@ -250,7 +249,7 @@ class Lane:
                     self._receive(fd, parked)
                 elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
                     self._accept(listener)
-                if number % _LOOKED == 0 and time.monotonic() >= stop:
+                if time.monotonic() >= stop:
                     self._events = events[number:]
                     return True
             self._events = []
