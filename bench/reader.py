@@ -62,7 +62,8 @@ async def measure(path: Path, offsets: list[int], *, is_cold: bool) -> dict[str,
 
         async def by_anyio(offset: int) -> bytes:
             await anyios.seek(offset)
-            return await anyios.read(PART)
+            data: bytes = await anyios.read(PART)
+            return data
 
         ways: dict[str, Read] = {
             OURS: lambda offset: ours.read_at(offset, PART),

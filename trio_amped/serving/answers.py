@@ -3,7 +3,6 @@ the sweep."""
 
 import contextlib
 import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
@@ -30,9 +29,10 @@ _SWEEP: Final = 1.0  # seconds between looks for what nobody has asked for latel
 _MOST_BYTES: Final = 128 * 2**20  # of bodies, in all answers
 _DATE_LENGTH: Final = 29
 
-_DEPENDS_ON: Final = tuple(
+DEPENDS_ON: Final = tuple(
     GROUPS[name] for name in ("method", "path", "close", "accept_encoding", "if_none_match")
 )
+"""The groups of a common request that its answer depends on: together they are the key to it."""
 
 Key = tuple[Any, ...]
 Result = TypeVar("Result")
@@ -140,7 +140,7 @@ class Answers:
             return None
         self.clock.update()
         self.moment += 1
-        answer = self.find(match)
+        answer = self.find(match.group(*DEPENDS_ON))
         return answer if answer and self.is_resident(answer) else None
 
     def is_resident(self, answer: Answer) -> bool:
@@ -150,23 +150,16 @@ class Answers:
         except (FileChanged, OSError):
             return False
 
-    def find(self, match: re.Match[bytes]) -> Answer | None:
+    def find(self, key: Key) -> Answer | None:
         """The answer to a request that `match_common` has understood; None: it is not ready."""
-        return self._find(match.group(*_DEPENDS_ON))
-
-    def _find(self, key: Key) -> Answer | None:
         answer = self._answers.get(key)
-        if answer is None:
-            return self._look(key)
-        if answer.checked_at == self.moment or self._is_valid(key, answer):
+        if answer and (answer.checked_at == self.moment or self._is_valid(key, answer)):
             return answer
-        return self._remember(key)
-
-    def _look(self, key: Key) -> Answer | None:
+        self._forget(key)
         *others, tag = key
         if tag is not None:
             # A tag that is not the file's own is not remembered: there are too many of them.
-            whole = self._find((*others, None))
+            whole = self.find((*others, None))
             if whole is None or not weak_match(tag, whole.tag):
                 return whole
         return self._remember(key)
@@ -196,7 +189,6 @@ class Answers:
 
     def _remember(self, key: Key) -> Answer | None:
         """Its answer of today, if there can be one."""
-        self._forget(key)
         self._has_some.set()  # a file may be open even if there is no answer
         answer = self._make(*key)
         if answer is not None:

@@ -22,7 +22,7 @@ from ..semantics.body import Body, FileSpan
 from ..semantics.common import MOST_FIELDS, match_common
 from ..semantics.head import LINE_SLACK
 from ..stats import Stats
-from .answers import Answer, Answers
+from .answers import DEPENDS_ON, Answer, Answers
 from .connection import Unfinished, access_log, log_access
 from .transport import ClientGone, send_file
 
@@ -276,34 +276,31 @@ class Lane:
             self.adopt(sock)
 
     def _receive(self, fd: int, parked: Parked) -> None:
-        if parked.rest:
-            self._go_on(fd, parked)
-            return
         try:
-            received = parked.sock.recv(_RECEIVE)
-        except BlockingIOError:
-            return
-        except OSError:
-            received = b""
-        if not received or parked.lingers:
-            self._linger(fd, parked, len(received))
-            return
-        self._try_to_answer(fd, parked, received)
-
-    def _go_on(self, fd: int, parked: Parked) -> None:
-        """Answer what was received before."""
-        received, parked.rest = parked.rest, b""
-        self._try_to_answer(fd, parked, received)
-        if self._parked.get(fd) is parked:
-            self._watch(fd, parked)
-
-    def _try_to_answer(self, fd: int, parked: Parked, received: bytes) -> None:
-        try:
-            self._answer(fd, parked, received)
+            if parked.rest:
+                self._go_on(fd, parked)
+                return
+            try:
+                received = parked.sock.recv(_RECEIVE)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = b""
+            if received and not parked.lingers:
+                self._answer(fd, parked, received)
+            else:
+                self._linger(fd, parked, len(received))
         except Exception:  # the others share this task
             log.exception("a bug in the fast lane")
             if self._parked.get(fd) is parked:
                 self._close(fd)
+
+    def _go_on(self, fd: int, parked: Parked) -> None:
+        """Answer what was received before."""
+        received, parked.rest = parked.rest, b""
+        self._answer(fd, parked, received)
+        if self._parked.get(fd) is parked:
+            self._watch(fd, parked)
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
@@ -315,7 +312,7 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            answer = self._answers.find(match)
+            answer = self._answers.find(match.group(*DEPENDS_ON))
             if answer is None or (answer.rest and not self._answers.is_resident(answer)):
                 break
             start = stop
