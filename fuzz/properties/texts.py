@@ -49,12 +49,14 @@ def _read(pieces: list[bytes]) -> tuple[list[bytes], int | None, bytes]:
 
 _TARGET_TOKENS: Final = [
     *[b"/", b"//", b".", b"..", b"/../", b"%2e", b"%2F", b"%5c", b"\\", b"%00", b"%", b"%25"],
+    *[b"%2e%2E", b".%2e", b"/%2e%2e/", b"..%2f"],
     *[b"a", b"b.txt", b"index.html", b".well-known", b"?", b"#", b"~", b"%FF", b"\xff", b" "],
     *[b"http://", b"https://", b"h:80", b"[::1]", b"@", b"%C3%A9", b"*"],
 ]
-TARGET_TEXTS: Final = st.lists(
-    st.sampled_from(_TARGET_TOKENS) | st.binary(max_size=4), max_size=20
-).map(b"".join)
+_TARGET_REST: Final = st.lists(st.sampled_from(_TARGET_TOKENS) | st.binary(max_size=4), max_size=20)
+TARGET_TEXTS: Final = st.builds(
+    lambda first, rest: b"".join((first, *rest)), st.sampled_from([b"/", b"/", b""]), _TARGET_REST
+)
 
 
 def check_target(target: bytes) -> None:
