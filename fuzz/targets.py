@@ -8,11 +8,13 @@ from fuzz.properties import (
     changes,
     faults,
     heads,
+    pool,
     streams,
     texts,
     values,
     waiting,
     windows,
+    wire,
     work,
 )
 from fuzz.target import Target
@@ -25,6 +27,8 @@ _MODULES: Final = (
     changes.TARGETS,
     waiting.TARGETS,
     windows.TARGETS,
+    pool.TARGETS,
+    wire.TARGETS,
     work.TARGETS,
     heads.TARGETS,
     texts.TARGETS,
