@@ -4,9 +4,11 @@ from typing import Final
 
 from fuzz.properties import (
     answers,
+    beneath,
     cancellation,
     changes,
     faults,
+    gates,
     heads,
     pool,
     streams,
@@ -29,6 +31,8 @@ _MODULES: Final = (
     windows.TARGETS,
     pool.TARGETS,
     wire.TARGETS,
+    gates.TARGETS,
+    beneath.TARGETS,
     work.TARGETS,
     heads.TARGETS,
     texts.TARGETS,
