@@ -196,6 +196,24 @@ def test_a_bad_option_is_named(
     assert line.endswith("; see trio-amped --help")
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--charset=--"], "argument --charset: '--' is not a value"),
+        (["--root=--", "--port=0"], "argument --root: '--' is not a value"),
+        (["\x1b[2J"], "unrecognized arguments: \\x1b[2J"),
+        (["a\nb"], "unrecognized arguments: a\\nb"),
+    ],
+)
+def test_found_by_fuzzing(
+    options: Sequence[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """argparse makes an empty list of "--" for a value, and prints what it was given."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse(options)
+    assert capsys.readouterr().err == f"trio-amped: error: {says}; see trio-amped --help\n"
+
+
 @pytest.mark.parametrize("options", [["--port", "99999"], ["--gate", "lies"], ["folder"]])
 def test_a_bad_option_is_one_line(options: Sequence[str]) -> None:
     done = run(*options)

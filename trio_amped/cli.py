@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Settings:
     """The settings; exits with one line on stderr if they cannot be."""
     parser = _parser()
+    for each in arguments:
+        if each.startswith("--") and each.endswith("=--"):  # argparse makes an empty list of it
+            parser.error(f"argument {each[:-3]}: '--' is not a value")
     given = vars(parser.parse_args(arguments))
     options = {name: value for name, value in given.items() if value is not None}
     workers: int = options.pop("workers")
@@ -64,8 +67,9 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, and not the whole usage before it."""
-        self.exit(_UNUSABLE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        """One line, and not the whole usage before it; what a terminal might obey is escaped."""
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        self.exit(_UNUSABLE, f"{self.prog}: error: {''.join(shown)}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:

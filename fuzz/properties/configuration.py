@@ -1,0 +1,128 @@
+"""What whoever runs the server writes: patterns for files, and command lines."""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Final
+
+from hypothesis import strategies as st
+
+from fuzz.target import Target
+from trio_amped import cli
+from trio_amped.config import Config
+from trio_amped.semantics.globs import Glob
+
+# ------------------------------------------------------------------ patterns
+
+# As it is written, and the bytes that may stand there; "*" is any number of any.
+_EVERY: Final = frozenset(range(256))
+_PIECES: Final[dict[str, Sequence[frozenset[int]]]] = {
+    "*": (),
+    "?": (_EVERY,),
+    "[ab]": (frozenset(b"ab"),),
+    "[!ab]": (_EVERY - frozenset(b"ab"),),
+    "[a-c.]": (frozenset(b"abc."),),
+    "[!/]": (_EVERY - frozenset(b"/"),),
+    "/": (frozenset(b"/"),),
+    "\xe9": tuple(frozenset([byte]) for byte in "\xe9".encode()),
+    "\udcff": (frozenset([0xFF]),),  # as os.fsdecode shows a byte that is no UTF-8
+    **{letter: (frozenset(letter.encode()),) for letter in "abA.^\\]+$(|\n"},
+}
+
+
+def check_globs(pieces: list[str], path: bytes) -> None:
+    """A pattern matches what a naive reader of fnmatch(3) says, a byte at a time."""
+    matches = Glob("".join(pieces)).matches(path)
+    if any("/" in piece for piece in pieces):  # "[!/]" counts too: it is about whole paths
+        first = pieces[:1] if pieces[0] == "/" else ["/", *pieces[:1]]
+        assert matches == _matches([*first, *pieces[1:]], b"/" + path)
+    else:
+        assert matches == _matches(pieces, path.rpartition(b"/")[2])
+
+
+def _matches(pieces: list[str], subject: bytes) -> bool:
+    ends = {0}  # of what the pieces so far can match
+    for piece in pieces:
+        if piece == "*":
+            ends = set(range(min(ends), len(subject) + 1)) if ends else ends
+        for chosen in _PIECES[piece]:
+            ends = {end + 1 for end in ends if end < len(subject) and subject[end] in chosen}
+    return len(subject) in ends
+
+
+# ------------------------------------------------------------------ command lines
+
+_OPTIONS: Final = {cli._option(field) for field in dataclasses.fields(Config)}
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """A command line is understood, or refused by one line that says why; nothing else."""
+    said = io.StringIO()
+    status: object = None
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            config, workers, _ = cli.parse(arguments)
+        except SystemExit as end:
+            status = end.code
+        else:
+            assert workers >= 1
+            assert dataclasses.replace(config) == config  # it has been checked
+    if status == 2:
+        line = said.getvalue()
+        assert line.startswith("trio-amped: error: ")
+        assert line.endswith("; see trio-amped --help\n")
+        assert line[:-1].isprintable(), line
+    else:
+        assert said.getvalue() == ""
+        assert status is None or not {"--help", "-h", "--version"}.isdisjoint(arguments)
+
+
+_WORDS: Final = st.sampled_from(
+    [
+        *("0", "1", "-1", "65536", "1e9", "nan", "inf", "1_000", "\u0661", "none", "auto", "br"),
+        *("*.txt: X-A: b", "*: Content-Length: 1", "*.txt", "[: a/b", "*.foo: a/b", ": x"),
+        *("404=/404.html", "404=404.html", "200=/a", "/../a", "/index.html", "https://a.example"),
+        *(
+            "null",
+            "*",
+            "",
+            "=",
+            "debug",
+            "thread",
+            "mincore",
+            "\n",
+            "\x1b[0m",
+            "\udcff",
+            "--",
+            "@x",
+        ),
+    ]
+) | st.text(max_size=6)
+_GIVEN: Final = st.sampled_from(
+    sorted(_OPTIONS | {"--workers", "--log-level", "--help", "--version", "--nothing"})
+)
+
+TARGETS: Final = (
+    Target(
+        "globs",
+        check_globs,
+        {
+            "pieces": st.lists(st.sampled_from(sorted(_PIECES)), min_size=1, max_size=8),
+            "path": st.lists(
+                st.sampled_from([b"a", b"b", b"c", b"A", b".", b"/", b"\xc3\xa9", b"\xff", b"^"])
+                | st.binary(min_size=1, max_size=2),
+                max_size=8,
+            ).map(b"".join),
+        },
+    ),
+    Target(
+        "arguments",
+        check_arguments,
+        {
+            "arguments": st.lists(
+                _GIVEN | _WORDS | st.builds("{}={}".format, _GIVEN, _WORDS), max_size=5
+            )
+        },
+    ),
+)
