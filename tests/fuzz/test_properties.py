@@ -5,12 +5,15 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-from fuzz.properties import values
+from fuzz.properties import nginx, values
 from fuzz.target import Target
 from fuzz.targets import ALL
+from tests.rig import REPOSITORY, needs
 
 # Those of values are in test_values.py.
-_TARGETS: Final = [target for target in ALL.values() if target not in values.TARGETS]
+_TARGETS: Final = [
+    target for target in ALL.values() if target not in values.TARGETS and not target.is_live
+]
 # Where an example is many runs of a world, fewer examples do.
 _COSTS: Final = {
     "cancellations": 12,
@@ -37,6 +40,21 @@ def test_property(target: Target) -> None:
     assert settings.default is not None
     count = settings.default.max_examples // _COSTS.get(target.name, 1)
     settings(max_examples=int(count))(target.as_test())()
+
+
+@needs("nginx")
+def test_nginx() -> None:
+    (target,) = nginx.TARGETS
+    try:
+        target.as_test()()
+    finally:
+        nginx.stop()
+
+
+def test_each_class_of_differences_is_documented() -> None:
+    text = (REPOSITORY / "docs/fuzzing.md").read_text()
+    rows = [f"| {each.name} | {each.why} |" for each in nginx.CLASSES]
+    assert [row for row in rows if row not in text] == []
 
 
 def test_names_are_unique() -> None:

@@ -1,0 +1,336 @@
+"""Live: what nginx makes of the same streams. It needs nginx, and sockets of the system.
+
+Where the two may differ is said in CLASSES, and nowhere else; see docs/fuzzing.md.
+"""
+
+import atexit
+import contextlib
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Final
+
+from hypothesis import strategies as st
+
+from bench import servers
+from fuzz.tally import note
+from fuzz.target import Target
+from fuzz.world.requests import ASKS, Ask
+from tests import rig
+from tests.simulated import NOW
+
+_FILES: Final = {
+    "index.html": b"<h1>root</h1>",
+    "a.txt": b"0123456789",
+    "empty.txt": b"",
+    "large.bin": bytes(index * index % 251 for index in range(50_000)),
+    "new.txt": b"just written",
+    "s.js": b"long " * 2000,
+    "s.js.gz": b"short",
+}
+_PATIENCE: Final = 5.0  # seconds
+_LAST: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+_CONDITIONS: Final = (
+    *(b"if-match", b"if-none-match", b"if-range"),
+    *(b"if-modified-since", b"if-unmodified-since"),
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer, as far as two servers can be compared by it."""
+
+    status: int
+    fields: dict[bytes, bytes]
+    body: bytes
+
+    @property
+    def closes(self) -> bool:
+        return self.fields.get(b"connection") == b"close"
+
+    @property
+    def has_parts(self) -> bool:
+        return self.fields.get(b"content-type", b"").startswith(b"multipart/byteranges")
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """That of an error is anybody's, and so is the boundary between parts."""
+        if self.status not in (200, 206) or self.has_parts:
+            return ()
+        return self.body, *map(self.fields.get, (b"content-range", b"content-encoding"))
+
+    @property
+    def essence(self) -> tuple[object, ...]:
+        return self.status, self.closes, *self.content
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, for those who have to tell what is odd about it."""
+
+    wire: bytes
+
+    @cached_property
+    def lines(self) -> list[bytes]:
+        return self.wire.lstrip(b"\r\n").partition(b"\r\n\r\n")[0].split(b"\r\n")
+
+    @property
+    def method(self) -> bytes:
+        return self.lines[0].partition(b" ")[0]
+
+    @property
+    def target(self) -> bytes:
+        return self.lines[0].partition(b" ")[2].partition(b" ")[0]
+
+    def count(self, name: bytes) -> int:
+        return sum(line.lower().startswith(name + b":") for line in self.lines[1:])
+
+    def says(self, pattern: bytes) -> bool:
+        """Whether a line of the head looks like this."""
+        return any(re.match(pattern, line, re.IGNORECASE) for line in self.lines)
+
+
+@dataclass(frozen=True)
+class Class:
+    """A kind of difference: for these requests nginx says one of these statuses where we say
+    another, or with the same status `closes` the connection where we do not, or the other way."""
+
+    name: str
+    why: str
+    asked: Callable[[Asked], bool]
+    statuses: tuple[int, ...] = ()
+    closes: bool = False
+
+
+_RANGED: Final = (200, 206, 416)
+_WITH_TARGET_FAULT: Final = re.compile(rb"[^/Hh]|/\.\./|.*%(00|zz)")
+
+CLASSES: Final = (
+    Class(
+        "content",
+        "it reads the content of a request and goes on; nobody sends any to files, so we close",
+        lambda asked: asked.says(rb"content-length: *0*[1-9]|transfer-encoding:"),
+        closes=True,
+    ),
+    Class(
+        "line folding",
+        "it refuses what we read as a space; RFC 9112 5.2 allows both",
+        lambda asked: asked.says(rb"[ \t]"),
+        statuses=(400,),
+        closes=True,
+    ),
+    Class(
+        "bare LF",
+        "it ends a line there, as RFC 9112 2.2 allows; we refuse what a proxy may see otherwise",
+        lambda asked: re.search(rb"(?<!\r)\n", asked.wire) is not None,
+        statuses=(200,),
+        closes=True,
+    ),
+    Class(
+        "repeated Accept-Encoding",
+        "it takes the first one; RFC 9110 5.3: they are one list",
+        lambda asked: asked.count(b"accept-encoding") > 1,
+        statuses=(200, 206, 304, 416),
+    ),
+    Class(
+        "Range of a precompressed file",
+        "it sends all of it; it is a file like another (RFC 9110 14.2)",
+        lambda asked: asked.target == b"/s.js" and asked.says(rb"accept-encoding: gzip"),
+        statuses=(200,),
+    ),
+    Class(
+        "repeated conditions",
+        "it refuses a second field of one kind; to us such a condition is none (RFC 9110 5.3)",
+        lambda asked: any(asked.count(name) > 1 for name in _CONDITIONS),
+        statuses=(400,),
+        closes=True,
+    ),
+    Class(
+        "repeated Range",
+        "it takes the first one; to us two of them are none (RFC 9110 5.3)",
+        lambda asked: asked.count(b"range") > 1,
+        statuses=_RANGED,
+    ),
+    Class(
+        "Range with HEAD",
+        "it answers with 206 or 416; RFC 9110 14.2: Range is for GET",
+        lambda asked: asked.method == b"HEAD" and asked.count(b"range") == 1,
+        statuses=_RANGED,
+    ),
+    Class(
+        "Range that is none",
+        "it says 416 to 5-1; RFC 9110 14.1.1: an invalid Range is ignored",
+        lambda asked: asked.says(rb"range: bytes=5-1"),
+        statuses=(416,),
+    ),
+    Class(
+        "Range of an empty file",
+        "it sends the file; RFC 9110 15.5.17: none can be satisfied",
+        lambda asked: asked.target == b"/empty.txt" and asked.count(b"range") == 1,
+        statuses=(200,),
+    ),
+    Class(
+        "fragment",
+        "it drops the fragment of a target; RFC 9112 3.2: a target has none",
+        lambda asked: b"#" in asked.target,
+        statuses=(200, 206, 304, 412, 416),
+    ),
+    Class(
+        "no index",
+        "it says that a directory may not be listed, we that there is nothing",
+        lambda asked: asked.target == b"/folder/",
+        statuses=(403,),
+    ),
+    Class(
+        "malformed target",
+        "it closes; what follows a head is as clear as ever, so we go on",
+        lambda asked: _WITH_TARGET_FAULT.match(asked.target) is not None,
+        statuses=(400,),
+        closes=True,
+    ),
+    Class(
+        "methods",
+        "it says 405 to each, and knows no OPTIONS for files; RFC 9110 9.1: 501 to an unknown one",
+        lambda asked: asked.method not in (b"GET", b"HEAD"),
+        statuses=(400, 405),
+        closes=True,
+    ),
+    Class(
+        "version",
+        "it closes after HTTP/2.0",
+        lambda asked: asked.lines[0].endswith(b" HTTP/2.0"),
+        closes=True,
+    ),
+    Class(
+        "expectation",
+        "it passes over those that it does not know; RFC 9110 10.1.1 allows 417",
+        lambda asked: asked.says(rb"expect: x"),
+        statuses=(200,),
+    ),
+    Class(
+        "malformed Host",
+        "it closes; we go on",
+        lambda asked: asked.says(rb"host: a b"),
+        closes=True,
+    ),
+)
+
+
+# ------------------------------------------------------------------ both servers
+
+
+_STARTED: Final = contextlib.ExitStack()
+
+
+@cache
+def _ports() -> tuple[int, int]:
+    """Both servers, from their first use to the end of this process."""
+    if not shutil.which("nginx"):
+        raise FileNotFoundError("this target needs nginx: apt-get install nginx")
+    root = _STARTED.enter_context(rig.public_directory())
+    for name, content in _FILES.items():
+        (root / name).write_bytes(content)
+        os.utime(root / name, (NOW, NOW))
+    (root / "folder").mkdir()
+    ours = servers.trio_amped(root, ["--precompressed", "gzip"], lambda command: command)
+    theirs = servers.nginx(root, ["gzip_static on;"], lambda command: command)
+    return _STARTED.enter_context(ours), _STARTED.enter_context(theirs)
+
+
+@atexit.register
+def stop() -> None:
+    """End both, if they were started."""
+    _ports.cache_clear()
+    _STARTED.close()
+
+
+def _ask(port: int, wire: bytes) -> bytes:
+    """All that a server says to a stream which ends with the last request."""
+    received = bytearray()
+    with socket.create_connection((servers.HOST, port), timeout=_PATIENCE) as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(wire)
+        with contextlib.suppress(ConnectionError):
+            while data := sock.recv(1 << 16):
+                received += data
+    return bytes(received)
+
+
+def _answers(received: bytes, methods: Sequence[bytes]) -> list[Said]:
+    """Read naively: RFC 9112 6.3."""
+    found: list[Said] = []
+    rest = received
+    while rest.startswith(b"HTTP/1."):
+        head, _, rest = rest.partition(b"\r\n\r\n")
+        line, *lines = head.split(b"\r\n")
+        status = int(line.split(b" ")[1])
+        if status < 200:
+            continue
+        named = (each.partition(b": ") for each in lines)
+        fields = {name.lower(): value for name, _, value in named}
+        length = int(fields.get(b"content-length", b"0"))
+        if status == 304 or (len(found) < len(methods) and methods[len(found)] == b"HEAD"):
+            length = 0
+        found.append(Said(status, fields, rest[:length]))
+        assert len(found[-1].body) == length, "an answer that is cut"
+        rest = rest[length:]
+    assert not rest, f"what is this? {rest[:80]!r}"
+    return found
+
+
+# ------------------------------------------------------------------ the property
+
+
+def check_nginx(asks: list[Ask]) -> None:
+    """nginx says the same to the same stream, but for a documented list of differences."""
+    requests = [*(Asked(ask.wire) for ask in asks), Asked(_LAST)]
+    wire = b"".join(request.wire for request in requests)
+    methods = [request.method for request in requests]
+    ours, theirs = (_answers(_ask(port, wire), methods) for port in _ports())
+    for asked, mine, other in zip(requests, ours, theirs, strict=False):
+        if mine.essence != other.essence:
+            _explain(asked, mine, other)
+        if mine.closes or other.closes:
+            return
+    if len(ours) != len(theirs):
+        _explain_silence(ours[: len(theirs)], theirs, wire)
+
+
+def _explain(asked: Asked, ours: Said, theirs: Said) -> None:
+    """Raises AssertionError where no class says that this may be."""
+    named = [each for each in CLASSES if each.asked(asked)]
+    unlike = (ours.status, ours.content) != (theirs.status, theirs.content)
+    for_status = [each.name for each in named if theirs.status in each.statuses]
+    for_closing = [each.name for each in named if each.closes]
+    said = f"to {asked.wire[:300]!r}: we say {ours.essence}, nginx says {theirs.essence}"
+    if unlike:
+        assert for_status, said
+        note("nginx differs", for_status[0])
+    if ours.closes != theirs.closes:
+        assert for_closing, said
+        note("nginx differs", for_closing[0])
+
+
+def _explain_silence(ours: list[Said], theirs: list[Said], wire: bytes) -> None:
+    """Class "failed precondition": after a 412, nginx ends the connection without a word."""
+    said = f"to {wire[:900]!r}: {[each.status for each in theirs]}, and then nothing"
+    assert len(ours) == len(theirs), said
+    assert theirs, said
+    assert theirs[-1].status == 412, said
+    note("nginx differs", "failed precondition")
+
+
+TARGETS: Final = (
+    Target(
+        "nginx",
+        check_nginx,
+        {"asks": st.lists(ASKS, min_size=1, max_size=3)},
+        is_live=True,
+    ),
+)
