@@ -7,6 +7,7 @@ from fuzz.properties import (
     cancellation,
     changes,
     faults,
+    gates,
     heads,
     streams,
     texts,
@@ -29,6 +30,7 @@ _MODULES: Final = (
     heads.TARGETS,
     texts.TARGETS,
     values.TARGETS,
+    gates.TARGETS,
 )
 
 ALL: Final[dict[str, Target]] = {target.name: target for each in _MODULES for target in each}
