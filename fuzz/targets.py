@@ -4,6 +4,7 @@ from typing import Final
 
 from fuzz.properties import (
     answers,
+    beneath,
     cancellation,
     changes,
     faults,
@@ -31,6 +32,7 @@ _MODULES: Final = (
     texts.TARGETS,
     values.TARGETS,
     gates.TARGETS,
+    beneath.TARGETS,
 )
 
 ALL: Final[dict[str, Target]] = {target.name: target for each in _MODULES for target in each}

@@ -1,11 +1,11 @@
-"""The page gate trusts whom the kernel tells the truth: by what is known of a file, and for real."""
+"""The page gate trusts whom the kernel tells the truth: by a table, and with the kernel itself."""
 
 import contextlib
 import functools
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, get_args
 from unittest import mock
@@ -19,6 +19,7 @@ from trio_amped.disk import kernel
 from trio_amped.disk.opening import Opened, Status, Volume, volume_of
 from trio_amped.disk.pages import Gate, PageGate
 
+_DEVICE: Final = 77
 _OVERFLOW: Final = 65534  # what a user from outside of the namespace looks like
 # What docs/design.md says of file systems, by their magic numbers.
 _LOCAL: Final = (0xEF53, 0x9123683E, 0x58465342)
@@ -73,9 +74,6 @@ def check_gates(mode: GateMode, case: Case) -> None:
     assert found is not Gate.MINCORE or case.is_told_the_truth
 
 
-_DEVICE: Final = 77
-
-
 def _opened(case: Case) -> Opened:
     status = Status(stat.S_IFREG | 0o644, case.seen_owner, _DEVICE, 1, 100, 0, 0, 0)
     return Opened(-1, status, Volume(case.magic, 0), noatime=True)
@@ -85,12 +83,16 @@ def _opened(case: Case) -> Opened:
 def _as_in(case: Case) -> Iterator[None]:
     """The kernel, as far as the gate asks it."""
     with (
-        mock.patch.object(os, "geteuid", lambda: case.user),
-        mock.patch.object(kernel, "has_fowner", lambda: case.has_fowner),
-        mock.patch.object(kernel, "may_write", lambda _: case.may_write),
-        mock.patch.object(kernel, "all_owners_are_mapped", lambda: case.are_all_mapped),
+        mock.patch.object(os, "geteuid", _saying(case.user)),
+        mock.patch.object(kernel, "has_fowner", _saying(case.has_fowner)),
+        mock.patch.object(kernel, "may_write", _saying(case.may_write)),
+        mock.patch.object(kernel, "all_owners_are_mapped", _saying(case.are_all_mapped)),
     ):
         yield
+
+
+def _saying(answer: int) -> Callable[..., int]:
+    return lambda *_: answer
 
 
 def _expected(mode: GateMode, case: Case) -> Gate:
