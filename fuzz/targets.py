@@ -15,6 +15,7 @@ from fuzz.properties import (
     values,
     waiting,
     windows,
+    wire,
     work,
 )
 from fuzz.target import Target
@@ -33,6 +34,7 @@ _MODULES: Final = (
     values.TARGETS,
     gates.TARGETS,
     beneath.TARGETS,
+    wire.TARGETS,
 )
 
 ALL: Final[dict[str, Target]] = {target.name: target for each in _MODULES for target in each}
