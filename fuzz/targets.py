@@ -10,6 +10,7 @@ from fuzz.properties import (
     faults,
     gates,
     heads,
+    pool,
     streams,
     texts,
     values,
@@ -35,6 +36,7 @@ _MODULES: Final = (
     gates.TARGETS,
     beneath.TARGETS,
     wire.TARGETS,
+    pool.TARGETS,
 )
 
 ALL: Final[dict[str, Target]] = {target.name: target for each in _MODULES for target in each}
