@@ -116,23 +116,31 @@ _USERS: Final = (0, 1000, 1001, _OVERFLOW)
 
 
 @functools.cache
-def _file() -> int:
-    """A file without a name on a disk, none of whose pages is in memory: nobody reads it."""
-    with tempfile.TemporaryFile(dir="/var/tmp") as file:  # where disks are, more than at /tmp
+def _file() -> int | None:
+    """A file without a name, on a disk, none of whose pages is in memory: nobody ever reads it.
+
+    None where there is no such thing.
+    """
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:  # a disk more often than /tmp is
         file.write(bytes(_SIZE))
         file.flush()
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, _SIZE, os.POSIX_FADV_DONTNEED)
-        # Not for writing: that would be a way to the truth that no server has.
-        return os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
+        # Not for writing: a server has its files open for reading alone.
+        descriptor = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
+    volume = volume_of(descriptor)
+    if volume.is_remote or volume.is_memory or _resident(descriptor):
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def check_mincore(user: int, owner: int, mode: int) -> None:
     """Whoever we are, mincore is asked where this kernel does not lie, and only there."""
     descriptor = _file()
-    volume = volume_of(descriptor)
-    if volume.is_remote or volume.is_memory:
+    if descriptor is None:
         return
+    volume = volume_of(descriptor)
     with contextlib.suppress(PermissionError), _acting(descriptor, user, owner, mode):
         opened = Opened(descriptor, Status.of(descriptor), volume, noatime=True)
         is_asked = PageGate("auto").choose(opened) is Gate.MINCORE
