@@ -1,158 +1,244 @@
-"""Paths below a root, on real directories with links to anywhere: nothing leads out of it."""
+"""What a path below the root leads to, on real directories with all kinds of symbolic links.
 
-import contextlib
+The naive resolver here knows nothing but a tree in memory: it walks name by name, and refuses each
+step that leaves the root, also one that would come back. Link by link it counts up to 40, as Linux
+does (path_resolution(7)).
+"""
+
 import errno
+import math
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self, cast
+from unittest import mock
 
+import trio
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
+from fuzz.tally import note
 from fuzz.target import Target
-from trio_amped.disk import opening
+from fuzz.world.runs import descriptors
+from trio_amped.config import Config, GateMode
+from trio_amped.disk import helper, kernel, opening
+from trio_amped.disk.descriptors import Descriptor
+from trio_amped.disk.messages import Order, Reply
 from trio_amped.disk.opening import Opened
+from trio_amped.disk.paths import PathGate, WouldWait
+from trio_amped.disk.pool import HelperPool
+from trio_amped.stats import Stats
 
-Plant = tuple[str, str, str]  # what kind of entry, where, and for a link: whereto
-Identity = tuple[int, int]
-
-_MOST_LINKS: Final = 40  # path_resolution(7)
-# What a cache may say instead of an answer: a helper has to look.
-_NOT_KNOWN: Final = (errno.EAGAIN, errno.EXDEV)
+Drawn = dict[bytes, "Drawn"] | bytes | None  # a directory, a symbolic link, or a file
+Found = tuple[int, int] | int  # device and inode, or an errno
+_LINKS: Final = 40
+_BASE: Final = b"BASE"  # in a drawn link: the directory that the root is in
+_NAMES: Final = (b"a", b"b", b"c")
 
 
 class Refused(Exception):
-    """By the naive resolver."""
+    """The errno that says why there is nothing."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(os.strerror(number))
         self.errno = number
 
 
-@contextlib.contextmanager
-def planted(plants: list[Plant]) -> Iterator[Path]:
-    """A root with these entries, as far as they can be, and secrets around it."""
-    with tempfile.TemporaryDirectory() as name:
-        around = Path(name)
-        (around / "secret").write_text("secret")
-        root = around / "root"
-        root.mkdir()
-        for kind, place, target in plants:
-            with contextlib.suppress(OSError):
-                if kind == "folder":
-                    (root / place).mkdir()
-                elif kind == "file":
-                    (root / place).write_text(place)
-                else:
-                    (root / place).symlink_to(target.replace("<root>", str(root)))
-        yield root
+@dataclass(eq=False)
+class Node:
+    """A directory, a symbolic link, or a file, that is on the disk as well."""
+
+    identity: tuple[int, int]
+    target: bytes | None = None
+    names: dict[bytes, Self] | None = None
+    parent: Self | None = field(default=None, repr=False)  # None: of the root
+
+    @classmethod
+    def made(cls, path: bytes, drawn: Drawn, base: bytes, parent: Self | None = None) -> Self:
+        """Make it, with all that is below it."""
+        target = drawn.replace(_BASE, base) if isinstance(drawn, bytes) else None
+        if target is not None:
+            os.symlink(target, path)
+        elif isinstance(drawn, dict):
+            os.mkdir(path)
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
+        found = os.lstat(path)
+        node = cls((found.st_dev, found.st_ino), target, parent=parent)
+        if isinstance(drawn, dict):
+            node.names = {
+                name: cls.made(path + b"/" + name, each, base, node) for name, each in drawn.items()
+            }
+        return node
 
 
-def resolve(root: Path, path: str) -> Identity:
-    """Where a path leads, name by name, never out of the root. Raises Refused."""
-    place: list[str] = []  # below the root, all of them directories but the last
-    names = [name for name in path.split("/") if name][::-1]
-    links = 0
-    while names:
-        here = root.joinpath(*place)
-        if not here.is_dir() or here.is_symlink():
-            raise Refused(errno.ENOTDIR)
-        name = names.pop()
-        if name == "..":
-            if not place:
-                raise Refused(errno.EXDEV)
-            place.pop()
+def resolve(root: Node, path: bytes, *, follows: bool = True) -> Node:
+    """What the path leads to. Raises Refused."""
+    at, links = root, 0
+    todo = _segments(path) if path else []
+    while todo:
+        below = _step(at, todo.pop())
+        if below.target is None:
+            at = below
             continue
-        found = here if name == "." else here / name
-        if not os.path.lexists(found):
-            raise Refused(errno.ENOENT)
-        if found.is_symlink():
-            links += 1
-            target = os.readlink(found)
-            if links > _MOST_LINKS:
-                raise Refused(errno.ELOOP)
-            if target.startswith("/"):
-                raise Refused(errno.EXDEV)
-            names += [each for each in target.split("/") if each][::-1]
-        elif name != ".":
-            place.append(name)
-    found = root.joinpath(*place)
-    if path.endswith("/") and not found.is_dir():
+        links += 1
+        if links > _LINKS or not follows:
+            raise Refused(errno.ELOOP)
+        todo += _segments(below.target)
+    return at
+
+
+def _segments(path: bytes) -> list[bytes]:
+    """The first one at the end. Raises Refused: it begins at the root of the system."""
+    if path.startswith(b"/"):
+        raise Refused(errno.EXDEV)
+    return path.split(b"/")[::-1]
+
+
+def _step(at: Node, name: bytes) -> Node:
+    """One name further; a slash at the end is an empty name. Raises Refused."""
+    if at.names is None:
         raise Refused(errno.ENOTDIR)
-    return _identity(os.stat(found))
+    if name in (b"", b"."):
+        return at
+    if name == b"..":
+        if at.parent is None:
+            raise Refused(errno.EXDEV)
+        return at.parent
+    if name not in at.names:
+        raise Refused(errno.ENOENT)
+    return at.names[name]
 
 
-def _identity(status: os.stat_result) -> Identity:
-    return status.st_dev, status.st_ino
-
-
-def check_beneath(plants: list[Plant], path: str) -> None:
-    """What is opened is what a walk name by name finds, and nothing outside of the root."""
-    with planted(plants) as place:
-        expected: Identity | int
-        try:
-            expected = resolve(place, path)
-        except Refused as refused:
-            expected = refused.errno
-        root = opening.open_root_waiting(os.fsencode(place))
-        try:
-            _check_ways(root, os.fsencode(path), expected)
-        finally:
-            os.close(root.descriptor)
-
-
-def _check_ways(root: Opened, path: bytes, expected: Identity | int) -> None:
-    fd, volume = root.descriptor, root.volume
-    waited = _try(lambda: _opened(opening.open_waiting(fd, path)))
-    assert waited == expected, (waited, expected)
-    for follow in (True, False):
-        found = _try(lambda: opening.identify_waiting(fd, path, follow))  # noqa: B023
-        assert found == expected or (found == errno.ELOOP and not follow), (found, expected)
-    for way in (
-        lambda: _opened(opening.open_cached(fd, path, volume)),
-        lambda: opening.identify_cached(fd, path, volume, True),
-    ):
-        cached = _try(way)
-        assert cached == expected or cached in _NOT_KNOWN, (cached, expected)
-    without = _try(lambda: _close(*opening._open_without_links(fd, path or b".")))
-    assert isinstance(without, int) or without == expected, (without, expected)
-
-
-def _try(way: Callable[[], Identity]) -> Identity | int:
-    """What it leads to, or the errno."""
+def _expected(root: Node, path: bytes, *, follows: bool = True) -> Found:
     try:
-        return way()
+        return resolve(root, path, follows=follows).identity
+    except Refused as error:
+        return error.errno
+
+
+# ------------------------------------------------------------------ what is compared with it
+
+
+class PromptHelper:
+    """Stands for the pool: a helper's work, without the helper."""
+
+    def submit(self, order: Order, directory: Descriptor) -> tuple[Reply, int | None]:
+        return helper._perform(order, [directory.fd])
+
+    async def result(self, done: tuple[Reply, int | None]) -> tuple[bytes, int]:
+        reply, descriptor = done
+        if descriptor is None:
+            raise OSError(reply.errno, os.strerror(reply.errno))
+        return reply.content, descriptor
+
+
+def check_beneath(tree: dict[bytes, Drawn], paths: list[bytes]) -> None:
+    """What is opened is what a naive walk finds that never leaves the root, and nothing else."""
+    before = descriptors()
+    base = tempfile.mkdtemp(prefix="beneath-").encode()
+    try:
+        Path(os.fsdecode(base), "secret").touch()
+        root = Node.made(base + b"/root", tree, base)
+        paths = [path.replace(_BASE, base) for path in paths]
+        trio.run(_check_paths, base + b"/root", root, paths, clock=MockClock())
+    finally:
+        shutil.rmtree(base)
+    assert descriptors() == before, "descriptors are left"
+
+
+async def _check_paths(place: bytes, root: Node, paths: list[bytes]) -> None:
+    gates = [_gate(place, mode) for mode in ("auto", "always", "never")]
+    for path in paths:
+        expected, plain = _expected(root, path), _expected(root, path, follows=False)
+        note("beneath", os.strerror(expected) if isinstance(expected, int) else "found")
+        _check_waiting(gates[0].directory.fd, path, expected, plain)
+        for gate in gates:
+            await _check_opened(gate, path, expected)
+            _check_at_once(gate, path, expected, plain)
+    for gate in gates:
+        gate.close()
+
+
+def _gate(place: bytes, mode: GateMode) -> PathGate:
+    config = Config(root=os.fsdecode(place), gate=mode, revalidate=math.inf)
+    pool, nursery = cast(HelperPool, PromptHelper()), cast(trio.Nursery, None)
+    return PathGate(config, Stats(), pool, nursery, place, opening.open_root_waiting(place))
+
+
+def _check_waiting(root: int, path: bytes, expected: Found, plain: Found) -> None:
+    """Whatever it takes, with openat2; without it no link is followed, and no ".." is taken."""
+    assert _found(lambda: opening.identify_waiting(root, path, True)) == expected
+    assert _found(lambda: opening.identify_waiting(root, path, False)) == plain
+    is_simple = set(path.split(b"/")) <= set(_NAMES)
+    with mock.patch.object(kernel, "has_openat2", _has_no_openat2):
+        for found in (
+            _found(lambda: _closed(opening.open_waiting(root, path))),
+            _found(lambda: opening.identify_waiting(root, path, True)),
+        ):
+            is_refused = isinstance(found, int) and (isinstance(plain, int) or not is_simple)
+            assert found == plain or is_refused, f"{path!r}, without openat2"
+
+
+def _has_no_openat2(_flags: int) -> bool:
+    return False
+
+
+async def _check_opened(gate: PathGate, path: bytes, expected: Found) -> None:
+    found: Found
+    try:
+        found = _closed(await gate.open(path))
     except OSError as error:
-        return error.errno or errno.EIO
+        found = error.errno or -1
+    assert found == expected, f"{path!r} is opened"
 
 
-def _opened(opened: Opened) -> Identity:
-    return _close(opened.descriptor, True)
+def _check_at_once(gate: PathGate, path: bytes, expected: Found, plain: Found) -> None:
+    """The caches may not know; else they say the same."""
+    found = _found(lambda: _closed(gate.open_at_once(path)))
+    assert found in (expected, errno.EAGAIN), f"{path!r}, at once"
+    found = _found(lambda: gate.identify_at_once(path))
+    assert found in (expected, errno.EAGAIN), f"{path!r}, identified at once"
+    found = _found(lambda: gate.identify_at_once(path, follow=False))
+    assert found in (plain, errno.EAGAIN), f"{path!r}, without links"
 
 
-def _close(descriptor: int, _: bool) -> Identity:
-    found = _identity(os.fstat(descriptor))
-    os.close(descriptor)
-    return found
+def _found(call: Callable[[], tuple[int, int]]) -> Found:
+    try:
+        return call()
+    except WouldWait:
+        return errno.EAGAIN
+    except OSError as error:
+        return error.errno or -1
 
 
-_NAMES: Final = st.sampled_from(["a", "b", "c"])
-_STEPS: Final = st.sampled_from(["a", "a", "b", "b", "c", "..", "..", "."])
-_PLACES: Final = st.lists(_NAMES, min_size=1, max_size=3).map("/".join)
-_LEADS: Final = (
-    st.sampled_from(["../secret", "../../secret", "../root/a", "<root>/a", "/etc/hostname", "a/.."])
-    | st.lists(_STEPS, min_size=1, max_size=4).map("/".join)
-)  # fmt: skip
-_KINDS: Final = st.sampled_from(["folder", "folder", "file", "link", "link"])
+def _closed(opened: Opened) -> tuple[int, int]:
+    os.close(opened.descriptor)
+    return opened.status.device, opened.status.inode
+
+
+# ------------------------------------------------------------------ examples
+
+_SEGMENTS: Final = st.sampled_from([*_NAMES, *_NAMES, b"..", b".", b""])
+_WALKS: Final = st.lists(_SEGMENTS, min_size=1, max_size=5).map(b"/".join).filter(bool)
+_ESCAPES: Final = st.sampled_from(
+    [b"../secret", b"../../secret", b"../root/a", _BASE + b"/secret", _BASE + b"/root/a", b"/"]
+)
+_LINKED: Final = st.sampled_from(_NAMES) | _WALKS | _ESCAPES
+_TREES: Final = st.recursive(
+    st.none() | _LINKED | _LINKED,
+    lambda below: st.dictionaries(st.sampled_from(_NAMES), below, max_size=3),
+    max_leaves=8,
+)
+_ROOTS: Final = st.dictionaries(st.sampled_from(_NAMES), _TREES, min_size=1, max_size=3)
+_PATHS: Final = _WALKS | st.sampled_from(_NAMES) | _ESCAPES | st.just(b"")
 
 TARGETS: Final = (
     Target(
         "beneath",
         check_beneath,
-        {
-            "plants": st.lists(st.tuples(_KINDS, _PLACES, _LEADS), max_size=10),
-            "path": st.just("") | st.lists(_STEPS, min_size=1, max_size=4).map("/".join),
-        },
+        {"tree": _ROOTS, "paths": st.lists(_PATHS, min_size=1, max_size=6, unique=True)},
     ),
 )

@@ -1,22 +1,21 @@
-"""The pool of helpers, which do here whatever a script says, down to what no helper would do."""
+"""The pool of helpers, which here do whatever a script says, also what no helper would do."""
 
+import array
 import contextlib
-import dataclasses
 import errno
 import os
 import socket
-import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
-from fuzz.properties.wire import REPLIES
+from fuzz.tally import note
 from fuzz.target import Target
-from fuzz.world.descriptors import files_in_memory, nothing_left_open
+from fuzz.world.runs import SCHEDULES, run
 from trio_amped.disk.descriptors import Closer, Descriptor
 from trio_amped.disk.messages import (
     ANCILLARY_SIZE,
@@ -30,222 +29,263 @@ from trio_amped.disk.messages import (
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
 
-# What a helper does about one order. Sound ones do these:
-_SOUND: Final = ("answers", "fails", "dies", "answers and dies", "answers late", "has no room")
-# What holds whatever one does, as a bug of ours or memory that has gone bad would have it:
-_MAD: Final = (
-    *("answers with less", "answers with junk", "answers twice", "answers for another"),
-    *("says free first", "never says free", "hands two over", "hands over unasked", "hangs"),
+# What a helper does about one order. Any helper may do these:
+SOUND: Final = ("answers", "fails", "dies", "answers and dies", "answers late", "has no room")
+# These would be a bug of ours, or memory that has gone bad:
+MAD: Final = (
+    *("says less", "says junk", "answers another", "answers twice", "says free first"),
+    *("hands two over", "hands over unasked", "never says free", "hangs"),
 )
 _LATE: Final = 1.0  # seconds
 _TIMEOUT: Final = 60.0  # seconds: more than all deaths and delays of a script
+_PATIENT: Final = 1000.0
+_STEP: Final = 1e-6  # seconds: what a sum of floats may be off by
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Wish:
     """A job that somebody waits for: when it is submitted, and how long it is waited for."""
 
     operation: Operation
-    number: int  # what its answer must be about; the same number is the same job
+    number: int  # what its answer must be about; the same number may be the same job
     at: float
     patience: float
+    is_ahead: bool = False
 
     @property
     def order(self) -> Order:
-        return Order(self.operation, _name(self.number), self.number, 1)
+        return Order(self.operation, b"file %d" % self.number, self.number, 1)
+
+    @property
+    def key(self) -> Hashable:
+        """A descriptor is for one alone."""
+        return None if self.operation.hands_over else (self.operation, self.number)
 
 
-WISHES: Final = st.builds(
-    Wish,
-    st.sampled_from([Operation.OPEN, Operation.LOAD, Operation.READ]),
-    st.integers(0, 4),
-    st.sampled_from([0.0, 0.0, 0.5, 2.0]),
-    st.sampled_from([1000.0, 1000.0, 0.0, 0.5, 1.5]),
-)
+class Helpers:
+    """They meet each order with the next deed of the script, and then by honest answers."""
 
-
-def _name(number: int) -> bytes:
-    return b"file %d" % number
-
-
-class ScriptedHelpers:
-    """Helpers of a pool, as `carry`: each order is met with the next deed of the script, and when
-    that is over by an honest answer."""
-
-    def __init__(self, deeds: list[str], junk: bytes) -> None:
-        self._deeds = deeds
+    def __init__(self, deeds: list[str], delays: list[float], junk: bytes) -> None:
+        self.deeds = deeds[::-1]
+        self._delays = delays[::-1]  # before they say that they have started
         self._junk = junk
-        self.alive = self.most_alive = 0
-        self.met: Counter[str] = Counter()
-        self.dropped: set[int] = set()  # the numbers whose descriptor there was no room for
-        self.failed: Counter[int] = Counter()
-        self._last: dict[trio.socket.SocketType, Reply] = {}  # that each helper has given
+        self.alive = self.most_alive = self.given_up = 0
+        self.met: Counter[tuple[str, int]] = Counter()  # deeds, and the numbers of their orders
+
+    def count(self, deed: str) -> int:
+        return sum(count for (name, _), count in self.met.items() if name == deed)
 
     async def carry(self, channel: socket.socket) -> None:
         self.alive += 1
         self.most_alive = max(self.most_alive, self.alive)
         try:
             with trio.socket.from_stdlib_socket(channel) as ours:
+                await trio.sleep(self._delays.pop() if self._delays else 0)
                 await ours.send(FREE)
                 while await self._meet_order(ours):
                     pass
         except (BrokenPipeError, ConnectionResetError):
-            pass
+            self.given_up += 1
         finally:
             self.alive -= 1
 
     async def _meet_order(self, channel: trio.socket.SocketType) -> bool:
         """Whether it lives on."""
-        try:
-            message, ancillary, _, _ = await channel.recvmsg(MAX_MESSAGE, ANCILLARY_SIZE)
-        except ConnectionResetError:
-            return False
-        for number in descriptors_in(ancillary):
-            os.close(number)
+        message, ancillary, _, _ = await channel.recvmsg(MAX_MESSAGE, ANCILLARY_SIZE)
+        for file in descriptors_in(ancillary):
+            os.close(file)
         if not message:
-            return False
-        deed = self._deeds.pop() if self._deeds else "answers"
-        self.met[deed] += 1
-        return await self._do(deed, Order.unpack(message), channel)
+            raise BrokenPipeError
+        order = Order.unpack(message)
+        deed = self.deeds.pop() if self.deeds else "answers"
+        self.met[deed, order.offset] += 1
+        note("helper", deed)
+        return await self._do(deed, order, channel)
 
     async def _do(self, deed: str, order: Order, channel: trio.socket.SocketType) -> bool:
-        honest = _honest_reply(order)
+        if deed == "dies":
+            return False
         if deed == "hangs":
             await trio.sleep_forever()
-        if deed == "dies":
-            self.failed[order.offset] += 1
-            return False
         if deed == "fails":
-            self.failed[order.offset] += 1
             await channel.send(Reply(errno.EIO, number=order.number).pack())
             return True
         if deed == "answers late":
             await trio.sleep(_LATE)
-        last = self._last.get(channel, Reply(0, b"nobody's"))
-        for message in self._before(deed, honest, last):
+        for message in self._before(deed, order):
             await channel.send(message)
-        await self._answer(deed, order, honest, channel)
-        self._last[channel] = honest
+        with _files(_count(deed, order), order.path) as files:
+            rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, _packed(files)
+            await channel.sendmsg([_honest(order).pack()], [rights] if files else [])
+        if order.operation.hands_over and deed != "never says free":
+            await channel.send(FREE)
         return deed != "answers and dies"
 
-    def _before(self, deed: str, honest: Reply, last: Reply) -> list[bytes]:
+    def _before(self, deed: str, order: Order) -> list[bytes]:
         """What a mad one says before its answer."""
+        honest = _honest(order)
         said = {
-            "answers with less": honest.pack()[: len(self._junk) % 4] or b"\0",
-            "answers with junk": self._junk or b"\0",
+            "says less": honest.pack()[: 1 + len(self._junk) % 11],
+            "says junk": self._junk or b"\0",
+            "answers another": Reply(0, b"about another", order.number - 1).pack(),
             "answers twice": honest.pack(),
-            "answers for another": last.pack(),
             "says free first": FREE,
         }
         return [said[deed]] if deed in said else []
 
-    async def _answer(
-        self, deed: str, order: Order, honest: Reply, channel: trio.socket.SocketType
-    ) -> None:
-        hands_over = order.operation.hands_over
-        count = 2 if deed == "hands two over" else int(hands_over or deed == "hands over unasked")
-        if deed == "has no room":
-            self.dropped.add(order.offset)
-            count = 0
-        with files_in_memory(count, order.path) as numbers:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _packed(numbers))] if numbers else []
-            await channel.sendmsg([honest.pack()], rights)
-        if hands_over and deed != "never says free":
-            await channel.send(FREE)
 
-
-def _honest_reply(order: Order) -> Reply:
+def _honest(order: Order) -> Reply:
     return Reply(0, b"about %d" % order.offset, order.number)
 
 
-def _packed(numbers: list[int]) -> bytes:
-    return struct.pack(f"{len(numbers)}i", *numbers)
+def _count(deed: str, order: Order) -> int:
+    """How many descriptors come with an answer."""
+    counts = {"hands two over": 2, "hands over unasked": 1, "has no room": 0}
+    return counts.get(deed, int(order.operation.hands_over))
 
 
-def check_pool(size: int, wishes: list[Wish], deeds: list[str], junk: bytes) -> None:
-    """Every job gets its own answer, or an error in time; nothing stays open; the pool goes on."""
-    with nothing_left_open():
-        trio.run(_ask, size, wishes, deeds, junk, clock=MockClock(autojump_threshold=0))
-
-
-async def _ask(size: int, wishes: list[Wish], deeds: list[str], junk: bytes) -> None:
-    helpers, closer, stats = ScriptedHelpers(deeds[:], junk), Closer(), Stats()
-    async with trio.open_nursery() as nursery:
-        pool = HelperPool(
-            helpers.carry, closer, nursery, stats, size=size, queue=64, timeout=_TIMEOUT
-        )
-        asking = _Asking(pool, helpers, deeds)
-        async with trio.open_nursery() as clients:
-            for wish in wishes:
-                clients.start_soon(asking.grant, wish)
-        if helpers.met["hangs"] + helpers.met["never says free"] < size:
-            await asking.grant(Wish(Operation.READ, 99, 0, 1000))  # the pool goes on
-        # (A mad one that is given up may live on, and hang.)
-        assert asking.is_mad or helpers.most_alive <= size
-        nursery.cancel_scope.cancel()
-    pool.close()
-    while not closer._idle.is_set():  # no deadline: virtual time would pass before a thread's
-        await closer._idle.wait()
-    assert helpers.alive == 0
-
-
-class _Asking:
-    """Those who submit jobs, and what they may be told."""
-
-    def __init__(self, pool: HelperPool, helpers: ScriptedHelpers, deeds: list[str]) -> None:
-        self._pool = pool
-        self._helpers = helpers
-        self.is_mad = not set(deeds) <= set(_SOUND)
-        self._has_deaths = not {"dies", "fails"}.isdisjoint(deeds)
-
-    async def grant(self, wish: Wish) -> None:
-        """Submit it, and look at what comes of it."""
-        await trio.sleep(wish.at)
-        with trio.move_on_after(wish.patience), _directory() as descriptor:
-            job = self._pool.submit(wish.order, descriptor, key=self._key(wish))
-            try:
-                content, received = await self._pool.result(job)
-            except OSError as error:
-                self._check_error(error, wish)
-            else:
-                self._check_answer(content, received, wish)
-
-    def _key(self, wish: Wish) -> object:
-        """Descriptors are not shared."""
-        return None if wish.operation.hands_over else (wish.operation, wish.number)
-
-    def _check_error(self, error: OSError, wish: Wish) -> None:
-        if error.errno == errno.EIO:
-            assert self.is_mad or self._helpers.failed[wish.number], f"no helper failed at {wish}"
-        else:
-            assert error.errno == errno.ETIMEDOUT
-            assert self.is_mad, f"nobody has answered {wish}"
-
-    def _check_answer(self, content: bytes, received: int, wish: Wish) -> None:
-        assert content == _honest_reply(wish.order).content, f"not the answer to {wish}"
-        if received >= 0:
-            said = os.pread(received, 100, 0)
-            os.close(received)
-            assert wish.operation.hands_over
-            assert said == wish.order.path, f"not the file of {wish}"
-        elif wish.operation.hands_over:
-            assert self.is_mad or wish.number in self._helpers.dropped
+def _packed(files: list[int]) -> bytes:
+    return array.array("i", files).tobytes()
 
 
 @contextlib.contextmanager
-def _directory() -> Iterator[Descriptor]:
-    """What an order is about: it travels beside it."""
-    descriptor = Descriptor(os.memfd_create("fuzz"))
+def _files(count: int, content: bytes) -> Iterator[list[int]]:
+    """Files in memory that say what they are."""
+    files = [os.memfd_create("pool") for _ in range(count)]
     try:
-        yield descriptor
+        for file in files:
+            os.pwrite(file, content, 0)
+        yield files
     finally:
-        descriptor.release()
+        for file in files:
+            os.close(file)
 
 
-# No reply, or that to an order which no helper has ever had.
-_JUNK: Final = st.binary(max_size=len(Reply(0).pack()) - 1) | REPLIES.map(
-    lambda reply: reply._replace(number=2**63 | reply.number).pack()
+class PromptCloser(Closer):
+    """Closes at once what a thread would close: nothing is left to chance."""
+
+    def close_in_thread(self, fd: int) -> None:
+        os.close(fd)
+
+
+class Clients:
+    """Those who wish for jobs, and what they may be told."""
+
+    def __init__(self, pool: HelperPool, helpers: Helpers, queue: int, bound_ahead: int) -> None:
+        self._pool = pool
+        self._helpers = helpers
+        self._bounds = {False: queue, True: bound_ahead}
+        self._waiting = 0
+
+    async def grant(self, wish: Wish) -> int:
+        """Have it done, and look at what comes of it: an errno, or 0."""
+        await trio.sleep(wish.at)
+        start = trio.current_time()
+        error = -1  # it was given up
+        self._waiting += 1
+        try:
+            with trio.move_on_after(wish.patience):
+                error = await self._submit(wish)
+        finally:
+            self._waiting -= 1
+        assert trio.current_time() - start <= min(wish.patience, _TIMEOUT) + _STEP, f"late: {wish}"
+        return error
+
+    async def _submit(self, wish: Wish) -> int:
+        with _files(1, b"") as (file,):
+            directory = Descriptor(os.dup(file))
+        try:
+            job = self._pool.submit(wish.order, directory, key=wish.key, is_ahead=wish.is_ahead)
+        except BlockingIOError:
+            assert self._waiting > self._bounds[wish.is_ahead], f"there is room for {wish}"
+            return errno.EAGAIN
+        finally:
+            directory.release()
+        try:
+            content, received = await self._pool.result(job)
+        except OSError as error:
+            number = error.errno or -1
+        else:
+            number = 0
+            self._check_answer(wish, content, received)
+        assert number in (0, *self._possible_errors(wish)), f"{os.strerror(number)} for {wish}"
+        return number
+
+    def _possible_errors(self, wish: Wish) -> Iterator[int]:
+        met, count = self._helpers.met, self._helpers.count
+        if count("hangs") or count("never says free"):
+            yield errno.ETIMEDOUT
+        # One that has answered and died may have taken an order more, which it never read.
+        deaths = met["dies", wish.number] + count("answers and dies") + sum(map(count, MAD))
+        if met["fails", wish.number] or deaths >= 3:
+            yield errno.EIO
+
+    def _check_answer(self, wish: Wish, content: bytes, received: int) -> None:
+        if received < 0:
+            said = wish.order.path
+            met = self._helpers.met
+            has_none = met["has no room", wish.number] or met["answers twice", wish.number]
+            assert has_none or not wish.operation.hands_over, f"no descriptor came for {wish}"
+        else:
+            said = os.pread(received, 100, 0)
+            os.close(received)
+        assert (content, said) == (_honest(wish.order).content, wish.order.path), wish
+
+
+def check_pool(
+    size: int, queue: int, wishes: list[Wish], helpers: tuple[list[str], list[float], bytes],
+    schedule: int,
+) -> None:  # fmt: skip
+    """A job's result is about that job, or an error in time; nothing leaks; the pool goes on."""
+    run(_ask, size, queue, wishes, Helpers(*helpers), schedule=schedule)
+
+
+async def _ask(size: int, queue: int, wishes: list[Wish], helpers: Helpers) -> None:
+    is_sound = set(helpers.deeds) <= set(SOUND)
+    async with trio.open_nursery() as nursery:
+        pool = HelperPool(
+            helpers.carry,
+            PromptCloser(),
+            nursery,
+            Stats(),
+            size=size,
+            queue=queue,
+            timeout=_TIMEOUT,
+        )
+        clients = Clients(pool, helpers, queue, min(size, queue // 2))
+        async with trio.open_nursery() as waiting:
+            for wish in wishes:
+                waiting.start_soon(clients.grant, wish)
+        await _check_goes_on(clients, helpers, size)
+        if is_sound:  # one that is mad is given up, and may go on for a while
+            assert helpers.most_alive <= size, "too many helpers"
+            assert not helpers.given_up, "a helper that was sound was given up"
+        nursery.cancel_scope.cancel()
+        pool.close()
+    assert helpers.alive == 0
+
+
+async def _check_goes_on(clients: Clients, helpers: Helpers, size: int) -> None:
+    """When all is said that was mad, the next job is done, by whoever does not hang."""
+    helpers.deeds.clear()
+    if helpers.count("hangs") + helpers.count("never says free") < size:
+        last = Wish(Operation.READ, 99, 0, _PATIENT)
+        # What was said too much may have been taken for the end of those who said it.
+        assert 0 in (await clients.grant(last), await clients.grant(last))
+
+
+_WISHES: Final = st.builds(
+    Wish,
+    st.sampled_from([Operation.OPEN, Operation.OPEN, Operation.LOAD, Operation.READ]),
+    st.integers(0, 4),
+    st.sampled_from([0.0, 0.0, 0.5, 2.0]),
+    st.sampled_from([_PATIENT, _PATIENT, 0.0, 0.5, 1.5]),
+    st.booleans(),
 )
+_SCRIPTS: Final = st.lists(st.sampled_from(SOUND), max_size=8) | st.lists(
+    st.sampled_from(SOUND + MAD), max_size=6
+)
+_DELAYS: Final = st.lists(st.sampled_from([0.0, 0.0, 0.5, 3.0]), max_size=4)
 
 TARGETS: Final = (
     Target(
@@ -253,10 +293,11 @@ TARGETS: Final = (
         check_pool,
         {
             "size": st.integers(1, 3),
-            "wishes": st.lists(WISHES, min_size=1, max_size=8),
-            "deeds": st.lists(st.sampled_from(_SOUND), max_size=8)
-            | st.lists(st.sampled_from(_SOUND + _MAD), max_size=6),
-            "junk": _JUNK,
+            "queue": st.integers(1, 6) | st.just(64),
+            "wishes": st.lists(_WISHES, min_size=1, max_size=8),
+            # What is too short for a reply: a long one could be right by chance.
+            "helpers": st.tuples(_SCRIPTS, _DELAYS, st.binary(max_size=11)),
+            "schedule": SCHEDULES,
         },
     ),
 )

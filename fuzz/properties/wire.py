@@ -1,16 +1,20 @@
-"""What goes between the event loop and its helpers: the format of the messages, and a real helper
-that is told anything."""
+"""What goes between the event loop and its helpers, byte by byte, and the helper itself."""
 
 import contextlib
+import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
 from typing import Final
 
 from hypothesis import strategies as st
 
+from fuzz.tally import note
 from fuzz.target import Target
-from fuzz.world.descriptors import files_in_memory, nothing_left_open
+from fuzz.world.runs import descriptors
 from trio_amped.disk import helper
 from trio_amped.disk.messages import (
     FREE,
@@ -22,26 +26,25 @@ from trio_amped.disk.messages import (
     unpack_read,
 )
 from trio_amped.disk.opening import Opened, Status, Volume, pack_facts, unpack_facts
-
-# ------------------------------------------------------------------ the format
+from trio_amped.semantics.listing import View
 
 _INT64: Final = st.integers(-(2**63), 2**63 - 1)
 _UINT64: Final = st.integers(0, 2**64 - 1)
 _UINT32: Final = st.integers(0, 2**32 - 1)
-ORDERS: Final = st.builds(
+_ORDERS: Final = st.builds(
     Order, st.sampled_from(Operation), st.binary(max_size=40), _INT64, _INT64, _UINT64
 )
-REPLIES: Final = st.builds(Reply, st.integers(0, 4095), st.binary(max_size=40), _UINT64)
+_REPLIES: Final = st.builds(Reply, st.integers(0, 4095), st.binary(max_size=40), _UINT64)
 _STATUSES: Final = st.builds(
     Status, _UINT32, _UINT32, _UINT64, _UINT64, _INT64, _INT64, _INT64, _INT64
 )
-FACTS: Final = st.builds(
+_FACTS: Final = st.builds(
     Opened, st.just(7), _STATUSES, st.builds(Volume, _UINT32, _UINT64), st.booleans()
 )
 
 
 def check_messages(order: Order, reply: Reply, facts: Opened, junk: bytes) -> None:
-    """What is packed is unpacked as the same; of other bytes, none is taken for another message."""
+    """What is packed is unpacked as the same, and no two messages mean the same."""
     assert Order.unpack(order.pack()) == order
     assert Reply.unpack(reply.pack()) == reply
     assert unpack_facts(facts.descriptor, pack_facts(facts)) == facts
@@ -50,75 +53,128 @@ def check_messages(order: Order, reply: Reply, facts: Opened, junk: bytes) -> No
     for kind, sent in ((Order, order.pack()), (Reply, reply.pack())):
         for message in (junk, sent[: len(junk)], sent + junk):
             _check_read_or_refused(kind, message)
+    for nothing in (FREE, b""):
+        assert not _is_read(Reply, nothing), "it is taken for a reply"
 
 
 def _check_read_or_refused(kind: type[Order] | type[Reply], message: bytes) -> None:
+    if _is_read(kind, message):
+        assert kind.unpack(message).pack() == message
+
+
+def _is_read(kind: type[Order] | type[Reply], message: bytes) -> bool:
     try:
-        found = kind.unpack(message)
+        kind.unpack(message)
     except (struct.error, ValueError):
-        return
-    assert found.pack() == message, "bytes that mean the same as others"
+        return False
+    return True
 
 
 # ------------------------------------------------------------------ the helper
 
+_CONTENT: Final = b"content"
+_FOLDER: Final = Path(__file__).parent
+_ABOUT_NAMES: Final = (Operation.OPEN, Operation.LIST)
+# Paths that are the same everywhere. No NUL in that of a root: the command line has none.
+_PATHS: Final = st.sampled_from([b"", b".", b"..", b"/", b"/nothing here", b"x" * 5000])
+_VIEWS: Final = st.sampled_from(["html", "json"]).map(lambda kind: View(kind).pack() + b"\0")
+_NUMBERS: Final = st.integers(0, 100) | st.integers(0, 2**63 - 1)
+_PARTS: Final = st.tuples(_NUMBERS, _NUMBERS)  # offset and length
 
-def check_helper(messages: list[bytes]) -> None:
-    """A helper answers every order, and ends, with nothing open, at the first that is none."""
-    with nothing_left_open():
-        _tell(messages)
+
+def _order(operation: Operation, path: bytes, part: tuple[int, int]) -> Order:
+    return Order(operation, path, *part)
 
 
-def _tell(messages: list[bytes]) -> None:
+_SOUND: Final = st.one_of(
+    st.builds(_order, st.just(Operation.ROOT), _PATHS, _PARTS),
+    st.builds(
+        _order, st.sampled_from([Operation.FILE, Operation.OPEN]), _PATHS | st.just(b"a\0b"), _PARTS
+    ),
+    st.builds(_order, st.sampled_from([Operation.LOAD, Operation.READ]), st.just(b""), _PARTS),
+    st.builds(_order, st.just(Operation.LIST), st.builds(bytes.__add__, _VIEWS, _PATHS), _PARTS),
+)
+Sent = tuple[Order | bytes, int]  # an order or anything else, and how many descriptors beside it
+
+
+def check_helper(sent: list[Sent]) -> None:
+    """A helper answers each order, ends at what is none, or with its socket, and leaves nothing."""
+    before = descriptors()
+    orders = list(takewhile(lambda each: isinstance(each[0], Order), sent))
+    junk = sent[len(orders) : len(orders) + 1]  # what comes later is nobody's
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, contextlib.suppress(struct.error, ValueError):
-        for message in messages:
-            with files_in_memory(1, b"content") as numbers:
-                socket.send_fds(ours, [message or b"\0"], numbers)
+    with ours:
+        for number, (message, count) in enumerate(orders + junk):
+            _send(ours, message, count, number)
         ours.shutdown(socket.SHUT_WR)
         ours.setblocking(False)
-        helper.serve(theirs)
-        _check_said(ours, [Order.unpack(message) for message in messages])
+        try:
+            helper.serve(theirs)
+        except Exception:  # its thread, or process, ends
+            assert junk, "an order ended it"
+        _check_replies(ours, orders, ends_well=not junk)
+    assert descriptors() == before
 
 
-def _check_said(channel: socket.socket, orders: list[Order]) -> None:
-    """One reply for each order, and FREE where a descriptor came."""
+def _send(channel: socket.socket, message: Order | bytes, count: int, number: int) -> None:
+    data = message._replace(number=number).pack() if isinstance(message, Order) else message
+    with _beside(message, count) as files:
+        socket.send_fds(channel, [data], files)
+
+
+@contextlib.contextmanager
+def _beside(message: Order | bytes, count: int) -> Iterator[list[int]]:
+    """What an order is about, so many times: two fit where one does, a third one does not."""
+    is_about_names = isinstance(message, Order) and message.operation in _ABOUT_NAMES
+    files = [
+        os.open(_FOLDER, os.O_PATH) if is_about_names else os.memfd_create("wire")
+        for _ in range(count)
+    ]
+    try:
+        if files and not is_about_names:
+            os.pwrite(files[0], _CONTENT, 0)
+        yield files
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _check_replies(channel: socket.socket, orders: list[Sent], *, ends_well: bool) -> None:
+    """One for each order, in their order, and FREE where a descriptor came with it."""
     assert channel.recv(MAX_MESSAGE) == FREE
-    for order in orders:
+    for number, (order, count) in enumerate(orders):
+        assert isinstance(order, Order)
         message, received, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
-        for number in received:
-            os.close(number)
+        for file in received:
+            os.close(file)
         reply = Reply.unpack(message)
-        assert reply.number == order.number
-        assert bool(received) == (order.operation.hands_over and reply.errno == 0)
+        note("helper", order.operation.name, errno.errorcode.get(reply.errno, "done"))
+        assert reply.number == number
+        assert len(received) == (order.operation.hands_over and reply.errno == 0)
+        if order.operation.needs_descriptor and not count:
+            assert reply.errno == errno.EMFILE
+        elif order.operation is Operation.READ and reply.errno == 0:
+            end = order.offset + order.length
+            assert unpack_read(reply.content)[2] == _CONTENT[order.offset : end]
         if received:
             assert channel.recv(MAX_MESSAGE) == FREE
-    assert channel.recv(1) == b""
+    if ends_well:
+        assert channel.recv(1) == b"", "it says more than it was asked"
 
-
-# ------------------------------------------------------------------ how they are made up
-
-_SMALL_ORDERS: Final = st.builds(
-    Order,
-    st.sampled_from([each for each in Operation if each is not Operation.LIST]),
-    st.sampled_from([b"", b".", b"..", b"/nothing", b"a\0b", b"/"]),
-    st.integers(-3, 10) | _INT64,
-    st.integers(-3, 100),
-    _UINT64,
-)
 
 TARGETS: Final = (
     Target(
         "messages",
         check_messages,
-        {"order": ORDERS, "reply": REPLIES, "facts": FACTS, "junk": st.binary(max_size=24)},
+        {"order": _ORDERS, "reply": _REPLIES, "facts": _FACTS, "junk": st.binary(max_size=24)},
     ),
     Target(
         "helper",
         check_helper,
         {
-            "messages": st.lists(
-                _SMALL_ORDERS.map(Order.pack) | st.binary(min_size=1, max_size=30), max_size=5
+            "sent": st.lists(
+                st.tuples(_SOUND | _SOUND | st.binary(min_size=1, max_size=40), st.integers(0, 3)),
+                max_size=5,
             )
         },
     ),

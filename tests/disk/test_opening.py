@@ -219,6 +219,19 @@ def test_without_openat2_no_link_is_followed(path: bytes, number: int, fd: int) 
     assert content(without_openat2(fd, b"folder/below/file")) == b"below"
 
 
+@pytest.mark.parametrize(
+    "path", [b"link", b"link_to_folder/below", b"out_folder/secret", b"../inside"]
+)
+def test_without_openat2_nothing_is_known_of_what_links_lead_to(
+    path: bytes, fd: int, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "has_openat2", lambda resolve: False)
+    with pytest.raises(OSError):  # noqa: PT011 (any will do)
+        opening.identify_waiting(fd, path, True)
+    found = (tree / "folder/below/file").stat()
+    assert opening.identify_waiting(fd, b"folder/below/file", True) == (found.st_dev, found.st_ino)
+
+
 @pytest.mark.parametrize("path", [b"../secret", b"folder/../../secret"])
 def test_without_openat2_nothing_outside_is_opened(path: bytes, fd: int) -> None:
     with pytest.raises(OSError, match="cross-device"):

@@ -63,8 +63,11 @@ def test_git_agrees() -> None:
         subprocess.run(["git", "apply", "--check", patch], cwd=REPOSITORY, check=True)
 
 
-def test_a_mutant_is_killed() -> None:
-    mutant = MUTANTS["nul_in_name"]
+@pytest.mark.parametrize(
+    "name", ["nul_in_name", "out_of_root", "stacked_is_believed", "late_descriptor_leaks"]
+)
+def test_a_mutant_is_killed(name: str) -> None:
+    mutant = MUTANTS[name]
     verdict = campaign.attack(mutant, 30, 0)
     assert verdict.killed_by in mutant.targets, verdict
     assert verdict.executions > 0

@@ -151,7 +151,7 @@ def _open_beneath(root: int, path: bytes, resolve: int) -> tuple[int, bool]:
     return kernel.openat2(root, path, _FLAGS, resolve), False
 
 
-def _open_without_links(root: int, path: bytes) -> tuple[int, bool]:
+def _open_without_links(root: int, path: bytes, flags: int = _FLAGS) -> tuple[int, bool]:
     """Where openat2 is missing: name by name, and no symbolic link is followed at all."""
     *parents, name = path.split(b"/")
     if b".." in (*parents, name):
@@ -164,7 +164,7 @@ def _open_without_links(root: int, path: bytes) -> tuple[int, bool]:
             below = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
             os.close(directory)
             directory = below
-        return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=directory), False
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory), False
     finally:
         os.close(directory)
 
@@ -248,18 +248,24 @@ def open_directory(root: int, path: bytes) -> int:
 
 def status_beneath(root: int, path: bytes, follow: bool = True) -> os.stat_result:
     """What a path below the root leads to, which is not opened. Can wait; raises OSError."""
-    if not kernel.has_openat2(_BENEATH):  # then links are not followed: _open_without_links
-        return os.stat(path, dir_fd=root, follow_symlinks=False)
-    resolve = _BENEATH if follow else _BENEATH | kernel.RESOLVE_NO_SYMLINKS
-    descriptor = kernel.openat2(root, path, os.O_PATH, resolve)
+    if kernel.has_openat2(_BENEATH):
+        resolve = _BENEATH if follow else _BENEATH | kernel.RESOLVE_NO_SYMLINKS
+        descriptor = kernel.openat2(root, path, os.O_PATH, resolve)
+    else:
+        descriptor, _ = _open_without_links(root, path, os.O_PATH)
     try:
-        return os.fstat(descriptor)
+        found = os.fstat(descriptor)
     finally:
         os.close(descriptor)
+    if stat.S_ISLNK(found.st_mode):  # O_PATH and O_NOFOLLOW open the link itself
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return found
 
 
 def open_file_waiting(path: bytes) -> Opened:
     """Any file, links followed. Can wait; raises OSError."""
+    if b"\0" in path:
+        raise OSError(errno.EINVAL, "a path cannot hold a NUL")
     try:
         descriptor, noatime = os.open(path, _FLAGS | os.O_NOATIME), True
     except PermissionError as error:
