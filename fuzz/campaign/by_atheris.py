@@ -46,7 +46,7 @@ def _options(desk: Desk, target: str) -> list[str]:
         f"-artifact_prefix={places.reports}/",
         "-handle_term=0",
         "-handle_int=0",
-        "-timeout=0",  # the parent knows when a worker hangs
+        "-timeout=86400",  # the parent knows when a worker hangs; 0 is a second to atheris
         "-rss_limit_mb=0",
     ]
 

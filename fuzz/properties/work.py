@@ -46,8 +46,7 @@ class Work(trio.abc.Instrument):
 def check_work(scene: Scene, tail: bytes, size: int) -> None:
     """Work is bounded by what was sent, in how many pieces, and by what there is to answer."""
     # A disk that has a byte at a time would be work without bound, and not of the server's making.
-    reaches = tuple(max(reach, 1000) for reach in scene.plan.reaches)
-    scene = replace(scene, wire=scene.wire + tail, plan=replace(scene.plan, reaches=reaches))
+    scene = replace(scene, wire=scene.wire + tail).with_reach(1000)
     size = max(size, len(scene.wire) // 500)
     pieces = [scene.wire[at : at + size] for at in range(0, len(scene.wire), size)]
     heads = scene.wire.count(b"\r\n\r\n") + 1

@@ -68,6 +68,11 @@ class Scene:
             for path, size in self.files.items()
         }
 
+    def with_reach(self, least: int) -> "Scene":
+        """The same with a disk that never has less than so many bytes at a time."""
+        reaches = tuple(max(reach, least) for reach in self.plan.reaches)
+        return replace(self, plan=replace(self.plan, reaches=reaches))
+
     def in_all_ways(self) -> Iterator["Scene"]:
         """Over memory too, where the bytes of files are read, not sent by the kernel."""
         for way, link in (("plain", self.link), *((way, "socket") for way in WAYS)):
