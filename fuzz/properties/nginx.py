@@ -329,10 +329,10 @@ def _explain(asked: Asked, ours: Said, theirs: Said) -> None:
     said = f"to {asked.wire[:300]!r}: we say {ours.essence}, nginx says {theirs.essence}"
     if unlike:
         assert for_status, said
-        note("nginx differs", for_status[0])
+        note("nginx difference", for_status[0])
     if ours.closes != theirs.closes:
         assert for_closing, said
-        note("nginx differs", for_closing[0])
+        note("nginx difference", for_closing[0])
 
 
 def _explain_silence(ours: list[Said], theirs: list[Said], wire: bytes) -> None:
@@ -341,7 +341,7 @@ def _explain_silence(ours: list[Said], theirs: list[Said], wire: bytes) -> None:
     assert len(ours) == len(theirs), said
     assert theirs, said
     assert theirs[-1].status == 412, said
-    note("nginx differs", "failed precondition")
+    note("nginx difference", "failed precondition")
 
 
 TARGETS: Final = (
