@@ -11,8 +11,7 @@ HASHED: Final = "hashed"
 # word. Not the end of a UUID, which says nothing of the content.
 _LENGTHS: Final = b"|".join(b"[0-9a-f]{%d}" % count for count in (8, 10, 12, 16, 20, 32, 40, 64))
 _CONTENT_HASH: Final = re.compile(
-    rb"(?<!-[0-9a-f]{4})[.\-_](?=[0-9a-f]*+(?:\.[A-Za-z0-9]++)++\Z)"
-    rb"(?=[a-f]*+[0-9])(?=[0-9]*+[a-f])(?:" + _LENGTHS + rb")\."
+    rb"(?<!-[0-9a-f]{4})[.\-_](?=[a-f]*+[0-9])(?=[0-9]*+[a-f])(?:" + _LENGTHS + rb")(?=\.)"
 )
 
 
@@ -49,4 +48,14 @@ def split_rule(rule: str, form: str) -> tuple[Glob, str]:
 
 def has_content_hash(path: bytes) -> bool:
     """Whether the last name of a path has a hash of its content in it: app.3f2a9c1d.js."""
-    return _CONTENT_HASH.search(path.rpartition(b"/")[2]) is not None
+    name = path.rpartition(b"/")[2]
+    extensions = _extensions(name)
+    return any(found.end() >= extensions for found in _CONTENT_HASH.finditer(name))
+
+
+def _extensions(name: bytes) -> int:
+    """Where they begin: all that follows a dot is letters and digits, and dots."""
+    start = len(name)
+    while (dot := name.rfind(b".", 0, start)) >= 0 and name[dot + 1 : start].isalnum():
+        start = dot
+    return start
