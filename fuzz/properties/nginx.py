@@ -36,6 +36,7 @@ _PATIENCE: Final = 5.0  # seconds
 _LAST: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
+_OF_CONTENT: Final = (b"content-length", b"content-range", b"content-encoding")
 _CONDITIONS: Final = (
     *(b"if-match", b"if-none-match", b"if-range"),
     *(b"if-modified-since", b"if-unmodified-since"),
@@ -63,7 +64,7 @@ class Said:
         """That of an error is anybody's, and so is the boundary between parts."""
         if self.status not in (200, 206) or self.has_parts:
             return ()
-        return self.body, *map(self.fields.get, (b"content-range", b"content-encoding"))
+        return self.body, *map(self.fields.get, _OF_CONTENT)
 
     @property
     def essence(self) -> tuple[object, ...]:
