@@ -8,7 +8,7 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test test-plain fuzz soak bench bench-packages bench-cold bench-listing check-all clean
+.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -26,9 +26,19 @@ test: .venv/test  ## lint, types, then all tests with branch coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(MAKE) -j2 --output-sync=target test-simulated test-machine
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+# Two halves at a time, since there are two cores: what nothing but the CPU keeps busy, and the rest,
+# of whose tests there must never be two at once: they need the other core, a disk, or a browser.
+SIMULATED := tests/fuzz tests/semantics tests/serving
+
+test-simulated: .venv/test
+	$(BIN)/coverage run -m pytest $(SIMULATED)
+
+test-machine: .venv/test
+	$(BIN)/coverage run -m pytest tests $(SIMULATED:%=--ignore=%)
 
 test-plain: .venv/test  ## the tests with real servers once more by tasks, and once more by h11 alone
 	$(BIN)/python -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py

@@ -37,13 +37,15 @@ disks:
 
 rows:
   thread, process   trio_amped --helpers thread, --helpers process
+  tasks             trio_amped --no-fast-lane
   nobody            trio_amped as uid 65534, the files are root's
   nobody-overlay    the same, through overlayfs (reported)
   always, never     trio_amped --gate always, --gate never (for comparison)
   nginx, nginx-aio  nginx with sendfile, without and with `aio threads` (for comparison)
 
 bounds:
-  thread, process, nobody   hot p99 <= 5 ms, hot max <= 50 ms, cold >= 95 % of the limit
+  thread, process, tasks, nobody
+                            hot p99 <= 5 ms, hot max <= 50 ms, cold >= 95 % of the limit
   never                     hot max > 1000 ms, or else the rig does not bite
   every row                 no errors: each answer is a 200 of the right length, each cold body
                             has the right CRC, and the hot file stayed in memory
@@ -60,6 +62,7 @@ exit status: 0 all bounds hold, 1 a row failed, 2 the rig cannot run here."""
 _ROWS = (
     Row("thread", ("--helpers", "thread"), bounds="amped"),
     Row("process", ("--helpers", "process"), bounds="amped"),
+    Row("tasks", ("--no-fast-lane",), bounds="amped"),
     Row("nobody", nobody=True, bounds="amped"),
     Row("nobody-overlay", nobody=True, overlay=True),
     Row("always", ("--gate", "always")),
