@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from fuzz.target import Target
 from fuzz.world.requests import ASKS, GARBAGE, Ask
+from fuzz.world.scenes import parts_of
 from tests.serving.client import Answer, parse
 from tests.serving.peers import WAYS, converse
 from tests.simulated import DIRECTORY, NOW, Entry, SimDisk, SimFile
@@ -137,28 +138,12 @@ def _check_body(ask: Ask, answer: Answer) -> None:
         if isinstance(content, bytes):
             assert answer.headers["content-length"] == str(len(content))
     elif isinstance(content, bytes) and answer.status == 206:
-        for span, data in _parts(answer):
+        for span, data in parts_of(answer):
             match = re.fullmatch(rf"bytes (\d+)-(\d+)/{len(content)}", span)
             assert match
             assert data == content[int(match[1]) : int(match[2]) + 1] != b""
     elif isinstance(content, bytes):
         assert answer.body == content
-
-
-def _parts(answer: Answer) -> list[tuple[str, bytes]]:
-    """The Content-Range and the bytes of each part."""
-    kind, _, delimiter = answer.headers["content-type"].partition("; boundary=")
-    if kind != "multipart/byteranges":
-        return [(answer.headers["content-range"], answer.body)]
-    first, *parts, last = answer.body.split(b"\r\n--" + delimiter.encode())
-    assert (first, last) == (b"", b"--\r\n")
-    assert len(parts) > 1
-    found = []
-    for part in parts:
-        head, _, data = part.partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if line)
-        found.append((fields["Content-Range"], data))
-    return found
 
 
 TARGETS: Final = (

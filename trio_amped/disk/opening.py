@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Self
 
 from . import kernel
@@ -143,12 +143,17 @@ def volume_of(descriptor: int) -> Volume:
 
 
 def _open_beneath(root: int, path: bytes, resolve: int) -> tuple[int, bool]:
+    return _opened_quietly(lambda flags: kernel.openat2(root, path, flags, resolve))
+
+
+def _opened_quietly(open: Callable[[int], int]) -> tuple[int, bool]:
+    """Without the access time being written, if that can be; whether it can."""
     try:
-        return kernel.openat2(root, path, _FLAGS | os.O_NOATIME, resolve), True
+        return open(_FLAGS | os.O_NOATIME), True
     except PermissionError as error:
         if error.errno != errno.EPERM:  # O_NOATIME is only for the owner and CAP_FOWNER
             raise
-    return kernel.openat2(root, path, _FLAGS, resolve), False
+    return open(_FLAGS), False
 
 
 def _open_without_links(root: int, path: bytes, flags: int = _FLAGS) -> tuple[int, bool]:
@@ -266,12 +271,7 @@ def open_file_waiting(path: bytes) -> Opened:
     """Any file, links followed. Can wait; raises OSError."""
     if b"\0" in path:
         raise OSError(errno.EINVAL, "a path cannot hold a NUL")
-    try:
-        descriptor, noatime = os.open(path, _FLAGS | os.O_NOATIME), True
-    except PermissionError as error:
-        if error.errno != errno.EPERM:  # O_NOATIME is only for the owner and CAP_FOWNER
-            raise
-        descriptor, noatime = os.open(path, _FLAGS), False
+    descriptor, noatime = _opened_quietly(lambda flags: os.open(path, flags))
     with _closed_on_error(descriptor):
         return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime)
 

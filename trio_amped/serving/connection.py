@@ -63,7 +63,6 @@ class Connection:
         self._idle_scope: trio.CancelScope | None = None
         self._is_draining = False
         self._line = b""
-        self._method: bytes | None = None
         self._unfinished: Unfinished | None = None
         self._first_deadline = first_deadline
 
@@ -122,13 +121,12 @@ class Connection:
 
     async def _serve_next(self) -> bool:
         """Answer one request; whether another may follow."""
-        self._method = None
+        self._line = b""
         try:
             head = await self._next_head()
             if head is None:
                 return False
             self._line, _, _ = head.partition(b"\r\n")
-            self._method = head.partition(b" ")[0]
             if self._answers and not self._is_draining:
                 answer = self._answers.find_now(head)
                 if answer is not None:
@@ -217,7 +215,7 @@ class Connection:
         # h11 knows the method of a request that it understood, and counts the body after it.
         request = self._framing.request
         response = error_response(error, request.method if request else None)
-        sent = () if self._method == b"HEAD" else response.body
+        sent = () if self._line.startswith(b"HEAD ") else response.body
         body = BodySender(self.transport, self._site.disk, None, sent)
         await body.send(self._head(response, is_last=True))
         await self.transport.finish()
