@@ -296,6 +296,9 @@ class Campaign:
 
     def _fail(self, failure: Failure) -> None:
         failure, is_new = self.summary.add_failure(failure)
+        if is_new:
+            failure = failures.joined(self.places.crashes, failure)
+            self.summary.failures[failure.id] = failure
         directory = failures.write(self.places.crashes, failure)
         if is_new and self._display is not None:
             self._display.failure(failure, shown(directory))

@@ -17,7 +17,6 @@ class Display:
         self._out = sys.stdout if out is None else out
         self._is_terminal = self._out.isatty()
         self._last = time.monotonic()  # of the plain lines
-        self._branches = 0  # that the last plain line, or the last seconds, have shown
         self._points: list[Point] = []
 
     def update(self, summary: Summary, now: Point, at_work: str) -> None:

@@ -1,6 +1,7 @@
 """A failure: what it is known by, and the directory that has all that is known of it."""
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -13,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from fuzz.campaign.places import ROOT
 
 _MACHINERY: Final = ROOT / "fuzz/campaign"  # in every traceback, and never to blame
-_PACKAGES: Final = ("trio", "h11", "hypothesis")
+_PACKAGES: Final = ("trio", "h11", "hypothesis", "httptools", "coverage", "atheris")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ def _short(file: str) -> str:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "commit": _commit()}
-    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # atheris is optional
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _commit() -> str:
@@ -158,13 +162,28 @@ def write(crashes: Path, failure: Failure) -> Path:
     return directory
 
 
-def read(crashes: Path, name: str) -> Failure:
-    """Raises LookupError if there is none of that name."""
-    path = crashes / name / "failure.json"
+def joined(crashes: Path, failure: Failure) -> Failure:
+    """With what an earlier campaign has found of it, if that was with these versions: the example
+    of another one may mean something else by now."""
+    with contextlib.suppress(LookupError):
+        if _read(crashes, failure.id)["versions"] == versions():
+            return read(crashes, failure.id).smaller(failure)
+    return failure
+
+
+def _read(crashes: Path, name: str) -> dict[str, Any]:
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads((crashes / name / "failure.json").read_text())
     except (OSError, ValueError) as error:
         raise LookupError(name) from error
+    if not isinstance(kept, dict):
+        raise LookupError(name)
+    return kept
+
+
+def read(crashes: Path, name: str) -> Failure:
+    """Raises LookupError if there is none of that name."""
+    kept = _read(crashes, name)
     names = {part.name for part in dataclasses.fields(Failure)}
     try:
         return Failure(**{name: value for name, value in kept.items() if name in names})

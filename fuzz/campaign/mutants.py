@@ -23,6 +23,7 @@ from typing import Any, Final
 import hypothesis
 
 from fuzz.mutants import Mutant, read_all
+from fuzz.mutants.attack import KILLED
 
 _REPOSITORY: Final = Path(__file__).parents[2]
 _COPIED: Final = ("trio_amped", "fuzz", "tests", "bench", "pyproject.toml")
@@ -144,7 +145,7 @@ def _verdict(
     if has_hung and "target" in facts:
         fault = "the whole process hung"
         return Verdict(name, facts["target"], seconds, executions, fault)
-    if status in (0, 1):
+    if status in (0, KILLED):
         return Verdict(name, facts.get("killed_by"), seconds, executions, facts.get("fault", ""))
     error = facts.get("fault") or f"the attack ended with {status}: {' '.join(said.split())}"
     return Verdict(name, None, seconds, executions, error=error)

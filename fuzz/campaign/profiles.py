@@ -13,7 +13,7 @@ CAMPAIGN: Final = settings(
     max_examples=100,
     database=None,
     derandomize=False,
-    phases=[Phase.explicit, Phase.generate, Phase.target, Phase.shrink],
+    phases=[Phase.generate, Phase.target, Phase.shrink],
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )

@@ -44,7 +44,6 @@ class Summary:
     tally: Counter[tuple[str, ...]] = field(default_factory=Counter)
     failures: dict[str, Failure] = field(default_factory=dict)
     timeline: list[Point] = field(default_factory=list)
-    new_branches: int = 0  # since the last point
     kept: int = 0  # new examples in the corpus
     is_interrupted: bool = False
 

@@ -19,7 +19,7 @@ class Mutant:
     defect: str
     origin: str
     promise: str  # the property that it breaks
-    targets: tuple[str, ...]  # the likeliest to kill it first; there may be no such target yet
+    targets: tuple[str, ...]  # the likeliest to kill it first
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -33,6 +33,8 @@ class Mutant:
         if tuple(fields) != _FIELDS:
             raise ValueError(f"{path.name}: its header must have {', '.join(_FIELDS)}")
         defect, origin, promise, targets = fields.values()
+        if unknown := set(targets.split()) - set(ALL):
+            raise ValueError(f"{path.name}: there is no target {', '.join(sorted(unknown))}")
         return cls(path.stem, defect, origin, promise, tuple(targets.split()))
 
     @property
@@ -40,8 +42,7 @@ class Mutant:
         return FOLDER / f"{self.name}.patch"
 
     def likely_targets(self) -> list[Target]:
-        """Those of its targets that there are."""
-        return [ALL[name] for name in self.targets if name in ALL]
+        return [ALL[name] for name in self.targets]
 
 
 def read_all() -> dict[str, Mutant]:

@@ -1,7 +1,7 @@
 """Runs the targets against this tree until one fails: `python -m fuzz.mutants.attack [MUTANT]`.
 
 It is started in a copy of the tree in which a defect was planted, and tells what it does by lines
-of JSON. Exit status: 0: nothing was found; 1: a target failed; 2: the server does not even answer.
+of JSON. Exit status: 0: nothing was found; 3: a target failed; 2: the server does not even answer.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from fuzz.targets import ALL
 from tests.serving.peers import converse
 from tests.simulated import SimDisk
 
+KILLED: Final = 3  # not 1, which is Python's own for what is no verdict at all
 BATCH: Final = 50  # examples of one target with one seed
 _PATIENCE: Final = 20.0  # seconds for one example: the slowest of the original takes one
 _SETTINGS: Final = settings(
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     attack = Attack(likely, options.seconds, options.seed)
     is_killed = attack.run()
     tell(executions=attack.executions)
-    return 1 if is_killed else 0
+    return KILLED if is_killed else 0
 
 
 if __name__ == "__main__":

@@ -93,6 +93,22 @@ TARGETS: Final = (
             "pauses": PAUSES,
             "appetite": st.sampled_from([(1 << 16, 0.0), (1000, 0.0), (1 << 14, 1.0), (0, 5.0)]),
         },
+        # The target's own: a disk that has a byte at a time, and a client that takes one a second.
+        found=(
+            {
+                "scene": Scene(
+                    {b"large.bin": 65_537},
+                    b"GET /large.bin HTTP/1.1\r\nHost: h\r\n\r\n",
+                    link="lockstep",
+                    plan=Plan(reaches=(1, 65_536)),
+                    window=1000,
+                ),
+                "tail": b"",
+                "cuts": (),
+                "pauses": (0.0,),
+                "appetite": (1 << 14, 1.0),
+            },
+        ),
     ),
     Target("residency", check_residency, {"scene": scenes(most=3)}),
     Target("several", check_several, {"scene": scenes(most=3), "scripts": _SCRIPTS}),

@@ -1,19 +1,17 @@
 """Streams of requests of every kind, under any split: the server's whole promise as a property."""
 
 import re
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
-from unittest import mock
 
 import trio
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
 from fuzz.target import Target
 from fuzz.world.requests import ASKS, GARBAGE, Ask
-from fuzz.world.scenes import parts_of
+from fuzz.world.runs import SCHEDULES, run
+from fuzz.world.scenes import TURNS, parts_of
 from tests.serving.client import Answer, parse
 from tests.serving.peers import WAYS, converse
 from tests.simulated import DIRECTORY, NOW, Entry, SimDisk, SimFile
@@ -67,10 +65,9 @@ STREAMS: Final = st.builds(
 # ------------------------------------------------------------------ the property
 
 
-def check_stream(stream: Stream, seed: object) -> None:
+def check_stream(stream: Stream, schedule: int) -> None:
     """Any split gives the same bytes, and they are what the requests ask for."""
-    with mock.patch.object(time, "time", return_value=float(NOW)):
-        outputs = trio.run(_outputs, stream, clock=MockClock(autojump_threshold=0))
+    outputs = run(_outputs, stream, schedule=schedule)
     assert len(set(outputs)) == 1, outputs
     _check_answers(stream, parse(outputs[0], [ask.method for ask in stream.asks]))
 
@@ -93,10 +90,9 @@ async def _outputs(stream: Stream) -> list[bytes]:
     return outputs
 
 
-def check_all_ways(stream: Stream) -> None:
+def check_all_ways(stream: Stream, schedule: int, turns: float) -> None:
     """Kept answers and the fast lane say the same bytes as h11, for any stream under any split."""
-    with mock.patch.object(time, "time", return_value=float(NOW)):
-        expected, *others = trio.run(_all_ways, stream, clock=MockClock(autojump_threshold=0))
+    expected, *others = run(_all_ways, stream, schedule=schedule, turns=turns)
     for other in others:
         assert other == expected
 
@@ -147,6 +143,6 @@ def _check_body(ask: Ask, answer: Answer) -> None:
 
 
 TARGETS: Final = (
-    Target("streams", check_stream, {"stream": STREAMS, "seed": st.random_module()}),
-    Target("lane", check_all_ways, {"stream": STREAMS}),
+    Target("streams", check_stream, {"stream": STREAMS, "schedule": SCHEDULES}),
+    Target("lane", check_all_ways, {"stream": STREAMS, "schedule": SCHEDULES, "turns": TURNS}),
 )

@@ -177,5 +177,7 @@ TARGETS: Final = (
                 max_size=5,
             )
         },
+        # It ended the helper, and two more after it.
+        found=({"sent": [(Order(Operation.FILE, b"a\0b"), 0)]},),
     ),
 )

@@ -1,7 +1,6 @@
 """A disk that answers, waits, fails and changes as it was planned, call by call."""
 
 import errno
-import math
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +78,6 @@ class WorldDisk(SimDisk):
         self.calls: list[str] = []
         self.busy = 0  # jobs under way
         self.reached: set[str] = set()
-        self.failed: set[str] = set()  # the errnos
         self.versions: dict[bytes, list[bytes]] = {}
         for path in self.entries:
             self._note_version(path)
@@ -129,7 +127,6 @@ class WorldDisk(SimDisk):
         fault = self.plan.faults.get(number)
         if fault is not None:
             self.reached.add("fault")
-            self.failed.add(fault)
             note("fault", call, fault)
             raise failure(getattr(errno, fault))
         return number
@@ -222,7 +219,3 @@ class WorldDisk(SimDisk):
     def note_combination(self, *more: str) -> None:
         """What has happened in one run is one more of its kind."""
         note("combination", "+".join(sorted(self.reached | set(more))) or "nothing")
-
-
-HANGS: Final = math.inf
-"""A latency: the disk does not answer."""

@@ -4,6 +4,7 @@ from typing import Final
 
 import pytest
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from fuzz import targets
 from fuzz.properties import nginx, values
@@ -56,6 +57,15 @@ def test_each_class_of_differences_is_documented() -> None:
     text = (REPOSITORY / "docs/fuzzing.md").read_text()
     rows = [f"| {each.name} | {each.why} |" for each in nginx.CLASSES]
     assert [row for row in rows if row not in text] == []
+
+
+def test_what_was_found_is_tried_first() -> None:
+    tried = []
+    target = Target(
+        "x", lambda number: tried.append(number), {"number": st.just(1)}, found=({"number": 7},)
+    )
+    target.as_test()()
+    assert (tried[0], set(tried)) == (7, {7, 1})
 
 
 def test_names_are_unique() -> None:

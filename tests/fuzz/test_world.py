@@ -189,15 +189,6 @@ def test_an_answer_after_a_broken_one_is_found() -> None:
         faults.check_faults(scene, 0, False)
 
 
-def test_found_by_a_campaign() -> None:
-    """A slow client in lockstep, and a disk that has a byte at a time, make no progress."""
-    plan = Plan(resident=(True,), reaches=(1, 65536), latencies=(0.0,))
-    files = {b"large.bin": 65537}
-    wire = b"GET /large.bin HTTP/1.1\r\nHost: h\r\n\r\n"
-    scene = Scene(files, wire, link="lockstep", plan=plan, window=1000)
-    answers.check_reference(scene, b"", (), (0.0,), (16384, 1.0))
-
-
 def test_a_lost_answer_is_found() -> None:
     drop = mock.patch.object(Connection, "_first_bytes", mock.AsyncMock(return_value=False))
     with drop, pytest.raises(AssertionError):
