@@ -199,21 +199,29 @@ class SimDisk:
         _happen(self.at_open.get(number))
         if self.open_latency:
             await trio.sleep(self.open_latency)
+        inode = SimFile(self.rendered(path, view))
+        file = OpenFile(self._descriptor(inode), inode.status, Gate.MEMORY)
+        return Listing(self._note(file, inode), digest(inode.content))
+
+    def rendered(self, path: bytes, view: listing.View) -> bytes:
+        """The directory at this path. Raises OSError."""
         prefix = path + b"/" if path else b""
         names = {each[len(prefix) :] for each in self.entries if each.startswith(prefix)}
-        if not names:
+        if not names and path not in self.entries:
             raise failure(errno.ENOENT)
         entries = {each.partition(b"/")[0]: b"/" in each for each in names if each}
         found = [listing.Entry(name, is_folder, 0, NOW) for name, is_folder in entries.items()]
-        content = b"".join(view.render(path, view.arranged(found), False))
-        inode = SimFile(content)
-        file = OpenFile(self._descriptor(inode), inode.status, Gate.MEMORY)
-        return Listing(self._note(file, inode), b"%x" % zlib.crc32(content))
+        return b"".join(view.render(path, view.arranged(found), False))
 
     def close(self, file: OpenFile) -> None:
         del self._open[file]
         file.descriptor.release()
         self.closed += 1
+
+
+def digest(content: bytes) -> bytes:
+    """What a listing is known by."""
+    return b"%x" % zlib.crc32(content)
 
 
 def _happen(happening: Happening | None) -> None:

@@ -73,7 +73,7 @@ class History:
 
     def expected(self, step: Step) -> Iterator[reference.Expected]:
         """What may be answered now: a file that was changed in place is seen as it is at once."""
-        paths = [step.path, step.path + b".br", step.path + b".gz"]
+        paths = [step.path, step.path + b".br", step.path + b".gz", b"404.html"]
         for found in product(*map(self.files, paths)):
             files = {p: Form(f.content, f.mtime_ns) for p, f in zip(paths, found, strict=True) if f}
             yield reference.answer(step.wire, files, NOW)

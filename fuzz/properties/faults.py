@@ -14,6 +14,7 @@ from fuzz.world.reference import Expected, status_of
 from fuzz.world.runs import run
 from fuzz.world.scenes import CONFIG, Scene, check_answers, is_answer, is_start, read, scenes
 
+_NO_FILE: Final = ("ENOENT", "ENOTDIR", "ENAMETOOLONG")
 _NEXT: Final = b"GET /a.txt HTTP/1.1\r\nHost: next\r\n\r\n"
 
 
@@ -26,13 +27,15 @@ def check_faults(scene: Scene, which: int, is_lasting: bool) -> None:
 def _check_faults(scene: Scene, which: int, is_lasting: bool) -> None:
     calls, received = _run(scene)
     check_answers(received, scene.expected())
-    alternatives = _without_some_sidecars(scene)
+    alternatives = _without_some_files(scene)
+    unindexed = [scene.expected([b"index.html"])]  # then the directory is listed
     for number, call in enumerate(calls):
         names = READING if is_lasting else ERRNOS[call]
         name = names[(which + number) % len(names)]
         again = {number + 1: name} if is_lasting else {}
         _, received = _run(replace(scene, plan=replace(scene.plan, faults={number: name} | again)))
-        has_begun = check_honest(received, alternatives, {status_of(name, call)})
+        expected = alternatives + unindexed * (name in _NO_FILE)
+        has_begun = check_honest(received, expected, {status_of(name, call)})
         assert has_begun or scene.way != "plain", "the first bytes are waited for before the head"
 
 
@@ -55,12 +58,12 @@ async def _faulty(scene: Scene) -> tuple[list[str], bytes]:
     return calls, bytes(client.received)
 
 
-def _without_some_sidecars(scene: Scene) -> list[list[Expected]]:
-    """What is expected where a sidecar cannot be read: it counts as if it were not there."""
-    sidecars = [path for path in scene.files if path.endswith((b".br", b".gz"))]
+def _without_some_files(scene: Scene) -> list[list[Expected]]:
+    """What is expected where a sidecar cannot be read, or the page for a 404: it counts as if it
+    were not there."""
+    sidecars = [path for path in scene.files if path.endswith((b".br", b".gz", b"404.html"))]
     return [
-        replace(scene, files={p: size for p, size in scene.files.items() if p not in missing})
-        .expected()
+        scene.expected(missing)
         for count in range(len(sidecars) + 1)
         for missing in combinations(sidecars, count)
     ]  # fmt: skip

@@ -172,6 +172,13 @@ class WorldDisk(SimDisk):
         await self._wait(number, None, path)
         return await super().list(path, view)
 
+    def rendered(self, path: bytes, view: View) -> bytes:
+        """One more version of what is answered where a directory's index was asked for."""
+        content = super().rendered(path, view)
+        index = path + b"/index.html" if path else b"index.html"
+        self.versions.setdefault(index, []).append(content)
+        return content
+
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:
         number = self._begin("ready")
         await self._wait(number, self._open[file])

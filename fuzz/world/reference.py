@@ -7,7 +7,7 @@ docs/design.md has chosen.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -24,7 +24,9 @@ _TYPES: Final = {"html": "text/html", "txt": "text/plain", "js": "text/javascrip
 _CODINGS: Final = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # in the order of preference
 _LINE_SLACK: Final = 32  # Policy: a request line may be longer than its target by so much
 
-Files = Mapping[bytes, Form | None]  # None: a directory
+Files = Mapping[bytes, Form | None]
+"""None: a directory; with a slash at its end, what it shows where it has no index."""
+_PAGE: Final = b"404.html"  # Policy: what is sent with that status, where it is there
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,30 @@ def answer(head: bytes | int, files: Files, now: float) -> Expected:
         path = _path(target)
         if files.get(path, b"") is None:
             raise Refused(301)
-        found = reference.answer(method, fields, resource(path, files), now)
-        return Expected(method, found, closes, path)
+        index = path + b"index.html" if path[-1:] in (b"", b"/") else path
+        listing = files.get(path)
+        if index not in files and listing is not None:
+            return Expected(method, _listing(method, fields, listing, now), closes, index)
+        found = reference.answer(method, fields, resource(index, files), now)
+        return Expected(method, found, closes, index)
     except Refused as refused:
-        return Expected(method, Answer(refused.status, {}, None), closes or refused.closes)
+        page = files.get(_PAGE) if refused.status == 404 else None
+        found = Answer(404, _of(page), page.content) if page else Answer(refused.status, {}, None)
+        return Expected(method, found, closes or refused.closes)
+
+
+def _of(page: Form) -> dict[str, str]:
+    """The fields that are about the text of an error."""
+    return {"content-type": media_type(_PAGE), "content-length": str(len(page.content))}
+
+
+def _listing(method: str, fields: Fields, listing: Form, now: float) -> Answer:
+    """It has no date, so no condition on one counts (RFC 9110 13.1.3, 13.1.4)."""
+    dated = ("if-modified-since", "if-unmodified-since")
+    kept = [field for field in fields if field[0] not in dated]
+    found = reference.answer(method, kept, Resource(listing, media_type(b"x.html")), now)
+    shown = {name: value for name, value in found.fields.items() if name != "last-modified"}
+    return replace(found, fields=shown)
 
 
 def _read(head: bytes) -> tuple[str, str, str, Fields]:
@@ -188,7 +210,7 @@ def _is_authority(text: str) -> bool:
 
 
 def _path(target: str) -> bytes:
-    """The file that a target names (RFC 9112 3.2, RFC 3986 5.2.4); for a directory its index.
+    """What a target names (RFC 9112 3.2, RFC 3986 5.2.4); a directory has its slash.
 
     Policy: empty segments are none, hidden names are not there, "above the root" is malformed.
     """
@@ -212,8 +234,8 @@ def _path(target: str) -> bytes:
     if any("/" in name or (name[0] == "." and (at or name != ".well-known")) for at, name in
            enumerate(kept)):  # fmt: skip
         raise Refused(404)
-    if name in ("", ".", ".."):
-        kept.append("index.html")
+    if kept and name in ("", ".", ".."):
+        kept.append("")
     return "/".join(kept).encode("latin-1")
 
 

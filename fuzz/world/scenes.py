@@ -1,6 +1,6 @@
 """A scene: files, what is asked for, in which way it is served and by which disk; its judge."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
@@ -15,10 +15,13 @@ from fuzz.world.runs import SCHEDULES
 from tests.reference import Form
 from tests.serving.client import Answer, parse
 from tests.serving.peers import WAYS
-from tests.simulated import DAY, DIRECTORY, NANO, NOW, SimFile
+from tests.simulated import DAY, DIRECTORY, NANO, NOW, SimFile, digest
 from trio_amped.config import Config
+from trio_amped.semantics.listing import View
 
-CONFIG: Final = Config(max_head=2048, max_target=256, max_fields=24)
+CONFIG: Final = Config(
+    max_head=2048, max_target=256, max_fields=24, listing=True, error_pages=["404=/404.html"]
+)
 LIMITS: Final = reference.Limits(CONFIG.max_head, CONFIG.max_target, CONFIG.max_fields)
 FOLDER: Final = -1  # the size of a directory
 
@@ -36,6 +39,13 @@ def content(path: bytes, size: int) -> bytes:
 
 def mtime_ns(path: bytes) -> int:
     return (NOW - _AGES.get(path, DAY)) * NANO
+
+
+class Listed(Form):
+    """What a directory shows: known by its content, as it has no date."""
+
+    def etag(self, now: float) -> str:
+        return f'"{digest(self.content).hex()}"'
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,14 @@ class Scene:
 
     @property
     def forms(self) -> reference.Files:
-        return {
+        files: dict[bytes, Form | None] = {
             path: None if size == FOLDER else Form(content(path, size), mtime_ns(path))
             for path, size in self.files.items()
         }
+        folders = [path for path, size in self.files.items() if size == FOLDER]
+        shown = {path + b"/": self.disk().rendered(path, View()) for path in folders}
+        shown[b""] = self.disk().rendered(b"", View())  # the root
+        return files | {path: Listed(text, 0) for path, text in shown.items()}
 
     def with_reach(self, least: int) -> "Scene":
         """The same with a disk that never has less than so many bytes at a time."""
@@ -78,8 +92,10 @@ class Scene:
         for way, link in (("plain", self.link), *((way, "socket") for way in WAYS)):
             yield replace(self, way=way, link=link)
 
-    def expected(self) -> list[reference.Expected]:
-        return reference.answers(self.wire, self.forms, LIMITS, NOW)
+    def expected(self, missing: Collection[bytes] = ()) -> list[reference.Expected]:
+        """What the reference says that does not find the files that are `missing`."""
+        files = {path: form for path, form in self.forms.items() if path not in missing}
+        return reference.answers(self.wire, files, LIMITS, NOW)
 
 
 def check_answers(received: bytes, expected: list[reference.Expected]) -> None:
@@ -169,8 +185,9 @@ def wires(most: int) -> st.SearchStrategy[bytes]:
 
 
 @st.composite
-def sites(draw: st.DrawFn, window: int, largest: int = 192 * _KIB) -> dict[bytes, int]:
-    """Files, of the sizes at which the server does something else; sidecars may be there."""
+def sites(draw: st.DrawFn, window: int, largest: int, has_page: bool) -> dict[bytes, int]:
+    """Files, of the sizes at which the server does something else; sidecars may be there, names in
+    a folder, and the page for a 404."""
     edges = [1, 32 * _KIB, 64 * _KIB, window, 3 * window, 7 * window]
     near = {0, 2, *(edge + off for edge in edges for off in (-1, 0, 1))}
     near = {size for size in near if 0 <= size <= largest}
@@ -178,9 +195,10 @@ def sites(draw: st.DrawFn, window: int, largest: int = 192 * _KIB) -> dict[bytes
     large = st.sampled_from(sorted(near, reverse=True)[: len(near) // 2])
     files = {b"index.html": 13, b"a.txt": 10, b"empty.txt": 0, b"new.txt": 12, b"folder": FOLDER}
     files |= {b"large.bin": draw(large), b"s.js": draw(sizes)}
-    for sidecar in (b"s.js.br", b"s.js.gz", b"a.txt.gz"):
+    pages = [b"404.html"] * has_page
+    for path in (b"s.js.br", b"s.js.gz", b"a.txt.gz", b"folder/name", *pages):
         if draw(st.booleans()):
-            files[sidecar] = draw(sizes)
+            files[path] = draw(sizes)
     return files
 
 
@@ -192,12 +210,14 @@ def scenes(
     plans: st.SearchStrategy[Plan] = PLANS,
 ) -> Scene:
     """A few requests; see `in_all_ways`."""
-    window = draw(WINDOWS)
+    window, plan = draw(WINDOWS), draw(plans)
+    # A page for errors is not waited for as long as for what was asked for: who gets it from a
+    # disk that takes its time is a matter of luck.
     return Scene(
-        files=draw(sites(window, largest)),
+        files=draw(sites(window, largest, has_page=max(plan.latencies) == 0)),
         wire=draw(wires(most)),
         link=draw(LINKS),
-        plan=draw(plans),
+        plan=plan,
         window=window,
         schedule=draw(SCHEDULES),
         turns=draw(TURNS),
