@@ -72,6 +72,8 @@ PLANS: Final = st.builds(
 class WorldDisk(SimDisk):
     """See Plan. `calls` says what was asked, in this order; `reached` what has happened."""
 
+    has_tasks = False  # of its own, which are not the host's to end
+
     def __init__(self, files: Mapping[bytes, Entry], plan: Plan, *, window: int = 1 << 16) -> None:
         super().__init__(files, window=window)
         self.plan = plan

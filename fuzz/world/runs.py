@@ -118,9 +118,3 @@ def descriptors() -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # the one that listed them
             found.append(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
     return sorted(found)
-
-
-def mappings() -> int:
-    """How many mappings of simulated files there are."""
-    with open("/proc/self/maps") as maps:
-        return sum("memfd:simulated" in line for line in maps)
