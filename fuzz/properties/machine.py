@@ -181,13 +181,20 @@ class Machine:
         memory = Kernel(self.root)
         helpers = Helpers(memory, self.seconds)
 
+        # What would be done in a thread: virtual time does not wait for one.
+
         async def open_root(path: bytes) -> opening.Opened:
-            return paths._open_root(path)  # in a thread, virtual time would not wait for it
+            return paths._open_root(path)
+
+        def at_once(close: Callable[[], None], done: Callable[[object], None], _name: str) -> None:
+            close()
+            done(None)
 
         with (
             memory.asked(),
             mock.patch.object(local, "LocalDisk", Watched),
             mock.patch.object(local, "open_root", open_root),
+            mock.patch.object(trio.lowlevel, "start_thread_soon", at_once),
             mock.patch.object(carriers, "in_threads", return_value=helpers.carry),
         ):
             async with local.open_disk(self.config, stats) as disk:
