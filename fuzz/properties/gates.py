@@ -139,6 +139,7 @@ def check_mincore(user: int, owner: int, mode: int) -> None:
     """Whoever we are, mincore is asked where this kernel does not lie, and only there."""
     descriptor = _file()
     if descriptor is None:
+        note("mincore", "not tried: no file of this machine can be put out of its memory")
         return
     volume = volume_of(descriptor)
     with contextlib.suppress(PermissionError), _acting(descriptor, user, owner, mode):

@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Final
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from bench import servers
 from fuzz.tally import note
 from fuzz.target import Target
+from fuzz.world.clients import CUTS, Script, split
 from fuzz.world.requests import ASKS, Ask
 from tests import rig
 from tests.simulated import NOW
@@ -32,6 +33,11 @@ _FILES: Final = {
     "s.js": b"long " * 2000,
     "s.js.gz": b"short",
 }
+_NGINX: Final = [
+    "gzip_static on;",
+    "types { text/html html; text/plain txt; text/javascript js; }",
+    "default_type application/octet-stream;",
+]
 _PATIENCE: Final = 5.0  # seconds
 _LAST: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
@@ -67,8 +73,19 @@ class Said:
         return self.body, *map(self.fields.get, _OF_CONTENT)
 
     @property
+    def about(self) -> tuple[object, ...]:
+        """Where it leads, and what it is, without what one server says more of it."""
+        kind = self.fields.get(b"content-type", b"").partition(b";")[0]
+        location = re.sub(rb"https?://[^/]*", b"", self.fields.get(b"location", b""))
+        return location, kind if self.status in (200, 206) else b""
+
+    def __str__(self) -> str:
+        fields = b", ".join(b"%s: %s" % field for field in self.fields.items()).decode("latin-1")
+        return f"{self.status} with {len(self.body)} bytes ({fields})"
+
+    @property
     def essence(self) -> tuple[object, ...]:
-        return self.status, self.closes, *self.content
+        return self.status, self.closes, *self.content, *self.about
 
 
 @dataclass(frozen=True)
@@ -264,7 +281,7 @@ def _ports() -> tuple[int, int]:
         os.utime(root / name, (NOW, NOW))
     (root / "folder").mkdir()
     ours = servers.trio_amped(root, ["--precompressed", "gzip"], lambda command: command)
-    theirs = servers.nginx(root, ["gzip_static on;"], lambda command: command)
+    theirs = servers.nginx(root, _NGINX, lambda command: command)
     return _STARTED.enter_context(ours), _STARTED.enter_context(theirs)
 
 
@@ -275,12 +292,16 @@ def stop() -> None:
     _STARTED.close()
 
 
-def _ask(port: int, wire: bytes) -> bytes:
+def _ask(port: int, script: Script) -> bytes:
     """All that a server says to a stream which ends with the last request."""
     received = bytearray()
     with socket.create_connection((servers.HOST, port), timeout=_PATIENCE) as sock:
-        with contextlib.suppress(ConnectionError):
-            sock.sendall(wire)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # it may have heard enough
+            for _, piece in script.pieces:
+                sock.sendall(piece)
+            if script.ending == "eof":
+                sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             while data := sock.recv(1 << 16):
                 received += data
@@ -312,12 +333,13 @@ def _answers(received: bytes, methods: Sequence[bytes]) -> list[Said]:
 # ------------------------------------------------------------------ the property
 
 
-def check_nginx(asks: list[Ask]) -> None:
+def check_nginx(asks: list[Ask], cuts: tuple[int, ...], ending: str) -> None:
     """nginx says the same to the same stream, but for a documented list of differences."""
     requests = [*(Asked(ask.wire) for ask in asks), Asked(_LAST)]
     wire = b"".join(request.wire for request in requests)
     methods = [request.method for request in requests]
-    ours, theirs = (_answers(_ask(port, wire), methods) for port in _ports())
+    script = replace(split(wire, cuts), ending=ending)
+    ours, theirs = (_answers(_ask(port, script), methods) for port in _ports())
     for number, (asked, mine, other) in enumerate(zip(requests, ours, theirs, strict=False), 1):
         if mine.essence != other.essence:
             _explain(asked, mine, other)
@@ -334,8 +356,8 @@ def check_nginx(asks: list[Ask]) -> None:
 def _explain(asked: Asked, ours: Said, theirs: Said) -> None:
     """Raises AssertionError where no class says that this may be."""
     named = [each for each in CLASSES if each.asked(asked)]
-    said = f"to {asked.wire[:300]!r}: we say {ours.essence}, nginx says {theirs.essence}"
-    if (ours.status, ours.content) != (theirs.status, theirs.content):
+    said = f"to {asked.wire[:300]!r}: we say {ours}, nginx says {theirs}"
+    if (ours.status, ours.content, ours.about) != (theirs.status, theirs.content, theirs.about):
         may_say = [
             each for each in named if theirs.status in each.statuses and ours.status in each.ours
         ]
@@ -349,7 +371,7 @@ def _explain_silence(asked: Asked, last: Said, wire: bytes) -> None:
     may_end = [
         each for each in CLASSES if each.ends and last.status in each.statuses and each.asked(asked)
     ]
-    _note_first(may_end, f"to {wire[:900]!r}: nginx says nothing after {last.essence}")
+    _note_first(may_end, f"to {wire[:900]!r}: nginx says nothing after {last}")
 
 
 def _note_first(classes: list[Class], said: str) -> None:
@@ -361,7 +383,11 @@ TARGETS: Final = (
     Target(
         "nginx",
         check_nginx,
-        {"asks": st.lists(ASKS, min_size=1, max_size=3)},
+        {
+            "asks": st.lists(ASKS, min_size=1, max_size=3),
+            "cuts": CUTS,
+            "ending": st.sampled_from(["stay", "eof"]),
+        },
         is_live=True,
     ),
 )
