@@ -7,8 +7,7 @@ from typing import NamedTuple
 import trio
 
 from ..config import Config
-from ..disk.interface import FileChanged, OpenFile
-from ..disk.open_files import OpenFiles
+from ..disk.interface import Disk, FileChanged, OpenFile
 from ..semantics.body import Body, FileSpan
 from ..semantics.errors import HttpError
 from ..semantics.head import HeadReader
@@ -18,7 +17,7 @@ from .answers import Answer, Answers
 from .body import BodySender
 from .framing import Framing
 from .handler import handle
-from .site import Site
+from .sites import Sites
 from .transport import ClientGone, Transport
 
 log = logging.getLogger("trio_amped.serving")
@@ -26,10 +25,12 @@ access_log = logging.getLogger("trio_amped.access")
 
 
 class Unfinished(NamedTuple):
-    """An answer of which a part is sent: `rest` follows, of `file`; `closes`: it is the last."""
+    """An answer of which a part is sent: `rest` follows, of the `file` on `disk`; `closes`: it is
+    the last."""
 
     target: bytes
     rest: Body
+    disk: Disk
     file: OpenFile | None
     closes: bool
 
@@ -45,7 +46,7 @@ class Connection:
         self,
         transport: Transport,
         config: Config,
-        site: Site,
+        sites: Sites,
         stats: Stats,
         *,
         answers: Answers | None = None,
@@ -54,7 +55,7 @@ class Connection:
     ) -> None:
         self.transport = transport
         self._config = config
-        self._site = site
+        self._sites = sites
         self._stats = stats
         self._answers = answers
         self._parks = parks
@@ -108,12 +109,13 @@ class Connection:
     async def _finish(self, unfinished: Unfinished) -> bool:
         """Send the rest of an answer, and close its file; whether another request may follow."""
         self._unfinished = unfinished
-        body = BodySender(self.transport, self._site.disk, unfinished.file, unfinished.rest)
+        disk, file = unfinished.disk, unfinished.file
+        body = BodySender(self.transport, disk, file, unfinished.rest)
         try:
             await body.send(b"")
         finally:
-            if unfinished.file:
-                self._site.disk.close(unfinished.file)
+            if file:
+                disk.close(file)
         self._unfinished = None
         if unfinished.closes:
             await self.transport.finish()
@@ -130,28 +132,29 @@ class Connection:
             if self._answers and not self._is_draining:
                 answer = self._answers.find_now(head)
                 if answer is not None:
-                    return await self._send_kept(answer, self._answers.files)
+                    return await self._send_kept(answer)
             request = self._framing.receive(head)
         except HttpError as error:
             await self._refuse(error)
             return False
         self._stats.requests += 1
-        await handle(request, self._site, self)
+        await handle(request, self._sites, self)
         if self._framing.start_next():
             return True
         await self.transport.finish()
         return False
 
-    async def _send_kept(self, answer: Answer, files: OpenFiles) -> bool:
+    async def _send_kept(self, answer: Answer) -> bool:
         """Send an answer that is ready; whether another request may follow."""
         self._stats.requests += 1
         self._stats.responses[answer.status] += 1
         if access_log.isEnabledFor(logging.DEBUG):
             log_access(self._line, answer.status, answer.length)
-        file = files.share(answer.file) if answer.rest else None
+        file = answer.files.share(answer.file) if answer.rest else None
         wire = bytes(answer.wire)
         body = (wire, FileSpan(0, answer.rest)) if file else (wire,)
-        return await self._finish(Unfinished(self._line.split()[1], body, file, answer.closes))
+        target = self._line.split()[1]
+        return await self._finish(Unfinished(target, body, answer.files.disk, file, answer.closes))
 
     async def _next_head(self) -> bytes | None:
         """The next head; None when the client has nothing to ask. Raises HttpError, ClientGone.
@@ -216,7 +219,7 @@ class Connection:
         request = self._framing.request
         response = error_response(error, request.method if request else None)
         sent = () if self._line.startswith(b"HEAD ") else response.body
-        body = BodySender(self.transport, self._site.disk, None, sent)
+        body = BodySender(self.transport, self._sites.any_disk, None, sent)
         await body.send(self._head(response, is_last=True))
         await self.transport.finish()
 

@@ -17,12 +17,12 @@ from typing import Final, NamedTuple
 import trio
 
 from ..config import Config
-from ..disk.interface import FileChanged, OpenFile
+from ..disk.interface import FileChanged
 from ..semantics.body import Body, FileSpan
 from ..semantics.common import MOST_FIELDS, match_common
 from ..semantics.head import LINE_SLACK
 from ..stats import Stats
-from .answers import DEPENDS_ON, Answer, Answers
+from .answers import Answer, Answers
 from .connection import Unfinished, access_log, log_access
 from .transport import ClientGone, send_file
 
@@ -81,7 +81,6 @@ class Lane:
         self._config = config
         self._stats = stats
         self._answers = answers
-        self._files = answers.files
         self._hand_over = hand_over
         self._clock = answers.clock
         # Bytes of a head that cannot be beyond any limit: a field has four at least.
@@ -121,7 +120,7 @@ class Lane:
                     self._hand_over(Handover(parked.sock, parked.rest))
                 elif parked.lingers:  # a task waits for the end of their side
                     self._unpark(fd)
-                    last = Unfinished(b"", (), None, closes=True)
+                    last = Unfinished(b"", (), self._answers.any_disk, None, closes=True)
                     self._hand_over(Handover(parked.sock, b"", None, last))
                 else:
                     self._close(fd)
@@ -304,7 +303,7 @@ class Lane:
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
-        stats, start = self._stats, 0
+        stats, start, depends_on = self._stats, 0, self._answers.depends_on
         for _ in range(_PIPELINED):
             match = match_common(received, start)
             if match is None:
@@ -312,7 +311,7 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            answer = self._answers.find(match.group(*DEPENDS_ON))
+            answer = self._answers.find(match.group(*depends_on))
             if answer is None or (answer.rest and not self._answers.is_resident(answer)):
                 break
             start = stop
@@ -349,8 +348,8 @@ class Lane:
         if answer.closes and not rest and not received:
             self._finish(fd)
             return
-        file = self._files.share(answer.file) if rest else None
-        unfinished = Unfinished(path, rest, file, answer.closes)
+        file = answer.files.share(answer.file) if rest else None
+        unfinished = Unfinished(path, rest, answer.files.disk, file, answer.closes)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
 
     def _finish(self, fd: int) -> None:
@@ -391,14 +390,14 @@ class Lane:
         if sent < len(data):
             left = bytes(data[sent:])
             return (left, FileSpan(0, size)) if size else (left,)
-        return self._send_file(sock, answer.file, size) if size else ()
+        return self._send_file(sock, answer, size) if size else ()
 
-    def _send_file(self, sock: socket.socket, file: OpenFile, size: int) -> Body:
+    def _send_file(self, sock: socket.socket, answer: Answer, size: int) -> Body:
         """The same for the file itself; whoever gets the rest sees what is wrong with it."""
-        offset = 0
+        file, offset = answer.file, 0
         with contextlib.suppress(FileChanged, OSError):
             while offset < min(size, _SENT):
-                count = self._files.ready_at_once(file, offset, size)
+                count = answer.files.ready_at_once(file, offset, size)
                 sent = send_file(sock, file.fd, offset, count) if count else None
                 if not sent:
                     break

@@ -9,14 +9,12 @@ import socket
 import trio
 
 from ..config import Config
-from ..disk.interface import PromptDisk
-from ..disk.local import open_disk
-from ..disk.open_files import OpenFiles
+from ..disk.local import open_disks
 from ..stats import Stats
 from .answers import Answers
 from .connection import Connection
 from .lane import Handover, Lane
-from .site import Site
+from .sites import Sites
 from .transport import Pace, SocketTransport, Turns, prepare
 
 log = logging.getLogger("trio_amped")
@@ -65,32 +63,30 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
-            disk = await stack.enter_async_context(open_disk(self.config, self.stats))
+            disks = await stack.enter_async_context(open_disks(self.config, self.stats))
+            roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
             addresses = [_address(listener.socket) for listener in listeners]
             for host, port in addresses:
                 name = f"[{host}]" if ":" in host else host
-                log.info("serving %s at http://%s:%d/", os.fspath(self.config.root), name, port)
-            log.info("%s", disk.explain())
-            site = Site(disk, self.config)
-            await site.check_pages()
+                log.info("serving %s at http://%s:%d/", roots, name, port)
+            for line in dict.fromkeys(disk.explain() for disk in disks):
+                log.info("%s", line)
+            sites = Sites(self.config, disks)
+            for root in sites.roots:
+                await root.check_pages()
             task_status.started(addresses)
             with self._serving:
-                if not (disk.is_prompt and self.config.max_open_files):
-                    await self._serve_by_tasks(listeners, site)
+                if not (any(disk.is_prompt for disk in disks) and self.config.max_open_files):
+                    await self._serve_by_tasks(listeners, sites)
                 elif self.config.fast_lane and hasattr(select, "epoll"):
-                    await self._serve_by_lane(listeners, site, disk)
+                    await self._serve_by_lane(listeners, sites)
                 else:
-                    answers = self._answers(site, disk)
+                    answers = Answers(sites, self.config)
                     async with answers.swept():
-                        await self._serve_by_tasks(listeners, site, answers)
-
-    def _answers(self, site: Site, disk: PromptDisk) -> Answers:
-        config = self.config
-        files = OpenFiles(disk, config.max_open_files, config.revalidate, config.open_file_timeout)
-        return Answers(site, files, config.revalidate)
+                        await self._serve_by_tasks(listeners, sites, answers)
 
     async def _serve_by_tasks(
-        self, listeners: list[trio.SocketListener], site: Site, answers: Answers | None = None
+        self, listeners: list[trio.SocketListener], sites: Sites, answers: Answers | None = None
     ) -> None:
         """A task for each connection. Accept until drained; then wait for the connections."""
 
@@ -102,7 +98,7 @@ class Server:
             self.stats.connections_open += 1
             first_deadline = trio.current_time() + self.config.head_timeout
             try:
-                await self._handle(Handover(sock, b"", first_deadline), site, answers)
+                await self._handle(Handover(sock, b"", first_deadline), sites, answers)
             finally:
                 self.stats.connections_open -= 1
                 self._room.release()
@@ -115,8 +111,7 @@ class Server:
     async def _serve_by_lane(
         self,
         listeners: list[trio.SocketListener],
-        site: Site,
-        disk: PromptDisk,
+        sites: Sites,
         *,
         task_status: trio.TaskStatus[Lane] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -124,12 +119,12 @@ class Server:
 
         The same ends: accept until drained, then wait for the connections.
         """
-        answers = self._answers(site, disk)
+        answers = Answers(sites, self.config)
 
         async def handle(handover: Handover) -> None:
             left = None
             try:
-                left = await self._handle(handover, site, parks=True)
+                left = await self._handle(handover, sites, parks=True)
             finally:
                 if left is None:
                     lane.make_room()
@@ -173,7 +168,7 @@ class Server:
     async def _handle(
         self,
         handover: Handover,
-        site: Site,
+        sites: Sites,
         answers: Answers | None = None,
         *,
         parks: bool = False,
@@ -183,7 +178,7 @@ class Server:
         connection = Connection(
             transport,
             self.config,
-            site,
+            sites,
             self.stats,
             answers=answers,
             parks=parks,
