@@ -3,11 +3,28 @@
 import dataclasses
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from .semantics.globs import HASHED
 from .semantics.policy import Policy
 from .semantics.routing import Routes
+
+
+class Answered(NamedTuple):
+    """An answer that has ended, for a log of requests.
+
+    `method` and `target` as they were sent, "" where they could not be read; `sent`: bytes of it
+    that the client was sent, with its head; `seconds` from the end of the request's head to the end
+    of the answer; `peer`: the address of the client, "" where it has none.
+    """
+
+    method: str
+    target: str
+    status: int
+    sent: int
+    seconds: float
+    peer: str
+
 
 Application: TypeAlias = Callable[[Any], Awaitable[object]]
 """An async callable that answers one request: `async def api(exchange: Exchange) -> None`."""
@@ -189,6 +206,12 @@ class Config(Site):
     )
     drain_timeout: float = _setting(
         10.0, "seconds for what is being sent when the server stops", least=0
+    )
+
+    on_request: Callable[[Answered], object] | None = _setting(
+        None,
+        "called when an answer has ended, with an Answered; what it takes, all clients wait for",
+        option=None,
     )
 
     def __post_init__(self) -> None:

@@ -16,8 +16,8 @@ from trio_amped.config import Config
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Handover, Lane
+from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
-from trio_amped.serving.sites import Sites
 from trio_amped.serving.transport import Pace, StreamTransport
 
 LINKS: Final = st.sampled_from(["memory", "lockstep"])
@@ -33,7 +33,7 @@ class Host:
         self.disk = disk
         self.config = config
         self.server = Server(config)
-        self.site = Sites(config, [disk])
+        self.site = Router(config, [disk])
         self.lane: Lane | None = None
         self.answers: Answers | None = None
         self.scope = trio.CancelScope()

@@ -19,8 +19,8 @@ from trio_amped.config import Config
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Lane
+from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
-from trio_amped.serving.sites import Sites
 from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport, Turns
 from trio_amped.stats import Stats
 
@@ -67,7 +67,7 @@ def connection(
 ) -> Connection:
     """A new connection, as the server makes it for a client that has just come."""
     deadline = trio.current_time() + config.head_timeout
-    sites = Sites(config, [disk])
+    sites = Router(config, [disk])
     return Connection(transport, config, sites, stats, answers=answers, first_deadline=deadline)
 
 
@@ -200,7 +200,7 @@ async def on_the_lane(
     server = Server(config or Config())
     disk.has_real_descriptors = True
     async with trio.open_nursery() as nursery:
-        sites = Sites(server.config, [disk])
+        sites = Router(server.config, [disk])
         lane = await nursery.start(server._serve_by_lane, list(listeners), sites)
         laned = Laned(server, lane)
         try:
@@ -242,7 +242,7 @@ async def converse_with_answers(
 ) -> bytes:
     """The same by a task to which answers are kept ready."""
     config = config or Config()
-    answers = Answers(Sites(config, [disk]), config)
+    answers = Answers(Router(config, [disk]), config)
     async with answers.swept():
         return await converse_by_task(disk, pieces, config, answers)
 

@@ -18,7 +18,7 @@ from trio_amped.disk.interface import OpenFile
 from trio_amped.semantics.common import match_common
 from trio_amped.serving import answers as answers_module
 from trio_amped.serving.answers import Answer, Answers
-from trio_amped.serving.sites import Sites
+from trio_amped.serving.router import Router
 
 SMALL = 64 * 1024
 AGE = 1.0  # seconds: --revalidate
@@ -35,7 +35,7 @@ class Desk:
         settings = {"revalidate": AGE, "max_open_files": most} | settings
         self.config = Config(open_file_timeout=UNUSED, **settings)
         self.disk = SimDisk(entries)
-        self.answers = Answers(Sites(self.config, [self.disk]), self.config)
+        self.answers = Answers(Router(self.config, [self.disk]), self.config)
         [self.files] = self.answers.files
 
     def ask(self, target: str, *fields: str, method: str = "GET") -> Answer | None:

@@ -16,7 +16,7 @@ from trio_amped.config import Config
 from trio_amped.semantics.request import Request
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.framing import Framing
-from trio_amped.serving.sites import Sites
+from trio_amped.serving.router import Router
 
 HUGE = LARGE * 50  # more than the kernel's buffers hold
 TEN = b"0123456789"
@@ -42,7 +42,7 @@ async def served(disk: SimDisk, link: Link, config: Config | None = None) -> Asy
     """A client, whose connection has the use of kept answers; at the end no file is open."""
     config = config or Config()
     disk.has_real_descriptors = True
-    answers = Answers(Sites(config, [disk]), config)
+    answers = Answers(Router(config, [disk]), config)
     peer = Peer(disk, config, link, answers)
     async with answers.swept(), trio.open_nursery() as nursery:
         nursery.start_soon(peer.serve)

@@ -17,8 +17,10 @@ from tests.serving.client import Answer, parse
 from tests.simulated import SimDisk, failure
 from trio_amped import Config, Server, Site, serve
 from trio_amped.serving.lane import Handover
+from trio_amped.serving.room import Room
+from trio_amped.serving.router import Router
 from trio_amped.serving.server import _BoundedListener
-from trio_amped.serving.sites import Sites
+from trio_amped.stats import Stats
 
 PATIENCE = 20.0  # seconds: a wait that takes this long has failed
 
@@ -168,7 +170,7 @@ async def test_a_connection_that_was_accepted_while_draining(autojump_clock: Moc
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with ours:
-        await server._handle(Handover(theirs, b""), Sites(server.config, [SimDisk({})]))
+        await server._handle(Handover(theirs, b""), Router(server.config, [SimDisk({})]))
     assert trio.current_time() == 0
 
 
@@ -184,16 +186,18 @@ class FailingListener:
 
 
 async def test_no_room_is_taken_when_accepting_fails() -> None:
-    listener, room = FailingListener(), trio.Semaphore(1)
+    stats = Stats()
+    listener, room = FailingListener(), Room(stats, 1)
     bounded = _BoundedListener(listener, room)  # type: ignore[arg-type]
     for _ in range(2):
         with pytest.raises(OSError, match="Too many open files"):
             await bounded.accept()
-    assert (listener.asked, room.value) == (2, 1)
+    assert (listener.asked, stats.connections_open) == (2, 0)
 
 
 async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> None:
-    room = trio.Semaphore(0)
+    stats = Stats(connections_open=1)
+    room = Room(stats, 1)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     bounded = _BoundedListener(listener, room)
     async with await trio.open_tcp_stream(*listener.socket.getsockname()) as client:
@@ -202,5 +206,5 @@ async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> No
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert await client.receive_some() == b""
-    assert room.value == 0
+    assert stats.connections_open == 1
     await bounded.aclose()

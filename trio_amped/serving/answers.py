@@ -21,7 +21,7 @@ from ..semantics.request import Request
 from ..semantics.response import select_response, wire_head, with_headers
 from ..semantics.validators import weak_match
 from .root import IsDirectory
-from .sites import Sites
+from .router import Router
 
 _SMALL: Final = 64 * 1024  # bytes: a body of this size goes from memory, in one send with its head
 _MOST: Final = 10_000  # answers: Python's garbage collector looks at all of them at once
@@ -125,16 +125,16 @@ class Answer:
 class Answers:
     """The answers for the common requests to all sites."""
 
-    def __init__(self, sites: Sites, config: Config) -> None:
-        most = max(1, config.max_open_files // len(sites.disks))  # each root has its share
+    def __init__(self, router: Router, config: Config) -> None:
+        most = max(1, config.max_open_files // len(router.disks))  # each root has its share
         self.files = [
             OpenFiles(disk, most, config.revalidate, config.open_file_timeout)
-            for disk in sites.disks
+            for disk in router.disks
         ]
-        self._sites = sites.on(self.files)
+        self._router = router.on(self.files)
         self._max_age = config.revalidate
         self._unused_after = config.open_file_timeout
-        self.depends_on = (GROUPS["host"], *_DEPENDS_ON) if sites.asks_host else _DEPENDS_ON
+        self.depends_on = (GROUPS["host"], *_DEPENDS_ON) if router.asks_host else _DEPENDS_ON
         """The groups of a common request that its answer depends on: they are the key to it."""
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
         self._bytes = 0
@@ -147,7 +147,7 @@ class Answers:
     @property
     def any_disk(self) -> Disk:
         """For a body that is of no file."""
-        return self._sites.any_disk
+        return self._router.any_disk
 
     def find_now(self, head: bytes) -> Answer | None:
         """The answer to a whole head that has just come, ready to be sent; None: it is not."""
@@ -266,7 +266,7 @@ class Answers:
         fields += [(b"if-none-match", tag)] if tag else []
         request = Request(method, path, b"1.1", tuple(fields))
         now = time.time()
-        route = self._sites.route(request)
+        route = self._router.route(request)
         root, files = route.root, self.files[route.number]
         try:
             with files.watched() as lookups:

@@ -6,6 +6,7 @@ import os
 import time
 from typing import Protocol
 
+from ..config import Application
 from ..disk.interface import FileChanged, OpenFile
 from ..semantics.errors import HttpError, status_of_errno
 from ..semantics.request import Request, check_request
@@ -20,13 +21,13 @@ from ..semantics.response import (
 )
 from .body import BodySender
 from .root import DocumentRoot, IsDirectory
-from .sites import Route, Sites
+from .router import Route, Router
 from .transport import Transport
 
 log = logging.getLogger("trio_amped.serving")
 
 
-class Exchange(Protocol):
+class Responder(Protocol):
     """The side of a connection that a handler sees: one request, one response."""
 
     transport: Transport
@@ -34,33 +35,47 @@ class Exchange(Protocol):
     async def respond(self, response: Response, body: BodySender) -> None:
         """Send the response. Raises ClientGone, FileChanged, OSError."""
 
+    async def pass_on(self, application: Application) -> None:
+        """Have an application answer. Raises HttpError if it has sent nothing."""
 
-async def handle(request: Request, sites: Sites, exchange: Exchange) -> Response:
+
+async def handle(request: Request, router: Router, responder: Responder) -> None:
     """Answer one request: target -> open -> select the response -> send the body.
 
-    Returns what was sent. Raises ClientGone, and FileChanged or OSError where a body that has
-    begun cannot be finished: nothing may follow on that connection.
+    What is no file's is an application's, where there is one. Raises ClientGone, and CutOff,
+    FileChanged or OSError where a body that has begun cannot be finished: nothing may follow on
+    that connection.
     """
-    route = sites.route(request)
+    route = router.route(request)
     root = route.root
     with contextlib.ExitStack() as open_files:
         try:
-            response, file = await _choose(request, route, open_files)  # the path gate
+            chosen = await _choose(request, route, open_files)  # the path gate
+            if chosen is None:
+                assert route.application is not None
+                await responder.pass_on(route.application)
+                return
+            response, file = chosen
             response = with_headers(response, root.policy.cors.headers(request))
-            body = BodySender(exchange.transport, root.disk, file, response.body)
+            body = BodySender(responder.transport, root.disk, file, response.body)
             await _prepare(body)  # the page gate
         except HttpError as error:
             _log_refusal(request, error)
-            response, body = await _answer_error(request, root, error, exchange, open_files)
-        await exchange.respond(response, body)  # the page gate, for every window
-        return response
+            response, body = await _answer_error(request, root, error, responder, open_files)
+        await responder.respond(response, body)  # the page gate, for every window
 
 
 async def _choose(
     request: Request, route: Route, open_files: contextlib.ExitStack
-) -> tuple[Response, OpenFile | None]:
-    """The response, and the file that its body is of. Raises HttpError."""
-    check_request(request)
+) -> tuple[Response, OpenFile | None] | None:
+    """The response, and the file that its body is of; None: the application answers.
+
+    Raises HttpError.
+    """
+    has_application = route.application is not None
+    check_request(request, any_method=has_application)
+    if has_application and request.method not in (b"GET", b"HEAD"):
+        return None
     if request.method == b"OPTIONS":
         if request.target != b"*":
             route.check()
@@ -70,6 +85,10 @@ async def _choose(
     except IsDirectory:  # its URL ends in a slash, so that relative links in its index work
         assert route.target is not None
         return redirect(route.target.slash_location(), request), None
+    except HttpError as error:
+        if has_application and error.status == 404:
+            return None
+        raise
     open_files.callback(route.root.disk.close, found.file)
     return select_response(request, found.form, time.time()), found.file
 
@@ -89,7 +108,7 @@ async def _answer_error(
     request: Request,
     root: DocumentRoot,
     error: HttpError,
-    exchange: Exchange,
+    responder: Responder,
     open_files: contextlib.ExitStack,
 ) -> tuple[Response, BodySender]:
     """The answer for an error: a page of the site, or else a line of text."""
@@ -100,10 +119,10 @@ async def _answer_error(
         open_files.callback(root.disk.close, page.file)
         with contextlib.suppress(HttpError):
             with_text = with_page(response, page.form, request.method)
-            body = BodySender(exchange.transport, root.disk, page.file, with_text.body)
+            body = BodySender(responder.transport, root.disk, page.file, with_text.body)
             await _prepare(body)
             return with_text, body
-    return response, BodySender(exchange.transport, root.disk, None, response.body)
+    return response, BodySender(responder.transport, root.disk, None, response.body)
 
 
 def _log_refusal(request: Request, error: HttpError) -> None:

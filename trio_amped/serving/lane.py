@@ -23,8 +23,10 @@ from ..semantics.common import MOST_FIELDS, match_common
 from ..semantics.head import LINE_SLACK
 from ..stats import Stats
 from .answers import Answer, Answers
-from .connection import Unfinished, access_log, log_access
-from .transport import ClientGone, send_file
+from .connection import Unfinished
+from .request_log import Begun, access_log, log_access
+from .room import Room
+from .transport import ClientGone, peer_of, send_file
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -76,11 +78,13 @@ class Lane:
         config: Config,
         stats: Stats,
         answers: Answers,
+        room: Room,
         hand_over: Callable[[Handover], None],
     ) -> None:
         self._config = config
         self._stats = stats
         self._answers = answers
+        self._room = room
         self._hand_over = hand_over
         self._clock = answers.clock
         # Bytes of a head that cannot be beyond any limit: a field has four at least.
@@ -96,7 +100,7 @@ class Lane:
         self._is_accepting = False
         self._accepts_at = 0.0
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
-        self._logs_access = False
+        self._tells = False  # whoever wants to know of answers
 
     async def run(self, listeners: list[socket.socket]) -> None:
         """Accept and answer until cancelled; then listeners and idle connections are closed."""
@@ -133,7 +137,7 @@ class Lane:
         """
         if self._epoll.closed:
             sock.close()
-            self._stats.connections_open -= 1
+            self._room.leave()
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
         parked = self._own(sock, deadline, is_new=False)
@@ -143,8 +147,7 @@ class Lane:
     def adopt(self, sock: socket.socket) -> None:
         """Take over a new connection, which does not block. Most have sent something already, and
         some are closed at once: those need not be watched."""
-        self._stats.connections += 1
-        self._stats.connections_open += 1
+        self._room.enter()
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
         parked = self._own(sock, deadline, is_new=True)
         self._receive(fd, parked)
@@ -183,7 +186,7 @@ class Lane:
 
     def make_room(self) -> None:
         """A connection has ended."""
-        self._stats.connections_open -= 1
+        self._room.leave()
         self._resume_accepting()
 
     async def _sweep_for_ever(self) -> None:
@@ -207,8 +210,7 @@ class Lane:
                 await trio.lowlevel.checkpoint()
 
     def _resume_accepting(self) -> None:
-        has_room = self._stats.connections_open < self._config.max_connections
-        if not self._is_accepting and has_room and self._clock.now >= self._accepts_at:
+        if not self._is_accepting and self._room.has_place and self._clock.now >= self._accepts_at:
             self._is_accepting = True
             for fd in self._listeners:
                 try:
@@ -236,7 +238,8 @@ class Lane:
         """Work while there is some, but not for too long: whether there may be more."""
         self._clock.update()
         self._idle_until = self._clock.now + self._keep_alive_timeout
-        self._logs_access = access_log.isEnabledFor(logging.DEBUG)
+        is_logged = access_log.isEnabledFor(logging.DEBUG)
+        self._tells = is_logged or self._config.on_request is not None
         stop = time.monotonic() + _TURN
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
@@ -256,7 +259,7 @@ class Lane:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTED):
-            if self._stats.connections_open >= self._config.max_connections:
+            if not self._room.has_place:
                 self._pause_accepting()
                 return
             try:
@@ -318,17 +321,20 @@ class Lane:
             stats.requests += 1
             stats.by_lane += 1
             stats.responses[answer.status] += 1
-            if self._logs_access:
-                log_access(match[0].partition(b"\r\n")[0], answer.status, answer.length)
+            begun = self._begin(parked.sock, match, answer) if self._tells else None
             try:
                 body = self._send(parked.sock, answer)
             except (ClientGone, OSError) as error:
                 log.debug("a client is gone: %s", error)
                 self._close(fd)
+                if begun:
+                    begun.end(stats.bytes_sent)
                 return
             if body or answer.closes:
-                self._pass_on(fd, received[start:], match["path"], answer, body)
+                self._pass_on(fd, received[start:], match["path"], answer, body, begun)
                 return
+            if begun:
+                begun.end(stats.bytes_sent)
             parked.is_new = False
             parked.deadline = self._idle_until
             if start == len(received):
@@ -343,13 +349,35 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))
 
-    def _pass_on(self, fd: int, received: bytes, path: bytes, answer: Answer, rest: Body) -> None:
+    def _begin(self, sock: socket.socket, match: re.Match[bytes], answer: Answer) -> Begun | None:
+        """Tell the access log; what is to be told to the hook."""
+        line, _, _ = match[0].partition(b"\r\n")
+        log_access(line, answer.status, answer.length)
+        hook, before = self._config.on_request, self._stats.bytes_sent
+        if hook is None:
+            return None
+        return Begun(hook, line, answer.status, peer_of(sock), trio.current_time(), before)
+
+    def _pass_on(
+        self,
+        fd: int,
+        received: bytes,
+        path: bytes,
+        answer: Answer,
+        rest: Body,
+        begun: Begun | None,
+    ) -> None:
         """Hand the connection over with an answer of which a part is sent, or which is the last."""
+        if begun and rest:
+            begun = begun.went_on(self._stats.bytes_sent)
+        elif begun:
+            begun.end(self._stats.bytes_sent)
+            begun = None
         if answer.closes and not rest and not received:
             self._finish(fd)
             return
         file = answer.files.share(answer.file) if rest else None
-        unfinished = Unfinished(path, rest, answer.files.disk, file, answer.closes)
+        unfinished = Unfinished(path, rest, answer.files.disk, file, answer.closes, begun)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
 
     def _finish(self, fd: int) -> None:

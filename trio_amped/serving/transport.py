@@ -35,12 +35,13 @@ _OF_THE_CLIENT: Final = frozenset(
         errno.ENETDOWN,
     )
 )
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 # trio sets 16 KiB, which makes every sendfile of a window into dozens. With this much unsent in
 # the kernel a window goes in one or two calls, and a slow client still holds little memory.
 _NOT_SENT_LOWAT: Final = 512 * 1024
 
 
-class ClientGone(Exception):
+class ClientGone(trio.BrokenResourceError):
     """The client reset or closed the connection, or makes no progress: nobody to answer to."""
 
 
@@ -48,6 +49,14 @@ class Transport(Protocol):
     """What a connection does to its client. One owner: whoever closes is the only one to use."""
 
     can_send_files: bool  # whether `try_send_file` may be called
+
+    @property
+    def peer(self) -> str:
+        """The address of the client; "" where it has none."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes that it was sent in all."""
 
     async def receive(self) -> bytes:
         """Some bytes; b"" at the end of the stream. Raises ClientGone."""
@@ -88,10 +97,12 @@ class Pace:
         self._stats = stats
         self._waited = 0.0
         self._taken = 0
+        self.sent = 0  # in all
 
     def note(self, count: int) -> None:
         """The client took so many bytes."""
         self._stats.bytes_sent += count
+        self.sent += count
         self._taken += count
         if self._taken >= self.minimum:
             self._taken, self._waited = 0, 0.0
@@ -145,6 +156,14 @@ class SocketTransport:
         self._pace = pace
         self.turn = turns.next
         prepare(sock)
+
+    @property
+    def peer(self) -> str:
+        return peer_of(self._socket)
+
+    @property
+    def sent(self) -> int:
+        return self._pace.sent
 
     async def receive(self) -> bytes:
         while (data := self.try_receive()) is None:
@@ -213,6 +232,15 @@ def prepare(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_LOWAT)
 
 
+def peer_of(sock: socket.socket | trio.socket.SocketType) -> str:
+    """The address of the client; "" where it has none, or is gone."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | None:
     """See Transport.try_send_file. Raises ClientGone, OSError."""
     try:
@@ -225,6 +253,15 @@ def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | N
         raise
 
 
+def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns) -> Transport:
+    """For a stream that is taken over: a plain socket as such, since it needs no copies."""
+    if type(stream) is not trio.SocketStream:
+        return StreamTransport(stream, pace)
+    sock = socket.socket(fileno=stream.socket.detach())
+    sock.setblocking(False)  # whatever socket.setdefaulttimeout says
+    return SocketTransport(sock, pace, turns)
+
+
 class StreamTransport:
     """Any trio stream (TLS, memory): the bytes are copied."""
 
@@ -234,10 +271,21 @@ class StreamTransport:
         self._stream = stream
         self._pace = pace
 
+    @property
+    def peer(self) -> str:
+        stream = self._stream
+        while isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        return peer_of(stream.socket) if isinstance(stream, trio.SocketStream) else ""
+
+    @property
+    def sent(self) -> int:
+        return self._pace.sent
+
     async def receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(_RECEIVE))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except _BROKEN as error:
             raise ClientGone(str(error)) from None
 
     def try_receive(self) -> bytes | None:
@@ -251,7 +299,7 @@ class StreamTransport:
             with self._pace.waiting():
                 try:
                     await self._stream.send_all(piece)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                except _BROKEN as error:
                     raise ClientGone(str(error)) from None
             self._pace.note(len(piece))
 
@@ -265,10 +313,15 @@ class StreamTransport:
         raise NotImplementedError
 
     async def finish(self) -> None:
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_eof()
-            await _read_out(self)
+        with trio.move_on_after(_LINGER_SECONDS):
+            while isinstance(self._stream, trio.SSLStream):  # which has no end of one side alone
+                encrypted, self._stream = self._stream, self._stream.transport_stream
+                with contextlib.suppress(*_BROKEN):
+                    await encrypted.unwrap()
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                with contextlib.suppress(*_BROKEN):
+                    await self._stream.send_eof()
+                await _read_out(self)
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)

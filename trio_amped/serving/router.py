@@ -1,16 +1,22 @@
-"""All sites of a server, and which one a request is for. Pure."""
+"""All sites of a server, and which one a request is for. Awaits the disk to begin with."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from ..config import Application, Config
 from ..disk.interface import Disk, PromptDisk
+from ..disk.local import open_disks
 from ..semantics.errors import HttpError
 from ..semantics.request import Request
 from ..semantics.routing import Routes, longest
 from ..semantics.target import Target, read_target, target_host
+from ..stats import Stats
 from .root import DocumentRoot
+
+log = logging.getLogger("trio_amped")
 
 
 class Route(NamedTuple):
@@ -38,23 +44,44 @@ class Route(NamedTuple):
         return self.below
 
 
-class Sites:
+@contextlib.asynccontextmanager
+async def open_router(config: Config, stats: Stats) -> AsyncIterator["Router"]:
+    """The sites of a config on the disk of this machine. Raises OSError about a root."""
+    async with open_disks(config, stats) as disks:
+        router = Router(config, disks)
+        router.is_prompt = config.max_open_files > 0 and any(disk.is_prompt for disk in disks)
+        router.how = tuple(dict.fromkeys(disk.explain() for disk in disks))
+        yield router
+
+
+class Router:
     """The sites of a config, each on its disk."""
 
     def __init__(self, config: Config, disks: Sequence[PromptDisk]) -> None:
         sites = config.all_sites
         self.disks = disks
+        self.is_prompt = False
+        """Whether answers may be kept: files can be opened and read at once."""
+        self.how: tuple[str, ...] = ()
+        """Which gates and helpers serve the roots: lines for the log."""
         self._routes = Routes([(site.hosts, site.prefix) for site in sites])
         self.roots = [
             DocumentRoot(disk, site, config.revalidate)
             for disk, site in zip(disks, sites, strict=True)
         ]
 
-    def on(self, disks: Sequence[Disk]) -> "Sites":
+    def on(self, disks: Sequence[Disk]) -> "Router":
         """The same sites on other disks."""
         other = copy.copy(self)
         other.roots = [root.on(disk) for root, disk in zip(self.roots, disks, strict=True)]
         return other
+
+    async def introduce(self) -> None:
+        """Say in the log how files are served, and which pages are missing."""
+        for line in self.how:
+            log.info("%s", line)
+        for root in self.roots:
+            await root.check_pages()
 
     @property
     def any_disk(self) -> Disk:

@@ -14,8 +14,8 @@ from tests.simulated import DIRECTORY, SimDisk, SimFile
 from trio_amped.config import Config, Site
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
-from trio_amped.serving.sites import Sites
 from trio_amped.serving.transport import Pace
 
 SITES = Config(
@@ -54,7 +54,7 @@ async def ask(
     on = on or disks()
     for disk in on:
         disk.has_real_descriptors = True
-    server, sites = Server(config), Sites(config, on)
+    server, sites = Server(config), Router(config, on)
     async with trio.open_nursery() as nursery:
         if way == "lane":
             lane = await nursery.start(server._serve_by_lane, [], sites)
@@ -81,7 +81,7 @@ async def ask(
 
 async def serve(connection: Connection, way: str) -> None:
     if way == "answers":
-        connection._answers = Answers(connection._sites, connection._config)
+        connection._answers = Answers(connection._router, connection._config)
         async with connection._answers.swept():
             await connection.run()
     else:
