@@ -540,6 +540,41 @@ async def test_it_is_cancelled_with_the_server(autojump_clock: MockClock) -> Non
     assert ended == [b"/x"]
 
 
+async def test_one_that_fails_while_it_is_cancelled(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing but Cancelled leaves it: others share the nursery of its connection."""
+
+    async def fail_late() -> None:
+        try:
+            await trio.sleep(math.inf)
+        finally:
+            raise Planted
+
+    async def application(exchange: Exchange) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_late)
+            await trio.sleep(math.inf)
+
+    async with connected(SimDisk(FILES), Config(fallback=application)) as peer:
+        await peer.send(get("/x"))
+        await wait_all_tasks_blocked()
+        peer.scope.cancel()
+        await peer.ended.wait()
+    assert [each.getMessage() for each in caplog.records] == ["the application failed: /x"]
+
+
+async def test_an_answer_that_was_cancelled_before_it_began(autojump_clock: MockClock) -> None:
+    async def application(exchange: Exchange) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await exchange.start(200)
+        await exchange.send_all(b"a part without its head")
+
+    data = await converse(SimDisk(FILES), [get("/x")], Config(fallback=application))
+    assert data == b""
+
+
 async def test_the_last_answer_of_a_drain_says_so(autojump_clock: MockClock) -> None:
     async def application(exchange: Exchange) -> None:
         await trio.sleep(1)

@@ -15,7 +15,7 @@ from ..semantics.response import Response, error_response
 from ..stats import Stats
 from .answers import Answer, Answers
 from .body import BodySender
-from .exchange import Exchange
+from .exchange import CutOff, Exchange, run
 from .framing import Framing
 from .handler import handle
 from .request_log import Begun, log_access
@@ -36,10 +36,6 @@ class Unfinished(NamedTuple):
     file: OpenFile | None
     closes: bool
     begun: Begun | None = None
-
-
-class CutOff(Exception):
-    """An application failed in the middle of its answer, which the log has been told."""
 
 
 class Connection:
@@ -230,18 +226,7 @@ class Connection:
         exchange = Exchange(
             self._framing, self.transport, self._config.head_timeout, self._start_answer
         )
-        try:
-            await application(exchange)
-            await exchange.finish()
-        except Exception as error:
-            if _is_gone(error):
-                if exchange.refusal and not exchange.has_started:
-                    raise exchange.refusal from None
-                raise ClientGone(str(error)) from None
-            log.exception("the application failed: %s", self._target())
-            if exchange.has_started:
-                raise CutOff from None
-            raise HttpError(500, "the application failed") from None
+        await run(application, exchange)
 
     def _start_answer(self, status: int) -> bool:
         """An application begins to answer; whether that is the last on this connection."""
@@ -293,10 +278,3 @@ class Connection:
     def _target(self) -> str:
         request = self._framing.request or self._unfinished
         return request.target.decode("latin-1") if request else "a request"
-
-
-def _is_gone(error: Exception) -> bool:
-    """Whether it says that the client is gone, and nothing else."""
-    if isinstance(error, ExceptionGroup):
-        return all(map(_is_gone, error.exceptions))
-    return isinstance(error, ClientGone)

@@ -1,16 +1,25 @@
 """One request and its answer, for an application: both bodies are streams. Awaits the client."""
 
+import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 import h11
 import trio
 
+from ..config import Application
 from ..semantics.errors import HttpError
 from .framing import Fields, Framing
 from .transport import ClientGone, Transport
 
-_NO_CONTENT = (204, 304)
+log = logging.getLogger("trio_amped.serving")
+
+_NO_CONTENT: Final = (204, 304)
+
+
+class CutOff(Exception):
+    """An application failed in the middle of its answer, which the log has been told."""
 
 
 class Exchange:
@@ -37,8 +46,8 @@ class Exchange:
         status when an answer begins, and says whether it is the last on its connection."""
         assert framing.head is not None
         self.request: h11.Request = framing.head
-        self.refusal: HttpError | None = None
-        self.has_started = False
+        self._refusal: HttpError | None = None
+        self._has_started = False
         self._framing = framing
         self._transport = transport
         self._body_timeout = body_timeout
@@ -62,11 +71,11 @@ class Exchange:
         await trio.lowlevel.checkpoint()
         try:
             while (data := self._framing.next_body()) is None:
-                if not self.has_started and (invitation := self._framing.go_on()):
+                if not self._has_started and (invitation := self._framing.go_on()):
                     await self._transport.send(invitation)
                 self._framing.receive_body(await self._receive())
         except HttpError as error:
-            self.refusal = error
+            self._refusal = error
             raise ClientGone(error.detail) from None
         return data
 
@@ -108,14 +117,14 @@ class Exchange:
         Also raises h11.LocalProtocolError for more than the Content-Length. The client must take
         `send_minimum` bytes in each `send_timeout` seconds, or else it is gone.
         """
-        if not self.has_started or self._has_ended:
+        if not self._has_started or self._has_ended:
             raise RuntimeError("there is no answer that has begun and not ended")
         await self._send(self._framing.send_body(data))
 
     def _start(self, response: h11.Response) -> bytes:
-        if self.has_started:
+        if self._has_started:
             raise RuntimeError("an answer has begun already")
-        self.has_started = True
+        self._has_started = True
         closes = self._start_answer(response.status_code) or not self._has_read_all()
         return self._framing.start(response, time.time(), closes=closes)
 
@@ -126,17 +135,16 @@ class Exchange:
             return False
 
     async def _send(self, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
         if self._is_cut_off:
             raise ClientGone("an earlier part of the answer was not sent")
         self._is_cut_off = True
+        await trio.lowlevel.checkpoint()
         await self._transport.send(data)
         self._is_cut_off = False
 
-    async def finish(self) -> None:
-        """End an answer that has begun. Raises ClientGone, h11.LocalProtocolError; RuntimeError if
-        there is none."""
-        if not self.has_started:
+    async def _finish(self) -> None:
+        """End an answer that has begun."""
+        if not self._has_started:
             raise RuntimeError("the application has not answered")
         if not self._has_ended:
             self._has_ended = True
@@ -145,6 +153,43 @@ class Exchange:
                 await self._send(end)
         elif self._is_cut_off:
             raise ClientGone("the answer was cut off")
+
+
+async def run(application: Application, exchange: Exchange) -> None:
+    """Have an application answer.
+
+    Raises HttpError if it has sent nothing; ClientGone, or CutOff, if nothing can follow.
+    """
+    try:
+        await application(exchange)
+        await exchange._finish()
+    except Exception as error:
+        if _is_gone(error):
+            if exchange._refusal and not exchange._has_started:
+                raise exchange._refusal from None
+            raise ClientGone(str(error)) from None
+        _log_failure(exchange, error)
+        if exchange._has_started:
+            raise CutOff from None
+        raise HttpError(500, "the application failed") from None
+    except BaseExceptionGroup as group:  # it failed while it was cancelled
+        failure, rest = group.split(Exception)
+        if failure and not _is_gone(failure):
+            _log_failure(exchange, failure)
+        assert rest is not None
+        raise rest from None
+
+
+def _log_failure(exchange: Exchange, error: Exception) -> None:
+    target = exchange.request.target.decode("latin-1")
+    log.error("the application failed: %s", target, exc_info=error)
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether it says that the client is gone, and nothing else."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_gone, error.exceptions))
+    return isinstance(error, ClientGone)
 
 
 def _response(status: int, headers: Fields) -> h11.Response:

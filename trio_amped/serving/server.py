@@ -69,10 +69,11 @@ class Server:
         streams a connection can be. It has started, with one address for each, when clients can
         come; None is the address of a listener that has none.
 
-        Cancelling it ends all connections at once, and leaves no task, helper, file or connection
-        behind; it is left within a second or so, however the disk hangs (but see `Config.helpers`).
-        Raises OSError, as it is, when a root or an address cannot be used; what a listener of yours
-        raises when it accepts, and nothing else but bugs, leaves in an ExceptionGroup.
+        It has many checkpoints. Cancelling it ends all connections at once, and leaves no task,
+        helper, file or connection behind; it takes a second or so, however the disk hangs (a thread
+        that hangs in the kernel is left to itself, see `Config.helpers`). Raises OSError, as it is,
+        when a root or an address cannot be used; what a listener of yours raises when it accepts,
+        and nothing else but bugs, leaves in an ExceptionGroup.
         """
         if listeners is None:
             listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
