@@ -52,10 +52,9 @@ def put(path: Path, data: bytes = b"old", mtime_ns: int = LONG_AGO) -> Path:
 class Keeper(OpenFiles):
     """Open files of a real disk; counts how often the kernel is asked where a path leads."""
 
-    disk: LocalDisk
-
     def __init__(self, disk: LocalDisk, most: int, max_age: float) -> None:
         super().__init__(disk, most, max_age, UNUSED)
+        self.disk = disk
         self.asked = self.stamped = 0
         self._identify, self._open = disk.identify_at_once, disk.open_at_once
         self._stamp_of = disk.stamp_at_once

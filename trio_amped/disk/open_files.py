@@ -72,7 +72,7 @@ class OpenFiles:
     """
 
     def __init__(self, disk: PromptDisk, most: int, max_age: float, unused_after: float) -> None:
-        self.disk = disk
+        self._disk = disk
         self.is_unchanged = disk.is_unchanged
         """Whether a file of ours is still open, and the version that was opened."""
         # Well below what the process may have: connections, helpers and misses need some as well.
@@ -83,6 +83,11 @@ class OpenFiles:
         self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()
         self._folders: WeakValueDictionary[bytes, Folder] = WeakValueDictionary()
         self._watched: list[Lookup] | None = None
+
+    @property
+    def owner(self) -> PromptDisk:
+        """The disk that closes what is shared."""
+        return self._disk
 
     @property
     def is_empty(self) -> bool:
@@ -126,12 +131,12 @@ class OpenFiles:
     def _stamp(self, folder: Folder, now: float) -> Stamp | None:
         if now >= folder.checked_at + self._max_age:
             folder.checked_at = now
-            folder.stamp = self.disk.stamp_at_once(folder.path)
+            folder.stamp = self._disk.stamp_at_once(folder.path)
         return folder.stamp
 
     def _leads_there(self, lookup: Lookup, *, follow: bool) -> bool:
         try:
-            identity = self.disk.identify_at_once(lookup.path, follow=follow)
+            identity = self._disk.identify_at_once(lookup.path, follow=follow)
         except WouldWait:
             return False
         except OSError as error:
@@ -173,11 +178,11 @@ class OpenFiles:
         parent, _, _ = path.rpartition(b"/")
         folder = self._folders.get(parent) or self._folders.setdefault(parent, Folder(parent))
         try:
-            file = self.disk.open_at_once(path)
+            file = self._disk.open_at_once(path)
         except OSError as error:
             return Lookup(path, folder, now, None, error.errno or errno.EIO)
         if not _is_lasting(file):
-            self.disk.close(file)
+            self._disk.close(file)
             raise WouldWait
         lookup = self._lookups[path] = Lookup(path, folder, now, file)
         kept = (lookup, *(self._watched or ()))  # a few: a file and its sidecars
@@ -190,7 +195,7 @@ class OpenFiles:
         lookup.is_valid = False
         if lookup.file:
             del self._lookups[lookup.path]
-            self.disk.close(lookup.file)
+            self._disk.close(lookup.file)
 
     async def list(self, path: bytes, view: View) -> Listing:
         """Raises WouldWait: that is for a helper."""
@@ -201,7 +206,7 @@ class OpenFiles:
 
         Raises FileChanged, OSError.
         """
-        return self.disk.ready_at_once(file, offset, end)
+        return self._disk.ready_at_once(file, offset, end)
 
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:
         """Raises WouldWait, FileChanged, OSError."""
@@ -212,14 +217,14 @@ class OpenFiles:
 
     async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
         """Raises WouldWait, FileChanged, OSError."""
-        return self.disk.read_at_once(file, offset, end)
+        return self._disk.read_at_once(file, offset, end)
 
     def close(self, file: OpenFile) -> None:
         """It stays open."""
 
     def share(self, file: OpenFile) -> OpenFile:
         """The same file for somebody who will close it by the disk's own `close`."""
-        return self.disk.share(file)
+        return self._disk.share(file)
 
 
 def _is_lasting(file: OpenFile) -> bool:

@@ -168,7 +168,7 @@ class Connection:
         wire = bytes(answer.wire)
         body = (wire, FileSpan(0, answer.rest)) if file else (wire,)
         target = self._line.split()[1]
-        return await self._finish(Unfinished(target, body, answer.files.disk, file, answer.closes))
+        return await self._finish(Unfinished(target, body, answer.files.owner, file, answer.closes))
 
     async def _next_head(self) -> bytes | None:
         """The next head; None when the client has nothing to ask. Raises HttpError, ClientGone.

@@ -377,7 +377,7 @@ class Lane:
             self._finish(fd)
             return
         file = answer.files.share(answer.file) if rest else None
-        unfinished = Unfinished(path, rest, answer.files.disk, file, answer.closes, begun)
+        unfinished = Unfinished(path, rest, answer.files.owner, file, answer.closes, begun)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
 
     def _finish(self, fd: int) -> None:

@@ -95,8 +95,7 @@ class Router:
 
     def route(self, request: Request) -> Route:
         """Where a request leads, which need not have been checked."""
-        host = target_host(request.target) or request.field(b"host") or b""
-        places = self._routes.at_host(host)
+        places = self._routes.at_host(_host(request) if self.asks_host else b"")
         if not places:
             error = HttpError(421, "a host that is none of ours")  # RFC 9110 15.5.20
             return self._at(0, None, error)
@@ -114,3 +113,8 @@ class Router:
 
     def _at(self, number: int, target: Target | None, below: Target | HttpError) -> Route:
         return Route(number, self.roots[number], target, below)
+
+
+def _host(request: Request) -> bytes:
+    """RFC 9112 3.2.2: what the target says stands before the field."""
+    return target_host(request.target) or request.field(b"host") or b""
