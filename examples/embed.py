@@ -24,9 +24,11 @@ async def main() -> None:
             counters = json.dumps(server.stats.as_dict()).encode()
             await exchange.respond(200, [("Content-Type", "application/json")], counters)
         elif request.target == b"/api/shout":
+            data = await exchange.receive_some()  # first, for clients that wait to be told to send
             await exchange.start(200, [TEXT])
-            while data := await exchange.receive_some():
+            while data:
                 await exchange.send_all(data.upper())
+                data = await exchange.receive_some()
         else:
             await exchange.respond(404, [TEXT], b"no such file, and no such call\n")
 

@@ -370,6 +370,26 @@ async def test_a_malformed_body(
     assert not caplog.records
 
 
+async def test_a_malformed_body_that_is_not_wanted(autojump_clock: MockClock) -> None:
+    (reply,) = await ask(hello, chunked(b"abc", end=b"nonsense\r\n"))
+    assert (reply.status, reply.body, reply.headers["connection"]) == (200, b"hello", "close")
+
+
+async def test_after_a_malformed_body_there_is_nothing_to_read(autojump_clock: MockClock) -> None:
+    gone = []
+
+    async def application(exchange: Exchange) -> None:
+        for _ in range(2):
+            try:
+                await read_all(exchange)
+            except ClientGone:
+                gone.append(exchange)
+        await exchange.respond(400, [], b"nonsense")
+
+    (reply,) = await ask(application, chunked(b"abc", end=b"nonsense\r\n"))
+    assert (reply.body, reply.headers["connection"], len(gone)) == (b"nonsense", "close", 2)
+
+
 async def test_a_body_that_takes_too_long(autojump_clock: MockClock) -> None:
     config = Config(fallback=tell, head_timeout=3.0)
     async with connected(SimDisk(FILES), config, by_memory) as peer:
@@ -467,6 +487,20 @@ async def test_an_answer_that_cannot_be_finished_is_not(
     assert (reply.status, reply.body, reply.is_complete) == (200, b"begun", False)
     (record,) = caplog.records
     assert record.getMessage() == "the application failed: /x"
+
+
+@pytest.mark.parametrize("size", [5, 200_000])
+async def test_a_whole_answer_that_was_given_up_ends_the_connection(
+    size: int, autojump_clock: MockClock
+) -> None:
+    async def application(exchange: Exchange) -> None:
+        with trio.move_on_after(1):
+            await exchange.respond(200, [], bytes(size))
+
+    async with connected(SimDisk(FILES), Config(fallback=application), by_lockstep) as peer:
+        await peer.send(get("/x"))
+        await peer.ended.wait()
+        assert trio.current_time() == 1
 
 
 async def test_a_send_that_was_given_up_ends_the_connection(autojump_clock: MockClock) -> None:

@@ -1,6 +1,7 @@
 """The hook for a log of requests: told once of each answer, at its end, whoever gives it."""
 
 import logging
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,6 +100,18 @@ async def test_one_that_the_lane_began(autojump_clock: MockClock) -> None:
         assert laned.stats.by_lane == 2
     assert [each.target for each in calls] == ["/huge", "/a.txt"]
     assert sum(each.sent for each in calls) == len(received)
+
+
+async def test_a_client_that_leaves_the_lane(autojump_clock: MockClock) -> None:
+    calls: list[Answered] = []
+    async with on_the_lane(SimDisk(FILES), Config(on_request=calls.append)) as laned:
+        client, ours = socket.socketpair()
+        ours.setblocking(False)
+        with client:
+            client.sendall(get("/a.txt"))
+        laned.lane.adopt(ours)
+        assert laned.stats.by_lane == 1
+    assert calls == [Answered("GET", "/a.txt", 200, 0, 0.0, "")]
 
 
 async def test_a_hook_that_fails(

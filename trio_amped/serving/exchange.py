@@ -63,7 +63,8 @@ class Exchange:
     async def receive_some(self) -> bytes:
         """Some bytes of the request's body; b"" at its end.
 
-        A client that waits for it is told to go on (100-continue). Always a checkpoint; when it is
+        A client that waits to be told so is told to send it (100-continue), unless an answer has
+        begun: then it decides for itself when it has waited enough. Always a checkpoint; when it is
         cancelled nothing is lost. Raises ClientGone, also where the body is malformed or does not
         come for `head_timeout` seconds; then the client gets the 400 or 408 for it, if no answer
         has begun.
