@@ -100,7 +100,7 @@ class Lane:
         self._is_accepting = False
         self._accepts_at = 0.0
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
-        self._tells = False  # whoever wants to know of answers
+        self._tells = config.on_request is not None  # whoever wants to know of answers
 
     async def run(self, listeners: list[socket.socket]) -> None:
         """Accept and answer until cancelled; then listeners and idle connections are closed."""
