@@ -21,7 +21,7 @@ from ..semantics.response import (
 from ..semantics.target import parse_target
 from .body import BodySender
 from .site import IsDirectory, Site
-from .transport import Transport
+from .transport import Outlet
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -29,7 +29,9 @@ log = logging.getLogger("trio_amped.serving")
 class Exchange(Protocol):
     """The side of a connection that a handler sees: one request, one response."""
 
-    transport: Transport
+    @property
+    def transport(self) -> Outlet:
+        """Where the body goes."""
 
     async def respond(self, response: Response, body: BodySender) -> None:
         """Send the response. Raises ClientGone, FileChanged, OSError."""
