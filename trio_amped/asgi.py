@@ -21,7 +21,7 @@ from .semantics.response import Response, redirect
 from .serving.body import BodySender
 from .serving.handler import handle
 from .serving.site import Site
-from .serving.transport import Outlet
+from .serving.transport import ClientGone, Outlet
 from .stats import Stats
 
 log = logging.getLogger("trio_amped.asgi")
@@ -114,7 +114,7 @@ class StaticFiles:
 
     @contextlib.asynccontextmanager
     async def _open(self, opening: "_Opening") -> AsyncIterator[None]:
-        """Open the disk, or tell those who wait for it why it cannot be opened: OSError."""
+        """Open the disk, or tell those who wait for it why that cannot be: OSError."""
         try:
             async with open_disk(self.config, self.stats) as disk:
                 log.info("serving %s: %s", os.fspath(self.config.root), disk.explain())
@@ -123,7 +123,7 @@ class StaticFiles:
                 opening.site = site
                 opening.is_over.set()
                 yield
-        except OSError as error:
+        except Exception as error:
             opening.failure = error
             raise
         finally:
@@ -132,9 +132,12 @@ class StaticFiles:
 
     async def _keep_open(self, opening: "_Opening") -> None:
         """A system task, for what is not opened by anybody else: it ends with the run of trio."""
-        with contextlib.suppress(OSError):  # those who wait raise it
+        try:
             async with self._open(opening):
                 await trio.sleep_forever()
+        except Exception:
+            if opening.site:  # those who wait raise it otherwise
+                log.exception("a bug: the disk is closed until the next request")
 
     async def _site(self) -> Site:
         opening = self._current()
@@ -182,14 +185,14 @@ class _Opening:
 
     def __init__(self) -> None:
         self.site: Site | None = None
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
         self.is_over = trio.Event()
 
     async def result(self) -> Site:
         """Raises OSError."""
         await self.is_over.wait()
         if self.site is None:
-            raise self.failure or OSError("the disk was closed while it was being opened")
+            raise self.failure or OSError("opening the disk was cancelled")
         return self.site
 
 
@@ -198,6 +201,7 @@ class _Outlet:
 
     def __init__(self, send: Send, stats: Stats, *, can_send_files: bool) -> None:
         self.can_send_files = can_send_files
+        self.is_gone = False  # the client: nothing more is sent
         self._send = send
         self._stats = stats
         self._left = 0
@@ -221,13 +225,13 @@ class _Outlet:
             )
 
     async def send_file(self, fd: int, offset: int, length: int) -> int:
+        self._note(length)
         message = {"file": _File(fd), "offset": offset, "count": length, "more_body": True}
         await self._send({"type": _ZERO_COPY, **message})
         # A server need not say that the file has ended before. Then it must not hear of an end of
         # the body either, or it would send the next answer in the midst of this one.
         if os.fstat(fd).st_size < offset + length:
             raise FileChanged
-        self._note(length)
         if not self._left:
             await self._send({"type": "http.response.body"})
         return length
@@ -236,6 +240,8 @@ class _Outlet:
         """The server sees to that."""
 
     def _note(self, count: int) -> None:
+        if self.is_gone:
+            raise ClientGone
         self._left -= count
         self._stats.bytes_sent += count
 
@@ -280,22 +286,25 @@ class _Exchange:
             await self._send_watched(body)
 
     async def _send_watched(self, body: BodySender) -> None:
-        """Send it, or what the client stays for."""
+        """Send it for as long as the client stays."""
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, nursery.cancel_scope)
+            nursery.start_soon(self._watch)
             try:
                 await body.send(b"")
+            except ClientGone:
+                pass
             except Exception as error:  # alone, and not in a group
                 failure = error
             nursery.cancel_scope.cancel()
         if failure:
             raise failure
 
-    async def _watch(self, sending: trio.CancelScope) -> None:
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass  # parts of a body that nobody reads
-        sending.cancel()
+        # Its `send` is not cancelled: a server says this too while it deals with the last message.
+        self._outlet.is_gone = True
 
 
 def _length(body: Body) -> int:
