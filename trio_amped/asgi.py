@@ -29,7 +29,7 @@ log = logging.getLogger("trio_amped.asgi")
 Scope: TypeAlias = Mapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
-Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 # Longer bodies are watched: a server may let us send all of it to a client that is gone.
 _WATCHED: Final = 512 * 1024  # bytes
@@ -56,7 +56,7 @@ class StaticFiles:
     """
 
     def __init__(
-        self, site: str | os.PathLike[str] | Config, *, otherwise: Application | None = None
+        self, site: str | os.PathLike[str] | Config, *, otherwise: ASGIApp | None = None
     ) -> None:
         self.config = site if isinstance(site, Config) else Config(root=site)
         self.stats = Stats()

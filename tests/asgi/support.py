@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import trio
 
-from trio_amped.asgi import Application
+from trio_amped.asgi import ASGIApp
 
 HOST: Final = (b"host", b"example.com")
 ZERO_COPY: Final = "http.response.zerocopysend"
@@ -82,7 +82,7 @@ async def nobody_leaves() -> Mapping[str, Any]:
 
 
 async def call(
-    app: Application,
+    app: ASGIApp,
     request: Mapping[str, Any],
     receive: Callable[[], Awaitable[Mapping[str, Any]]] = nobody_leaves,
     reply: Reply | None = None,
@@ -98,7 +98,7 @@ async def call(
     return reply
 
 
-async def ask(app: Application, target: str, *fields: tuple[bytes, bytes], **more: Any) -> Reply:
+async def ask(app: ASGIApp, target: str, *fields: tuple[bytes, bytes], **more: Any) -> Reply:
     """The whole answer to a request."""
     reply = await call(app, scope(target, *fields, **more))
     assert reply.is_complete

@@ -75,7 +75,7 @@ class Lifespan:
     async def send(self, message: Mapping[str, Any]) -> None:
         self.sent.append(message)
 
-    async def run(self, app: asgi.Application) -> None:
+    async def run(self, app: asgi.ASGIApp) -> None:
         await app({"type": "lifespan", "asgi": {"version": "3.0"}}, self.receive, self.send)
 
     @property
