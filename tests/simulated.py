@@ -210,6 +210,9 @@ class SimDisk:
         file = OpenFile(self._descriptor(inode), inode.status, Gate.MEMORY)
         return Listing(self._note(file, inode), b"%x" % zlib.crc32(content))
 
+    def explain(self) -> str:
+        return "gate simulated"
+
     def close(self, file: OpenFile) -> None:
         del self._open[file]
         file.descriptor.release()

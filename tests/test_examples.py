@@ -116,7 +116,25 @@ def test_gate_only() -> None:
         assert process.wait(GUARD) == 0
 
 
-@pytest.mark.parametrize("name", ["embed.py", "gate_only.py", "tls.py", "unix_socket.py"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asgi_quart(number: signal.Signals) -> None:
+    with running_example("asgi_quart.py") as (process, output):
+        first = output.readline()
+        found = re.search(r"Running on http://127\.0\.0\.1:(\d+) ", first)
+        assert found, first
+        with Client(int(found[1])) as client:
+            assert client.get("/").body == (SITE / "index.html").read_bytes()
+            assert client.get("/style.css").body == (SITE / "style.css").read_bytes()
+            assert json.loads(client.get("/api/time").body)["seconds"] > 0
+            assert client.get("/api/nothing").status == 404
+        process.send_signal(number)
+        assert process.wait(GUARD) == 0
+        assert output.read() == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["asgi_quart.py", "embed.py", "gate_only.py", "tls.py", "unix_socket.py"]
+)
 def test_an_example_is_short_enough_to_copy(name: str) -> None:
     source = (EXAMPLES / name).read_text()
     assert len(source.splitlines()) <= 60

@@ -22,6 +22,9 @@ SURFACE: Final[dict[str, dict[str, set[str]]]] = {
         "open_sites": set(),
         "serve": set(),
     },
+    "trio_amped.asgi": {
+        "StaticFiles": {"opened"},
+    },
     "trio_amped.disk": {
         "DiskGate": {"open"},
         "File": {"size", "gate", "read_at"},

@@ -22,7 +22,7 @@ from ..semantics.response import (
 from .body import BodySender
 from .root import DocumentRoot, IsDirectory
 from .router import Route, Router
-from .transport import Transport
+from .transport import Outlet
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -30,7 +30,9 @@ log = logging.getLogger("trio_amped.serving")
 class Responder(Protocol):
     """The side of a connection that a handler sees: one request, one response."""
 
-    transport: Transport
+    @property
+    def transport(self) -> Outlet:
+        """Where the body goes."""
 
     async def respond(self, response: Response, body: BodySender) -> None:
         """Send the response. Raises ClientGone, FileChanged, OSError."""

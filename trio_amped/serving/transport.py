@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import trio
 
 from ..config import Config
+from ..disk.interface import FileChanged
 from ..stats import Stats
 
 _RECEIVE: Final = 16 * 1024
@@ -45,10 +46,27 @@ class ClientGone(trio.BrokenResourceError):
     """The client reset or closed the connection, or makes no progress: nobody to answer to."""
 
 
-class Transport(Protocol):
-    """What a connection does to its client. One owner: whoever closes is the only one to use."""
+class Outlet(Protocol):
+    """What sends a body to a client."""
 
-    can_send_files: bool  # whether `try_send_file` may be called
+    can_send_files: bool  # whether `send_file` may be called
+
+    async def send(self, data: bytes, more: bool = False) -> None:
+        """Send all of it; `more`: it need not leave before what follows. Raises ClientGone."""
+
+    async def send_file(self, fd: int, offset: int, length: int) -> int:
+        """Send what is taken now of a part of a file that is in memory, and say how much.
+
+        0: the client had to take some before, and has done so by now; meanwhile the part may have
+        been evicted. Raises ClientGone, FileChanged where the file has ended, OSError of the file.
+        """
+
+    async def turn(self) -> None:
+        """Wait until it is our turn to send a part of a file."""
+
+
+class Transport(Outlet, Protocol):
+    """What a connection does to its client. One owner: whoever closes is the only one to use."""
 
     @property
     def peer(self) -> str:
@@ -63,22 +81,6 @@ class Transport(Protocol):
 
     def try_receive(self) -> bytes | None:
         """The same at once; None: it must be awaited. Raises ClientGone."""
-
-    async def send(self, data: bytes, more: bool = False) -> None:
-        """Send all of it; `more`: it need not leave before what follows. Raises ClientGone."""
-
-    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
-        """Send what the socket takes now of a file whose bytes are in memory.
-
-        None: the client must take some first, see `writable`. 0: the file ends before `offset`.
-        Raises ClientGone, OSError of the file.
-        """
-
-    async def turn(self) -> None:
-        """Wait until it is our turn to send a part of a file."""
-
-    async def writable(self) -> None:
-        """Wait until the client has taken some. Raises ClientGone."""
 
     async def finish(self) -> None:
         """End our side, and wait a little for the end of theirs (RFC 9112 9.6)."""
@@ -184,19 +186,25 @@ class SocketTransport:
             try:
                 sent = self._socket.send(rest, socket.MSG_MORE if more else 0)
             except BlockingIOError:
-                await self.writable()
+                await self._writable()
             except OSError as error:
                 raise ClientGone(str(error)) from None
             else:
                 self._pace.note(sent)
                 rest = rest[sent:]
 
-    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+    async def send_file(self, fd: int, offset: int, length: int) -> int:
         sent = send_file(self._socket, fd, offset, length)
-        self._pace.note(sent or 0)
+        if sent is None:
+            await self._writable()
+            return 0
+        if sent == 0:
+            raise FileChanged
+        self._pace.note(sent)
         return sent
 
-    async def writable(self) -> None:
+    async def _writable(self) -> None:
+        """Wait until the client has taken some. Raises ClientGone."""
         # A socket becomes writable in steps as large as its buffer, which take an honest slow
         # client long: what has left the kernel's queue meanwhile is what the client has taken.
         queued = self._queued()
@@ -242,7 +250,10 @@ def peer_of(sock: socket.socket | trio.socket.SocketType) -> str:
 
 
 def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | None:
-    """See Transport.try_send_file. Raises ClientGone, OSError."""
+    """What the socket takes now; None: it takes nothing; 0: the file ends before `offset`.
+
+    Raises ClientGone, OSError of the file.
+    """
     try:
         return os.sendfile(sock.fileno(), fd, offset, length)
     except BlockingIOError:
@@ -303,13 +314,10 @@ class StreamTransport:
                     raise ClientGone(str(error)) from None
             self._pace.note(len(piece))
 
-    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+    async def send_file(self, fd: int, offset: int, length: int) -> int:
         raise NotImplementedError
 
     async def turn(self) -> None:
-        raise NotImplementedError
-
-    async def writable(self) -> None:
         raise NotImplementedError
 
     async def finish(self) -> None:
