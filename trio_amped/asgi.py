@@ -51,6 +51,9 @@ class StaticFiles:
     where that is not passed on (Starlette's Mount) use `opened` in the lifespan of what it is
     mounted in.
 
+    Where the server offers zero copy send, that is used: a middleware that changes bodies must take
+    it out of the `extensions` of the scope.
+
     `stats` are its counters. A request raises RuntimeError where there is no trio, OSError when
     the root cannot be opened, and FileChanged or OSError when a body that has begun cannot be
     finished: the server is to close the connection then. Cancelling one leaves nothing behind.
