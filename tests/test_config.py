@@ -198,6 +198,7 @@ def test_the_settings_of_a_site_cannot_be_beside_sites(settings: dict[str, Any])
         ({"prefix": "a"}, "prefix must be the path of a folder, as in a URL, not 'a'"),
         ({"hosts": ["a:1"]}, "hosts must be names or addresses without a port, not 'a:1'"),
         ({"hosts": "a"}, "hosts must be a list of strings, not one string"),
+        ({"fallback": 5}, "fallback must be the path of a page, or an async callable"),
     ],
 )
 def test_sites_that_cannot_be(settings: dict[str, Any], message: str) -> None:

@@ -124,6 +124,8 @@ class Site:
         for name in _LISTS:
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a list of strings, not one string")
+        if not (self.fallback is None or isinstance(self.fallback, str) or callable(self.fallback)):
+            raise ValueError("fallback must be the path of a page, or an async callable")
         Routes([(self.hosts, self.prefix)])
         self.policy()
 

@@ -122,6 +122,27 @@ async def test_its_deadlines_hold(autojump_clock: MockClock) -> None:
     assert answer.status == 408
 
 
+@pytest.mark.parametrize("is_socket", [False, True])
+async def test_a_stream_that_is_closed(is_socket: bool) -> None:
+    if is_socket:
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        stream: trio.abc.Stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    else:
+        stream, _ = memory_stream_pair()
+    await stream.aclose()
+    with trio.testing.assert_checkpoints():
+        await handle_connection(stream, simulated(SimDisk(FILES)))
+
+
+async def test_a_client_that_asks_for_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with trio.testing.assert_checkpoints():
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        await handle_connection(stream, simulated(SimDisk(FILES)))
+
+
 async def test_draining_ends_what_is_idle(autojump_clock: MockClock) -> None:
     sites = simulated(SimDisk(FILES, open_latency=1.0))
     busy, idle, late = memory_stream_pair(), memory_stream_pair(), memory_stream_pair()

@@ -27,6 +27,7 @@ Address: TypeAlias = tuple[str, int] | str
 
 async def serve(
     config: Config,
+    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     *,
     task_status: trio.TaskStatus[list[Address | None]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -34,7 +35,7 @@ async def serve(
 
     As `Server.serve`, whose counters and `drain` nobody needs.
     """
-    await Server(config).serve(task_status=task_status)
+    await Server(config).serve(listeners, task_status=task_status)
 
 
 class Server:

@@ -86,3 +86,4 @@ async def handle_connection(stream: trio.abc.Stream, sites: Sites, received: byt
     answered, as far as it can be, and logged.
     """
     await sites._handle(stream, received)
+    await trio.lowlevel.checkpoint()

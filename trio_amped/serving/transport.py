@@ -266,7 +266,7 @@ def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | N
 
 def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns) -> Transport:
     """For a stream that is taken over: a plain socket as such, since it needs no copies."""
-    if type(stream) is not trio.SocketStream:
+    if type(stream) is not trio.SocketStream or stream.socket.fileno() < 0:  # it is closed
         return StreamTransport(stream, pace)
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)  # whatever socket.setdefaulttimeout says
