@@ -8,7 +8,7 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing check-all clean
+.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing bench-asgi check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -59,6 +59,9 @@ bench-cold: .venv/test  ## measure with files that are not in memory (as root; O
 bench-listing: .venv/test  ## measure while directories of 100 000 names are listed
 	$(BIN)/python -m bench.listing $(OPTIONS)
 
+bench-asgi: .venv/bench  ## measure the ASGI application beside Starlette's under one Hypercorn
+	$(BIN)/python -m bench.asgi $(OPTIONS)
+
 soak: .venv/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
@@ -70,6 +73,7 @@ check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full 
 	$(MAKE) bench OPTIONS=
 	$(MAKE) bench-cold OPTIONS=
 	$(MAKE) bench-listing OPTIONS=
+	$(MAKE) bench-asgi OPTIONS=
 
 clean:  ## remove the environment and everything that tools left here
 	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -49,6 +49,18 @@ class Result:
     probe_lag: float = math.nan
     failed: list[str] = field(default_factory=list)
 
+    def note(self, probe: ProbeReport, stream: StreamReport) -> None:
+        """What the load has found."""
+        self.errors += probe.errors + stream.errors
+        self.cold = stream.bytes / (stream.ended - stream.started)
+        self.probe_lag = probe.lag * 1000
+        during = [wait for due, wait in probe.samples if stream.started <= due <= stream.ended]
+        ordered = sorted(1000 * wait for wait in during)
+        if ordered:
+            self.requests, self.max = len(ordered), ordered[-1]
+            self.p50 = ordered[math.ceil(0.50 * len(ordered)) - 1]
+            self.p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
+
     def judge(self, bounds: str) -> None:
         """Note every bound that does not hold (a time that is not a number holds none)."""
         if self.errors:
@@ -103,15 +115,7 @@ def measure(disk: Disk, row: Row, scratch: Path) -> Result:
     except (RuntimeError, AssertionError, OSError) as error:
         result.errors.append(str(error))
     else:
-        result.errors += probe.errors + stream.errors
-        result.cold = stream.bytes / (stream.ended - stream.started)
-        result.probe_lag = probe.lag * 1000
-        during = [wait for due, wait in probe.samples if stream.started <= due <= stream.ended]
-        ordered = sorted(1000 * wait for wait in during)
-        if ordered:
-            result.requests, result.max = len(ordered), ordered[-1]
-            result.p50 = ordered[math.ceil(0.50 * len(ordered)) - 1]
-            result.p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
+        result.note(probe, stream)
     result.judge(row.bounds)
     return result
 

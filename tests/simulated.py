@@ -213,6 +213,9 @@ class SimDisk:
         found = [listing.Entry(name, is_folder, 0, NOW) for name, is_folder in entries.items()]
         return b"".join(view.render(path, view.arranged(found), False))
 
+    def explain(self) -> str:
+        return "gate simulated"
+
     def close(self, file: OpenFile) -> None:
         del self._open[file]
         file.descriptor.release()

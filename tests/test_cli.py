@@ -89,6 +89,8 @@ def test_help_lists_every_option_with_its_default_and_unit(
     text = capsys.readouterr().out
     assert "twice: at once" in text
     for field in dataclasses.fields(Config):
+        if field.metadata.get("option", "") is None:
+            continue
         option = "--" + field.metadata.get("option", field.name.replace("_", "-"))
         if field.default is True:
             option = option.replace("--", "--no-", 1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_amped
-from trio_amped.config import Config
+from trio_amped.config import Config, Site
 from trio_amped.semantics.request import Request
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -117,7 +117,9 @@ def test_an_empty_root_is_none() -> None:
         Config(root="")
 
 
-LISTS = [name for name, field in FIELDS.items() if isinstance(field.default, tuple)]
+LISTS = [
+    name for name, field in FIELDS.items() if isinstance(field.default, tuple) and name != "sites"
+]
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -155,3 +157,59 @@ def test_what_it_says_of_the_answers() -> None:
     assert policy.media_type(b"a.txt") == b"text/plain; charset=latin-1"
     assert policy.lists_directories
     assert (policy.fallback, policy.error_pages) == (b"index.html", {404: b"404.html"})
+
+
+# ------------------------------------------------------------------ sites
+
+
+async def api(exchange: object) -> None:
+    """An application."""
+
+
+def test_a_config_is_a_site_of_its_own() -> None:
+    config = Config(root="/srv", prefix="/static/", fallback=api)
+    assert list(config.all_sites) == [config]
+    assert config.application is api
+    assert config.policy().fallback is None
+    assert Config(fallback="/index.html").application is None
+
+
+def test_several_sites_stand_instead_of_one() -> None:
+    sites = [Site("/a"), Site("/b", prefix="/b/"), Site("/c", hosts=["c.example"])]
+    assert Config(sites=sites, port=0).all_sites == sites
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"root": "/srv"}, {"prefix": "/a"}, {"hosts": ["h"]}, {"listing": True}, {"fallback": api}],
+)
+def test_the_settings_of_a_site_cannot_be_beside_sites(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"^{name} must be given to the sites, not beside them$"):
+        make(sites=[Site("/a")], **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sites": ["/a"]}, "sites must be a list of Site"),
+        ({"sites": "/a"}, "sites must be a list of Site"),
+        ({"sites": [Site("/a"), Site("/b")]}, "prefix must not be that of two sites: /"),
+        ({"prefix": "a"}, "prefix must be the path of a folder, as in a URL, not 'a'"),
+        ({"hosts": ["a:1"]}, "hosts must be names or addresses without a port, not 'a:1'"),
+        ({"hosts": "a"}, "hosts must be a list of strings, not one string"),
+        ({"fallback": 5}, "fallback must be the path of a page, or an async callable"),
+    ],
+)
+def test_sites_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make(**settings)
+
+
+def test_a_site_has_a_root() -> None:
+    with pytest.raises(TypeError):
+        Site()  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="root must not be empty"):
+        Site("")
+    with pytest.raises(ValueError, match="must be a list of strings"):
+        Site("/a", cors="*")

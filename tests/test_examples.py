@@ -1,10 +1,13 @@
 """The examples run, and do what their readers will copy them for."""
 
 import ast
+import http.client
 import json
 import os
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,9 +25,9 @@ SITE = EXAMPLES / "site"
 
 
 @contextmanager
-def running_example(name: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+def running_example(name: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """An example as a process of its own, from a folder that is not its own, and its output."""
-    argv = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+    argv = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(
         argv,
@@ -44,9 +47,9 @@ def running_example(name: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_embed(number: signal.Signals) -> None:
     with running_example("embed.py") as (process, output):
-        files = output.readline()
-        assert files.startswith("files at http://127.0.0.1:")
-        port = int(files.rstrip("/\n").rsplit(":", 1)[1])
+        line = output.readline()
+        assert line.startswith("serving http://127.0.0.1:")
+        port = int(line.rstrip("/\n").rsplit(":", 1)[1])
         with Client(port) as client:
             for path, name in (
                 ("/", "index.html"),
@@ -55,17 +58,52 @@ def test_embed(number: signal.Signals) -> None:
             ):
                 assert client.get(path).body == (SITE / name).read_bytes()
             assert client.get("/about").fields["location"] == "/about/"
+            assert client.get("/nope").body == b"no such file, and no such call\n"
+            counters = json.loads(client.get("/api/counters").body)
+        assert counters["requests"] == 6
+        assert counters["responses"] == {"200": 3, "301": 1, "404": 1}
 
-        *_, host, other_port = output.readline().split()
-        caller = socket.create_connection((host, int(other_port)), GUARD)
-        with caller, caller.makefile() as lines:
-            counters = json.loads(lines.read())
-        assert counters["requests"] == 4
-        assert counters["responses"] == {"200": 3, "301": 1}
+        caller = http.client.HTTPConnection("127.0.0.1", port, timeout=GUARD)
+        parts = iter([b"one ", b"two"])
+        caller.request("PUT", "/api/shout", body=parts, encode_chunked=True)
+        assert caller.getresponse().read() == b"ONE TWO"
+        caller.close()
 
         process.send_signal(number)
         assert process.wait(GUARD) == 0
         assert output.read() == ""
+
+
+def test_tls(tmp_path: Path) -> None:
+    authority = tmp_path / "authority.pem"
+    with running_example("tls.py", str(authority)) as (process, output):
+        line = output.readline()
+        assert line.startswith("serving https://localhost:"), output.read()
+        port = int(line.split("/")[2].rpartition(":")[2])
+        context = ssl.create_default_context(cafile=str(authority))
+        client = http.client.HTTPSConnection("localhost", port, context=context, timeout=GUARD)
+        for _ in range(2):
+            client.request("GET", "/downloads/primes.txt")
+            assert client.getresponse().read() == (SITE / "downloads/primes.txt").read_bytes()
+        client.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(GUARD) == 0
+        assert output.read() == "stopped\n"
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with running_example("unix_socket.py", str(path)) as (process, output):
+        assert output.readline() == f"serving at {path}\n"
+        with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as answer:
+            client.settimeout(GUARD)
+            client.connect(str(path))
+            client.sendall(b"GET /style.css HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert answer.read().endswith(b"\r\n\r\n" + (SITE / "style.css").read_bytes())
+        assert re.fullmatch(r"200 GET /style\.css [0-9.]+ ms\n", output.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(GUARD) == 0
+        assert not path.exists()
 
 
 def test_gate_only() -> None:
@@ -78,7 +116,25 @@ def test_gate_only() -> None:
         assert process.wait(GUARD) == 0
 
 
-@pytest.mark.parametrize("name", ["embed.py", "gate_only.py"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asgi_quart(number: signal.Signals) -> None:
+    with running_example("asgi_quart.py") as (process, output):
+        first = output.readline()
+        found = re.search(r"Running on http://127\.0\.0\.1:(\d+) ", first)
+        assert found, first
+        with Client(int(found[1])) as client:
+            assert client.get("/").body == (SITE / "index.html").read_bytes()
+            assert client.get("/style.css").body == (SITE / "style.css").read_bytes()
+            assert json.loads(client.get("/api/time").body)["seconds"] > 0
+            assert client.get("/api/nothing").status == 404
+        process.send_signal(number)
+        assert process.wait(GUARD) == 0
+        assert output.read() == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["asgi_quart.py", "embed.py", "gate_only.py", "tls.py", "unix_socket.py"]
+)
 def test_an_example_is_short_enough_to_copy(name: str) -> None:
     source = (EXAMPLES / name).read_text()
     assert len(source.splitlines()) <= 60

@@ -20,6 +20,8 @@ MAY_IMPORT: Final = {
     "semantics": frozenset[str](),
     "disk": LEAVES | {"semantics"},
     "serving": LEAVES | {"semantics", "disk"},
+    # Not a room: the serving room for clients whom an ASGI server awaits.
+    "asgi": LEAVES | {"semantics", "disk", "serving"},
     "config": frozenset({"semantics"}),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
@@ -34,13 +36,16 @@ MAY_NOT_IMPORT: Final = {
     ),
     "disk": frozenset({"h11", "asyncio"}),
     "serving": frozenset({"mmap", "ctypes", "threading", "subprocess", "asyncio", "pathlib", "io"}),
+    # It needs none of those whom it serves.
+    "asgi": frozenset({"socket", "h11", "asyncio", "anyio", "hypercorn", "starlette", "quart"}),
 }
 # Files are touched in the disk room alone; sendfile is how the transport sends what it was given.
 TOUCHES_FILES: Final = frozenset(
     {"open", "openat", "stat", "lstat", "fstat", "read", "pread", "preadv", "readv", "scandir"}
     | {"listdir", "walk", "access", "readlink", "close", "dup", "sendfile", "posix_fadvise"}
 )
-EXEMPT: Final = {("serving/transport.py", "os.sendfile")}
+# An fstat of a file that is open does not wait either.
+EXEMPT: Final = {("serving/transport.py", "os.sendfile"), ("asgi.py", "os.fstat")}
 # Imported when it is asked for, which a helper never does.
 LAZY: Final = {("disk/__init__.py", "reader")}
 # Clients are awaited in the serving room alone; the disk room's sockets lead to its helpers.
@@ -120,12 +125,12 @@ def calls(tree: ast.AST) -> Iterator[str]:
 
 def _may_call(path: str, home: str, call: str) -> bool:
     owner, _, name = call.rpartition(".")
-    if home in ("semantics", "serving"):
+    if home in ("semantics", "serving", "asgi"):
         if call in ("open", "io.open") or owner in ("mmap", "pathlib", "Path"):
             return False
         if owner == "os" and name in TOUCHES_FILES and (path, call) not in EXEMPT:
             return False
-    return not (home in ("semantics", "disk") and name in LISTENS)
+    return not (home in ("semantics", "disk", "asgi") and name in LISTENS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -162,6 +167,12 @@ PLANTED = [
     ("serving/a.py", "os.sendfile(1, 2, 0, 1)"),
     ("serving/transport.py", "os.fstat(1)"),
     ("serving/a.py", "with open('x') as f: pass"),
+    ("asgi.py", "import hypercorn"),
+    ("asgi.py", "from starlette.types import Scope"),
+    ("asgi.py", "from .cli import main"),
+    ("asgi.py", "os.stat('x')"),
+    ("asgi.py", "open('x')"),
+    ("asgi.py", "trio.open_tcp_listeners(0)"),
     ("config.py", "from .stats import Stats"),
     ("supervisor.py", "from .serving.server import Server"),
     ("supervisor.py", "from . import cli"),
@@ -194,6 +205,7 @@ ALLOWED = [
     ("serving/a.py", "await disk.open(path)\ndisk.close(file)\nawait listener.accept()"),
     ("disk/helper.py", "import os\nfrom . import kernel, opening\nfrom .messages import Order"),
     ("disk/directories.py", "from ..semantics.listing import View"),
+    ("asgi.py", "import os\nfrom .serving.handler import handle\nos.fstat(1)"),
     ("cli.py", "from .serving.server import Server\nfrom . import __version__"),
 ]
 

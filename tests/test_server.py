@@ -24,7 +24,7 @@ from tests.simulated import SimDisk
 from trio_amped import Config
 from trio_amped.disk import helper
 from trio_amped.serving.lane import Handover
-from trio_amped.serving.site import Site
+from trio_amped.serving.router import Router
 
 SIZE = 5 * MIB
 SMALL_FILE = b"small"
@@ -404,7 +404,7 @@ async def test_a_drain_without_a_deadline_is_a_drain(
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with ours:
-        await server._handle(Handover(theirs, b""), Site(SimDisk({}), server.config))
+        await server._handle(Handover(theirs, b""), Router(server.config, [SimDisk({})]))
     assert trio.current_time() == 0
 
 

@@ -97,10 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     everyday = parser.add_argument_group("what to serve, and how")
     limits = parser.add_argument_group("limits and deadlines")
     types = get_type_hints(Config)
-    for field in dataclasses.fields(Config):
+    for field in _options():
         group = limits if field.name.startswith(_LIMITS + _DEADLINES) else everyday
         group.add_argument(_option(field), dest=field.name, **_argument(field, types[field.name]))
     return parser
+
+
+def _options() -> list["dataclasses.Field[Any]"]:
+    """The settings that have an option, as they are shown: where, and then what and how."""
+    fields = [each for each in dataclasses.fields(Config) if each.metadata.get("option", True)]
+    return sorted(fields, key=lambda field: field.name not in ("root", "host", "port"))
 
 
 def _option(field: "dataclasses.Field[Any]") -> str:
@@ -153,7 +159,7 @@ def _separated(separator: str) -> Callable[[str], tuple[str, ...]]:
 def _with_option(message: str) -> str:
     """A ValueError of Config, with the option's name instead of the setting's."""
     name, _, rest = message.partition(" ")
-    options = {field.name: _option(field) for field in dataclasses.fields(Config)}
+    options = {field.name: _option(field) for field in _options()}
     return f"{options[name]} {rest}"
 
 

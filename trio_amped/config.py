@@ -2,37 +2,70 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any, Final, Literal, get_args
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from .semantics.globs import HASHED
 from .semantics.policy import Policy
+from .semantics.routing import Routes
 
+
+class Answered(NamedTuple):
+    """An answer that has ended, for a log of requests.
+
+    `method` and `target` as they were sent, "" where they could not be read; `sent`: bytes of it
+    that the client was sent, with its head; `seconds` from the end of the request's head to the end
+    of the answer; `peer`: the address of the client, "" where it has none.
+    """
+
+    method: str
+    target: str
+    status: int
+    sent: int
+    seconds: float
+    peer: str
+
+
+Application: TypeAlias = Callable[[Any], Awaitable[object]]
+"""An async callable that answers one request: `async def api(exchange: Exchange) -> None`."""
 GateMode = Literal["auto", "mincore", "nowait", "always", "never"]
 HelperKind = Literal["thread", "process"]
 
 
 def _setting(default: Any, help: str, **more: Any) -> Any:
     """A field. `least` and `most` bound a number; `option` is its name on the command line, where
-    it differs; there `metavar` is its value, `bare` that of the option alone, and `separator`
-    stands between the values of a list, which are otherwise given one by one."""
+    it differs (None: it has none, it is for programs); there `metavar` is its value, `bare` that of
+    the option alone, and `separator` stands between the values of a list, which are otherwise given
+    one by one."""
     return dataclasses.field(default=default, metadata={"help": help, **more})
 
 
-_LISTS: Final = ("precompressed", "headers", "immutable", "cors", "media_types", "error_pages")
+_LISTS: Final = (
+    *("hosts", "precompressed", "headers", "immutable", "cors", "media_types", "error_pages"),
+)
 _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """How to serve one root. Times are in seconds, sizes in bytes.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Site:
+    """One folder, where it is found, and how its files are answered: `Site(root, prefix=...)`.
+
+    A request goes to the sites that name its host, or else to those that name none; among them to
+    the one whose prefix is the longest that its path begins with. `fallback` is the path of a page,
+    or an application: an async callable, which is given an `Exchange` for whatever is no file of
+    the site, see `Exchange`.
 
     Raises ValueError, with a sentence for the user, for a value that cannot be.
     """
 
-    root: str | os.PathLike[str] = _setting(".", "the folder to serve")
-    host: str = _setting("127.0.0.1", "the address or name to listen on")
-    port: int = _setting(8000, "the port to listen on; 0: any free one", least=0, most=65535)
+    root: str | os.PathLike[str] = dataclasses.field(metadata={"help": "the folder to serve"})
+    _: dataclasses.KW_ONLY
+    prefix: str = _setting(
+        "/", "the path below which its files are, as in a URL: /static/", option=None
+    )
+    hosts: Sequence[str] = _setting(
+        (), "the names of its hosts, without a port; none: any other host", option=None
+    )
 
     precompressed: Sequence[str] = _setting(
         ("br", "zstd", "gzip"),
@@ -71,7 +104,7 @@ class Config:
     )
     charset: str = _setting("utf-8", "the character encoding of text files; '': do not say")
     listing: bool = _setting(False, "show directories that have no index.html")
-    fallback: str | None = _setting(
+    fallback: str | Application | None = _setting(
         None,
         "the page for browsers at paths where no file is, such as /index.html for an application "
         "of a single page",
@@ -83,6 +116,52 @@ class Config:
         "gets a line of text",
         option="error-page",
         metavar="STATUS=/PAGE",
+    )
+
+    def __post_init__(self) -> None:
+        if not os.fspath(self.root):
+            raise ValueError("root must not be empty")
+        for name in _LISTS:
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a list of strings, not one string")
+        if not (self.fallback is None or isinstance(self.fallback, str) or callable(self.fallback)):
+            raise ValueError("fallback must be the path of a page, or an async callable")
+        Routes([(self.hosts, self.prefix)])
+        self.policy()
+
+    @property
+    def application(self) -> Application | None:
+        """The fallback, if it is one that can be called."""
+        return self.fallback if callable(self.fallback) else None
+
+    def policy(self) -> Policy:
+        """What these settings say of the answers, ready for use."""
+        return Policy(
+            precompressed=self.precompressed,
+            headers=self.headers,
+            immutable=self.immutable,
+            cors=self.cors,
+            media_types=self.media_types,
+            charset=self.charset,
+            listing=self.listing,
+            fallback=self.fallback if isinstance(self.fallback, str) else None,
+            error_pages=self.error_pages,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Config(Site):
+    """How to serve: the settings of one site, or several `sites`, and those of the server.
+
+    Times are in seconds, sizes in bytes. Raises ValueError, with a sentence for the user, for a
+    value that cannot be.
+    """
+
+    root: str | os.PathLike[str] = _setting(".", "the folder to serve")
+    host: str = _setting("127.0.0.1", "the address or name to listen on")
+    port: int = _setting(8000, "the port to listen on; 0: any free one", least=0, most=65535)
+    sites: Sequence[Site] = _setting(
+        (), "several sites, instead of the settings of one here", option=None
     )
 
     gate: GateMode = _setting(
@@ -131,9 +210,14 @@ class Config:
         10.0, "seconds for what is being sent when the server stops", least=0
     )
 
+    on_request: Callable[[Answered], object] | None = _setting(
+        None,
+        "called when an answer has ended, with an Answered; what it takes, all clients wait for",
+        option=None,
+    )
+
     def __post_init__(self) -> None:
-        if not os.fspath(self.root):
-            raise ValueError("root must not be empty")
+        Site.__post_init__(self)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least, most = field.metadata.get("least"), field.metadata.get("most")
@@ -146,21 +230,19 @@ class Config:
         for name, choices in (("gate", GateMode), ("helpers", HelperKind)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}")
-        for name in _LISTS:
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a list of strings, not one string")
-        self.policy()
+        if self.sites:
+            self._check_sites()
 
-    def policy(self) -> Policy:
-        """What these settings say of the answers, ready for use."""
-        return Policy(
-            precompressed=self.precompressed,
-            headers=self.headers,
-            immutable=self.immutable,
-            cors=self.cors,
-            media_types=self.media_types,
-            charset=self.charset,
-            listing=self.listing,
-            fallback=self.fallback,
-            error_pages=self.error_pages,
-        )
+    def _check_sites(self) -> None:
+        if not all(isinstance(site, Site) for site in self.sites):
+            raise ValueError("sites must be a list of Site")
+        for field in dataclasses.fields(Site):
+            default = "." if field.name == "root" else field.default
+            if getattr(self, field.name) != default:
+                raise ValueError(f"{field.name} must be given to the sites, not beside them")
+        Routes([(site.hosts, site.prefix) for site in self.sites])
+
+    @property
+    def all_sites(self) -> Sequence[Site]:
+        """What is served: the `sites`, or else the one that these settings are."""
+        return self.sites or (self,)

@@ -16,8 +16,8 @@ from trio_amped.config import Config
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Handover, Lane
+from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
-from trio_amped.serving.site import Site
 from trio_amped.serving.transport import Pace, StreamTransport
 
 LINKS: Final = st.sampled_from(["memory", "lockstep"])
@@ -33,7 +33,7 @@ class Host:
         self.disk = disk
         self.config = config
         self.server = Server(config)
-        self.site = Site(disk, config)
+        self.site = Router(config, [disk])
         self.lane: Lane | None = None
         self.answers: Answers | None = None
         self.scope = trio.CancelScope()
@@ -46,9 +46,7 @@ class Host:
         with self.scope:
             if self.way == "lane":
                 async with trio.open_nursery() as nursery:
-                    self.lane = await nursery.start(
-                        self.server._serve_by_lane, [], self.site, self.disk
-                    )
+                    self.lane = await nursery.start(self.server._serve_by_lane, [], self.site)
                     task_status.started()
             else:
                 await self._run_tasks(task_status)
@@ -56,7 +54,7 @@ class Host:
     async def _run_tasks(self, task_status: trio.TaskStatus[None]) -> None:
         async with contextlib.AsyncExitStack() as stack:
             if self.way == "answers":
-                self.answers = self.server._answers(self.site, self.disk)
+                self.answers = Answers(self.site, self.config)
                 await stack.enter_async_context(self.answers.swept())
             async with trio.open_nursery() as self._nursery:
                 task_status.started()

@@ -24,7 +24,7 @@ from tests.serving.peers import WAYS
 from tests.simulated import NOW
 from trio_amped.disk.interface import FileChanged
 from trio_amped.serving.connection import Connection
-from trio_amped.serving.site import Site
+from trio_amped.serving.root import DocumentRoot
 
 FILES = {b"index.html": 13, b"a.txt": 10, b"s.js": 70_000, b"s.js.br": 100, b"folder": -1}
 GET = b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -163,16 +163,16 @@ def test_every_point_is_found(way: str) -> None:
 
 
 def test_a_leak_at_one_point_is_found() -> None:
-    close = Site._open_sidecar
+    close = DocumentRoot._open_sidecar
 
-    async def forgetful(self: Site, path: bytes, original: object) -> object:
+    async def forgetful(self: DocumentRoot, path: bytes, original: object) -> object:
         file = await close(self, path, original)  # type: ignore[arg-type]
         if file is not None:
             await trio.lowlevel.checkpoint()  # cancelled here, nobody closes it
         return file
 
     scene = Scene(FILES, LARGE)
-    with mock.patch.object(Site, "_open_sidecar", forgetful), pytest.raises(AssertionError):
+    with mock.patch.object(DocumentRoot, "_open_sidecar", forgetful), pytest.raises(AssertionError):
         cancellation.check_cancellations(scene)
 
 

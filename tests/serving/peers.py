@@ -19,8 +19,8 @@ from trio_amped.config import Config
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Lane
+from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
-from trio_amped.serving.site import Site
 from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport, Turns
 from trio_amped.stats import Stats
 
@@ -67,8 +67,8 @@ def connection(
 ) -> Connection:
     """A new connection, as the server makes it for a client that has just come."""
     deadline = trio.current_time() + config.head_timeout
-    site = Site(disk, config)
-    return Connection(transport, config, site, stats, answers=answers, first_deadline=deadline)
+    sites = Router(config, [disk])
+    return Connection(transport, config, sites, stats, answers=answers, first_deadline=deadline)
 
 
 class Client:
@@ -200,8 +200,8 @@ async def on_the_lane(
     server = Server(config or Config())
     disk.has_real_descriptors = True
     async with trio.open_nursery() as nursery:
-        site = Site(disk, server.config)
-        lane = await nursery.start(server._serve_by_lane, list(listeners), site, disk)
+        sites = Router(server.config, [disk])
+        lane = await nursery.start(server._serve_by_lane, list(listeners), sites)
         laned = Laned(server, lane)
         try:
             yield laned
@@ -242,7 +242,7 @@ async def converse_with_answers(
 ) -> bytes:
     """The same by a task to which answers are kept ready."""
     config = config or Config()
-    answers = Server(config)._answers(Site(disk, config), disk)
+    answers = Answers(Router(config, [disk]), config)
     async with answers.swept():
         return await converse_by_task(disk, pieces, config, answers)
 

@@ -15,11 +15,10 @@ from tests.serving.peers import converse_by_task
 from tests.simulated import DAY, NANO, NOW, Entry, SimDisk, SimFile
 from trio_amped.config import Config
 from trio_amped.disk.interface import OpenFile
-from trio_amped.disk.open_files import OpenFiles
 from trio_amped.semantics.common import match_common
 from trio_amped.serving import answers as answers_module
-from trio_amped.serving.answers import DEPENDS_ON, Answer, Answers
-from trio_amped.serving.site import Site
+from trio_amped.serving.answers import Answer, Answers
+from trio_amped.serving.router import Router
 
 SMALL = 64 * 1024
 AGE = 1.0  # seconds: --revalidate
@@ -33,10 +32,11 @@ class Desk:
     def __init__(
         self, entries: Mapping[bytes, Entry] = FILES, *, most: int = 100, **settings: Any
     ) -> None:
-        self.config = Config(**({"revalidate": AGE} | settings))
+        settings = {"revalidate": AGE, "max_open_files": most} | settings
+        self.config = Config(open_file_timeout=UNUSED, **settings)
         self.disk = SimDisk(entries)
-        self.files = OpenFiles(self.disk, most, self.config.revalidate, UNUSED)
-        self.answers = Answers(Site(self.disk, self.config), self.files, self.config.revalidate)
+        self.answers = Answers(Router(self.config, [self.disk]), self.config)
+        [self.files] = self.answers.files
 
     def ask(self, target: str, *fields: str, method: str = "GET") -> Answer | None:
         """At another moment than whatever was asked before."""
@@ -44,7 +44,7 @@ class Desk:
         self.answers.moment += 1
         match = match_common(get(target, *fields, method=method))
         assert match is not None
-        return self.answers.find(match.group(*DEPENDS_ON))
+        return self.answers.find(match.group(*self.answers.depends_on))
 
     def wire(self, target: str, *fields: str, method: str = "GET") -> bytes:
         answer = self.ask(target, *fields, method=method)
@@ -432,7 +432,7 @@ async def test_in_one_moment_a_file_is_asked_once(autojump_clock: MockClock) -> 
     desk.files.is_unchanged = is_unchanged
     match = match_common(get("/a.txt", f"If-None-Match: {ETAG}"))
     assert match is not None
-    key = match.group(*DEPENDS_ON)
+    key = match.group(*desk.answers.depends_on)
     desk.ask("/a.txt", f"If-None-Match: {ETAG}")
     asked = 0
     desk.answers.moment += 1

@@ -16,8 +16,7 @@ from trio_amped.config import Config
 from trio_amped.semantics.request import Request
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.framing import Framing
-from trio_amped.serving.server import Server
-from trio_amped.serving.site import Site
+from trio_amped.serving.router import Router
 
 HUGE = LARGE * 50  # more than the kernel's buffers hold
 TEN = b"0123456789"
@@ -43,14 +42,14 @@ async def served(disk: SimDisk, link: Link, config: Config | None = None) -> Asy
     """A client, whose connection has the use of kept answers; at the end no file is open."""
     config = config or Config()
     disk.has_real_descriptors = True
-    answers = Server(config)._answers(Site(disk, config), disk)
+    answers = Answers(Router(config, [disk]), config)
     peer = Peer(disk, config, link, answers)
     async with answers.swept(), trio.open_nursery() as nursery:
         nursery.start_soon(peer.serve)
         yield peer
         await trio.aclose_forcefully(peer.stream)
         await peer.ended.wait()
-        assert disk.open_files == len(answers.files._lookups)
+        assert disk.open_files == len(answers.files[0]._lookups)
     assert disk.open_files == 0
 
 

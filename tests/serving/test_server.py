@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,10 +15,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.serving.cases import LARGE, get
 from tests.serving.client import Answer, parse
 from tests.simulated import SimDisk, failure
-from trio_amped import Config, Server, serve
+from trio_amped import Config, Server, Site, serve
 from trio_amped.serving.lane import Handover
+from trio_amped.serving.room import Room
+from trio_amped.serving.router import Router
 from trio_amped.serving.server import _BoundedListener
-from trio_amped.serving.site import Site
+from trio_amped.stats import Stats
 
 PATIENCE = 20.0  # seconds: a wait that takes this long has failed
 
@@ -73,6 +76,28 @@ async def test_serve_is_one_line_in_a_nursery(root: Path, caplog: pytest.LogCapt
 async def test_a_root_that_cannot_be_served(tmp_path: Path) -> None:
     with pytest.RaisesGroup(FileNotFoundError, flatten_subgroups=True, allow_unwrapped=True):
         await serve(config(tmp_path / "missing"))
+
+
+async def test_several_roots_share_what_serves_them(root: Path, tmp_path: Path) -> None:
+    static = tmp_path / "other"
+    static.mkdir()
+    (static / "b.txt").write_bytes(b"other")
+    sites = [Site(root), Site(static, prefix="/static")]
+    server = Server(Config(sites=sites, port=0, max_helpers=2))
+    async with running(server) as address:
+        for _ in range(2):
+            assert (await ask(address, get("/a.txt"))).body == b"0123456789"
+            assert (await ask(address, get("/static/b.txt"))).body == b"other"
+            assert (await ask(address, get("/large.bin"))).body == LARGE * 50
+        assert server.stats.helpers <= 2
+
+
+async def test_a_second_root_that_cannot_be_served(root: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    sites = [Site(root), Site(root / "missing", prefix="/static")]
+    with pytest.raises(FileNotFoundError):
+        await serve(Config(sites=sites, port=0))
+    assert os.listdir("/proc/self/fd") == before
 
 
 async def test_an_address_that_is_in_use(root: Path) -> None:
@@ -145,7 +170,7 @@ async def test_a_connection_that_was_accepted_while_draining(autojump_clock: Moc
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with ours:
-        await server._handle(Handover(theirs, b""), Site(SimDisk({}), server.config))
+        await server._handle(Handover(theirs, b""), Router(server.config, [SimDisk({})]))
     assert trio.current_time() == 0
 
 
@@ -161,16 +186,18 @@ class FailingListener:
 
 
 async def test_no_room_is_taken_when_accepting_fails() -> None:
-    listener, room = FailingListener(), trio.Semaphore(1)
+    stats = Stats()
+    listener, room = FailingListener(), Room(stats, 1)
     bounded = _BoundedListener(listener, room)  # type: ignore[arg-type]
     for _ in range(2):
         with pytest.raises(OSError, match="Too many open files"):
             await bounded.accept()
-    assert (listener.asked, room.value) == (2, 1)
+    assert (listener.asked, stats.connections_open) == (2, 0)
 
 
 async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> None:
-    room = trio.Semaphore(0)
+    stats = Stats(connections_open=1)
+    room = Room(stats, 1)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     bounded = _BoundedListener(listener, room)
     async with await trio.open_tcp_stream(*listener.socket.getsockname()) as client:
@@ -179,5 +206,5 @@ async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> No
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert await client.receive_some() == b""
-    assert room.value == 0
+    assert stats.connections_open == 1
     await bounded.aclose()

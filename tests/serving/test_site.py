@@ -18,7 +18,7 @@ from tests.simulated import DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile, failu
 from trio_amped.config import Config
 from trio_amped.semantics.request import Request
 from trio_amped.semantics.target import Target
-from trio_amped.serving.site import Site
+from trio_amped.serving.root import DocumentRoot
 
 Fields: TypeAlias = dict[str, str | None]
 
@@ -354,10 +354,14 @@ async def test_the_log_says_once_what_is_not_used(
     ]
 
 
+def root_of(disk: SimDisk, config: Config) -> DocumentRoot:
+    return DocumentRoot(disk, config, config.revalidate)
+
+
 async def test_what_was_said_is_not_remembered_for_ever(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site = Site(SimDisk({}), Config())
+    site = root_of(SimDisk({}), Config())
     for number in range(2500):
         site._tell(f"line {number}")
         assert len(site._told) <= 1000
@@ -413,14 +417,14 @@ async def test_missing_pages_are_found_at_the_start(
 ) -> None:
     disk = SimDisk(SITE)
     pages = ("404=/404.html", "500=/gone.html")
-    await Site(disk, Config(fallback="/list", error_pages=pages)).check_pages()
+    await root_of(disk, Config(fallback="/list", error_pages=pages)).check_pages()
     assert [each.getMessage() for each in caplog.records] == [
         "the page gone.html is not used: opening failed: No such file or directory",
         "the page list is not used: it is no regular file",
     ]
     assert disk.open_files == 0
     slow = SimDisk(SITE, open_latency=60.0)
-    await Site(slow, Config(error_pages=pages)).check_pages()
+    await root_of(slow, Config(error_pages=pages)).check_pages()
     assert trio.current_time() == 1.0
 
 
@@ -446,7 +450,7 @@ async def test_that_there_is_no_sidecar_is_remembered_for_a_while(
 
 async def test_it_is_not_remembered_of_too_many(autojump_clock: MockClock) -> None:
     files: dict[bytes, Entry] = {b"%d" % number: b"x" for number in range(10_010)}
-    site = Site(SimDisk(files), Config(precompressed=("br",)))
+    site = root_of(SimDisk(files), Config(precompressed=("br",)))
     request = Request(b"GET", b"/", b"1.1", ())
     for path in files:
         found = await site.find(request, Target(path, False, None))

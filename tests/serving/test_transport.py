@@ -118,9 +118,9 @@ async def test_a_stream_transport_sends_no_files(autojump_clock: MockClock) -> N
     transport = StreamTransport(memory_stream_pair()[0], Pace(Config(), Stats()))
     assert not transport.can_send_files
     with pytest.raises(NotImplementedError):
-        transport.try_send_file(0, 0, 1)
+        await transport.send_file(0, 0, 1)
     with pytest.raises(NotImplementedError):
-        await transport.writable()
+        await transport.turn()
 
 
 class Failing(socket.socket):

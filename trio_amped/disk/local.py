@@ -36,27 +36,52 @@ _LISTER_NICENESS: Final = 10
 
 @contextlib.asynccontextmanager
 async def open_disk(config: Config, stats: Stats) -> AsyncIterator["LocalDisk"]:
-    """The files below `config.root`, with helpers ready. Raises OSError about the root."""
-    # Absolute, since the path is resolved again and again; not normalised, since what ".."
-    # means is for the kernel to say.
-    path = os.path.join(os.getcwdb(), os.fsencode(config.root))
-    root = await open_root(path)
+    """The files below the root of a config for one site. Raises OSError about the root."""
+    async with open_disks(config, stats) as [disk]:
+        yield disk
+
+
+@contextlib.asynccontextmanager
+async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalDisk"]]:
+    """The files of each site, with helpers ready, which they share. Raises OSError about a root."""
     closer, remote_closer = Closer(), Closer()
+    roots = await _open_roots(config)
     try:
         async with trio.open_nursery() as nursery:
             pool = _start_pool(config, stats, remote_closer, nursery)
-            paths = PathGate(config, stats, pool, nursery, path, root)
+            gates = [PathGate(config, stats, pool, nursery, path, root) for path, root in roots]
             listings = _start_listings(config, stats, closer, nursery)
+            pages = PageGate(config.gate)
             try:
-                yield LocalDisk(config, stats, pool, closer, remote_closer, paths, listings)
+                yield [
+                    LocalDisk(config, stats, pool, closer, remote_closer, paths, listings, pages)
+                    for paths in gates
+                ]
             finally:
                 nursery.cancel_scope.cancel()
                 pool.close()
                 listings.close()
-                paths.close()
+                for paths in gates:
+                    paths.close()
     finally:
         await closer.finish()
         await remote_closer.finish()
+
+
+async def _open_roots(config: Config) -> list[tuple[bytes, Opened]]:
+    """The path and the directory of each root. Raises OSError."""
+    # Absolute, since the path is resolved again and again; not normalised, since what ".."
+    # means is for the kernel to say.
+    paths = [os.path.join(os.getcwdb(), os.fsencode(site.root)) for site in config.all_sites]
+    roots: list[tuple[bytes, Opened]] = []
+    try:
+        for path in paths:
+            roots.append((path, await open_root(path)))
+    except BaseException:
+        for _, root in roots:
+            os.close(root.descriptor)
+        raise
+    return roots
 
 
 def _start_pool(config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery) -> HelperPool:
@@ -79,7 +104,7 @@ def _start_listings(
     config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery
 ) -> Listings:
     """With processes of their own, whatever the helpers are: a thread would keep the GIL."""
-    size = _LISTERS if config.listing else 0
+    size = _LISTERS if any(site.listing for site in config.all_sites) else 0
     pool = HelperPool(
         carriers.in_processes(trio.CapacityLimiter(_LISTERS), niceness=_LISTER_NICENESS),
         closer,
@@ -93,7 +118,10 @@ def _start_listings(
 
 
 class LocalDisk:
-    """Implements interface.Disk on the kernel's files."""
+    """Implements interface.Disk on the kernel's files.
+
+    Those of one server differ in their paths alone: what is open may be used with any of them.
+    """
 
     def __init__(
         self,
@@ -104,6 +132,7 @@ class LocalDisk:
         remote_closer: Closer,
         paths: PathGate,
         listings: Listings,
+        pages: PageGate,
     ) -> None:
         self._config = config
         self._stats = stats
@@ -112,7 +141,7 @@ class LocalDisk:
         self._remote_closer = remote_closer  # a hung mount must not hold up the other
         self._paths = paths
         self._listings = listings
-        self._pages = PageGate(config.gate)
+        self._pages = pages
 
     async def open(self, path: bytes) -> OpenFile:
         """Open a path below the root ("" is the root). Raises OSError."""

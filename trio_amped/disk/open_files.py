@@ -85,6 +85,11 @@ class OpenFiles:
         self._watched: list[Lookup] | None = None
 
     @property
+    def owner(self) -> PromptDisk:
+        """The disk that closes what is shared."""
+        return self._disk
+
+    @property
     def is_empty(self) -> bool:
         return not self._lookups
 

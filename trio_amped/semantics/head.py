@@ -53,6 +53,12 @@ class HeadReader:
         """A copy of the bytes after the last head that `next_head` returned."""
         return bytes(self._buffer)
 
+    def take(self) -> bytes:
+        """The same, which is no head; what follows it is fed again. After a head alone."""
+        taken = bytes(self._buffer)
+        self._buffer.clear()
+        return taken
+
     def feed(self, data: bytes) -> None:
         """Add bytes of the stream. After an error they are dropped."""
         if self._fault is None:

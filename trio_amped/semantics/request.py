@@ -47,12 +47,16 @@ class Request:
         return any(not _ZERO.fullmatch(value) for value in self._values(b"content-length"))
 
 
-def check_request(request: Request) -> None:
-    """Raise HttpError if the request is refused whatever its target: 505, 400, 405, 501, 417."""
+def check_request(request: Request, *, any_method: bool = False) -> None:
+    """Raise HttpError if the request is refused whatever its target: 505, 400, 405, 501, 417.
+
+    `any_method`: an application answers those that are not for files. A CONNECT is none of its.
+    """
     _check_version(request)
     _check_framing(request)
     _check_host(request)
-    _check_method(request)
+    if not any_method or request.method == b"CONNECT":
+        _check_method(request)
     _check_expect(request)
 
 

@@ -1,7 +1,7 @@
 """Owns what a request target names: a path below the root, decoded and normalised. Pure."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import quote, unquote_to_bytes
 
@@ -10,6 +10,8 @@ from .errors import HttpError
 _VISIBLE = re.compile(rb"[!-~]++")
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/?]*+)(?P<rest>.*+)", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+_PORT = re.compile(rb":[0-9]*\Z")
 
 _NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=]"  # unreserved and sub-delims
 _HOST = re.compile(
@@ -25,14 +27,33 @@ class Target:
     """What a request target names.
 
     `path`: decoded, relative to the root, without a slash at either end; b"" is the root. No
-    segment is empty, "." or "..", and none has a slash or a NUL in it.
+    segment is empty, "." or "..", and none has a NUL in it, nor a slash where there is no
+    `refusal`.
     `is_directory`: the target ended in a slash or in a dot segment.
     `query`: as it was sent; None if there was no "?".
+    `refusal`: why no file may be named like this, see `check`.
     """
 
     path: bytes
     is_directory: bool
     query: bytes | None
+    refusal: str | None = None
+
+    def check(self) -> None:
+        """Raise HttpError 404 if no file may be named like this: it is hidden, for instance."""
+        if self.refusal is not None:
+            raise HttpError(404, self.refusal)
+
+    def below(self, prefix: bytes) -> "Target | None":
+        """The same, named from the folder `prefix` on; None if it is not in there.
+
+        The folder itself without its slash is b"", and no directory.
+        """
+        if not prefix:
+            return self
+        if self.path != prefix and not self.path.startswith(prefix + b"/"):
+            return None
+        return replace(self, path=self.path[len(prefix) + 1 :])
 
     def file_path(self, index: bytes = b"index.html") -> bytes:
         """The path of the file to open, relative to the root: for a directory, its index."""
@@ -64,19 +85,37 @@ def is_host(value: bytes) -> bool:
     return True
 
 
+def host_name(value: bytes) -> bytes:
+    """What a Host field says without its port, in lower case (RFC 3986 3.2.2)."""
+    return _PORT.sub(b"", value).lower()
+
+
+def target_host(target: bytes) -> bytes | None:
+    """The authority of a target in absolute-form, which stands before Host (RFC 9112 3.2.2)."""
+    absolute = _ABSOLUTE.fullmatch(target)
+    return absolute["authority"] if absolute else None
+
+
 def parse_target(target: bytes) -> Target:
+    """What `target` names, as `read_target`; 404 if no file may be named like this."""
+    read = read_target(target)
+    read.check()
+    return read
+
+
+def read_target(target: bytes) -> Target:
     """What `target` names, in origin-form or absolute-form (RFC 9112 3.2).
 
-    Raises HttpError: 400 if it is malformed or leads above the root; else 404 if no file may
-    be named like this (a hidden name, a slash within a name). Dot segments are removed
+    Raises HttpError 400 if it is malformed or leads above the root. No file may have a hidden
+    name, or a slash within its name: that is a `refusal`. Dot segments are removed
     (RFC 3986 5.2.4), also when they were escaped, after empty segments were merged.
     """
     if not _VISIBLE.fullmatch(target) or b"#" in target:
         raise HttpError(400, "target with bytes that are not allowed")
-    path, mark, query = _origin_form(target).partition(b"?")
-    segments, is_directory = _normalise(_decoded_segments(path))
-    _check_names(segments)
-    return Target(b"/".join(segments), is_directory, query if mark else None)
+    raw, mark, query = _origin_form(target).partition(b"?")
+    segments, is_directory = _normalise(_decoded_segments(raw))
+    path = b"/".join(segments)
+    return Target(path, is_directory, query if mark else None, _refusal(segments))
 
 
 def _origin_form(target: bytes) -> bytes:
@@ -115,10 +154,11 @@ def _normalise(segments: list[bytes]) -> tuple[list[bytes], bool]:
     return kept, segments[-1] in (b"", b".", b"..")
 
 
-def _check_names(segments: list[bytes]) -> None:
+def _refusal(segments: list[bytes]) -> str | None:
     """Hidden names are not served, but for the well-known locations (RFC 8615 3)."""
     visible = segments[1:] if segments[:1] == [b".well-known"] else segments
     if any(segment.startswith(b".") for segment in visible):
-        raise HttpError(404, "hidden name")
+        return "hidden name"
     if any(b"/" in segment for segment in visible):
-        raise HttpError(404, "slash within a name")
+        return "slash within a name"
+    return None

@@ -11,16 +11,17 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from ..disk.interface import FileChanged, OpenFile, WouldWait
+from ..config import Config
+from ..disk.interface import Disk, FileChanged, OpenFile, WouldWait
 from ..disk.open_files import Lookup, OpenFiles
 from ..semantics.common import GROUPS, match_common
 from ..semantics.dates import format_date
 from ..semantics.errors import HttpError
 from ..semantics.request import Request
 from ..semantics.response import select_response, wire_head, with_headers
-from ..semantics.target import parse_target
 from ..semantics.validators import weak_match
-from .site import IsDirectory, Site
+from .root import IsDirectory
+from .router import Router
 
 _SMALL: Final = 64 * 1024  # bytes: a body of this size goes from memory, in one send with its head
 _MOST: Final = 10_000  # answers: Python's garbage collector looks at all of them at once
@@ -29,10 +30,9 @@ _SWEEP: Final = 1.0  # seconds between looks for what nobody has asked for latel
 _MOST_BYTES: Final = 128 * 2**20  # of bodies, in all answers
 _DATE_LENGTH: Final = 29
 
-DEPENDS_ON: Final = tuple(
+_DEPENDS_ON: Final = tuple(
     GROUPS[name] for name in ("method", "path", "close", "accept_encoding", "if_none_match")
 )
-"""The groups of a common request that its answer depends on: together they are the key to it."""
 
 Key = tuple[Any, ...]
 Result = TypeVar("Result")
@@ -57,7 +57,8 @@ class Answer:
     """What a common request gets for as long as the `lookups` hold that it follows from.
 
     `wire` is the head, with the Date of `second`, and the body if that is small; `rest` bytes of
-    the file follow. `length` is that of the body; `closes`: it is the last on its connection.
+    the file follow, which is one of `files`. `length` is that of the body; `closes`: it is the
+    last on its connection.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class Answer:
         "checked_at",
         "closes",
         "file",
+        "files",
         "length",
         "lookups",
         "others",
@@ -84,6 +86,7 @@ class Answer:
         body: bytes,
         length: int,
         tag: bytes,
+        files: OpenFiles,
         file: OpenFile,
         lookups: list[Lookup],
     ) -> None:
@@ -92,6 +95,7 @@ class Answer:
         self.length = length
         self.rest = length - len(body)
         self.tag = tag
+        self.files = files
         self.file = file
         self.lookups = lookups
         found = (lookup.file for lookup in lookups if lookup.file)
@@ -119,12 +123,19 @@ class Answer:
 
 
 class Answers:
-    """The answers for the common requests to one site."""
+    """The answers for the common requests to all sites."""
 
-    def __init__(self, site: Site, files: OpenFiles, max_age: float) -> None:
-        self._site = site.on(files)
-        self.files = files
-        self._max_age = max_age
+    def __init__(self, router: Router, config: Config) -> None:
+        most = max(1, config.max_open_files // len(router.disks))  # each root has its share
+        self.files = [
+            OpenFiles(disk, most, config.revalidate, config.open_file_timeout)
+            for disk in router.disks
+        ]
+        self._router = router.on(self.files)
+        self._max_age = config.revalidate
+        self._unused_after = config.open_file_timeout
+        self.depends_on = (GROUPS["host"], *_DEPENDS_ON) if router.asks_host else _DEPENDS_ON
+        """The groups of a common request that its answer depends on: they are the key to it."""
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
         self._bytes = 0
         self._has_some = trio.Event()
@@ -133,6 +144,11 @@ class Answers:
         """A file is asked once in a moment whether it has changed: who uses this object begins a
         new one, `moment += 1`, before it answers a request that may have been sent since."""
 
+    @property
+    def any_disk(self) -> Disk:
+        """For a body that is of no file."""
+        return self._router.any_disk
+
     def find_now(self, head: bytes) -> Answer | None:
         """The answer to a whole head that has just come, ready to be sent; None: it is not."""
         match = match_common(head)
@@ -140,13 +156,13 @@ class Answers:
             return None
         self.clock.update()
         self.moment += 1
-        answer = self.find(match.group(*DEPENDS_ON))
+        answer = self.find(match.group(*self.depends_on))
         return answer if answer and self.is_resident(answer) else None
 
     def is_resident(self, answer: Answer) -> bool:
         """Whether its first window is in memory: a disk that fails gets an honest answer."""
         try:
-            return not answer.rest or self.files.ready_at_once(answer.file, 0, answer.rest) > 0
+            return not answer.rest or answer.files.ready_at_once(answer.file, 0, answer.rest) > 0
         except (FileChanged, OSError):
             return False
 
@@ -168,10 +184,10 @@ class Answers:
         """Whether it still is the answer at this moment."""
         if self.clock.now >= answer.valid_until and not self._renew(key, answer):
             return False
-        if not self.files.is_unchanged(answer.file):
+        if not answer.files.is_unchanged(answer.file):
             return False
         for file in answer.others:
-            if not self.files.is_unchanged(file):
+            if not answer.files.is_unchanged(file):
                 return False
         answer.checked_at = self.moment
         if answer.second != self.clock.second:
@@ -183,14 +199,14 @@ class Answers:
         for is what was renewed lately: the order of an LRU."""
         now = self.clock.now
         self._answers.move_to_end(key)
-        is_current = all(self.files.is_current(lookup, now) for lookup in answer.lookups)
+        is_current = all(answer.files.is_current(lookup, now) for lookup in answer.lookups)
         answer.renew(self._max_age)
         return is_current
 
     def _remember(self, key: Key) -> Answer | None:
         """Its answer of today, if there can be one."""
         self._has_some.set()  # a file may be open even if there is no answer
-        answer = self._make(*key)
+        answer = self._make(key)
         if answer is not None:
             answer.renew(self._max_age)
             answer.checked_at = self.moment
@@ -214,7 +230,8 @@ class Answers:
             try:
                 yield
             finally:
-                self.files.close_unused(math.inf)
+                for files in self.files:
+                    files.close_unused(math.inf)
                 nursery.cancel_scope.cancel()
 
     async def _sweep_for_ever(self) -> None:
@@ -224,48 +241,44 @@ class Answers:
             self.clock.update()
             while self.sweep():
                 await trio.lowlevel.checkpoint()
-            if not self._answers and self.files.is_empty:
+            if not self._answers and all(files.is_empty for files in self.files):
                 self._has_some = trio.Event()
 
     def sweep(self) -> bool:
         """Let go of some of what nobody has asked for lately; whether there is more."""
         now = self.clock.now
-        has_more = self.files.close_unused(now, at_most=_SWEPT)
+        have_more = [files.close_unused(now, at_most=_SWEPT) for files in self.files]
         for key, answer in list(islice(self._answers.items(), _SWEPT)):
-            if now < answer.valid_until + self.files.unused_after:
-                return has_more
+            if now < answer.valid_until + self._unused_after:
+                return any(have_more)
             self._forget(key)
-        return has_more or bool(self._answers)
+        return any(have_more) or bool(self._answers)
 
-    def _make(
-        self,
-        method: bytes,
-        path: bytes,
-        close: bytes | None,
-        coding: bytes | None,
-        tag: bytes | None,
-    ) -> Answer | None:
+    def _make(self, key: Key) -> Answer | None:
         """The answer to a request that says this and nothing else, on which it could depend.
 
         None where something would have to be waited for, or is wrong: that is for a task.
         """
-        fields = [(b"host", b"_")]
+        *host, method, path, close, coding, tag = key
+        fields = [(b"host", host[0] if host else b"_")]
         fields += [(b"connection", close)] if close else []
         fields += [(b"accept-encoding", coding)] if coding else []
         fields += [(b"if-none-match", tag)] if tag else []
         request = Request(method, path, b"1.1", tuple(fields))
         now = time.time()
+        route = self._router.route(request)
+        root, files = route.root, self.files[route.number]
         try:
-            with self.files.watched() as lookups:
-                found = _at_once(self._site.find(request, parse_target(path)))
+            with files.watched() as lookups:
+                found = _at_once(root.find(request, route.check()))
             response = select_response(request, found.form, now)
             length = sum(map(len, response.body))
             body = b""
             if 0 < length <= _SMALL:
-                body = _at_once(self._read(found.file, length))
+                body = _at_once(self._read(files, found.file, length))
         except (WouldWait, HttpError, IsDirectory, FileChanged, OSError):
             return None
-        response = with_headers(response, self._site.policy.cors.headers(request))
+        response = with_headers(response, root.policy.cors.headers(request))
         return Answer(
             response.status,
             close is not None,
@@ -273,14 +286,15 @@ class Answers:
             body,
             length,
             found.form.etag(now),
+            files,
             found.file,
             list(lookups),
         )
 
-    async def _read(self, file: OpenFile, size: int) -> bytes:
+    async def _read(self, files: OpenFiles, file: OpenFile, size: int) -> bytes:
         pieces, offset = [], 0
         while offset < size:
-            pieces.append(await self.files.read(file, offset, size))
+            pieces.append(await files.read(file, offset, size))
             offset += len(pieces[-1])
         return b"".join(pieces)
 

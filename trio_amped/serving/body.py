@@ -5,9 +5,9 @@ from typing import Final
 
 import trio
 
-from ..disk.interface import FRESH, Disk, FileChanged, OpenFile
+from ..disk.interface import FRESH, Disk, OpenFile
 from ..semantics.body import Body, FileSpan
-from .transport import Transport
+from .transport import Outlet
 
 # Up to here a copy and one send are cheaper than a sendfile (docs/design.md).
 _SMALL: Final = 32 * 1024  # bytes
@@ -20,7 +20,7 @@ _COLD_STEP: Final = 64 * 1024
 class BodySender:
     """A body on its way: `prepare` while an error can still be answered, then `send`."""
 
-    def __init__(self, transport: Transport, disk: Disk, file: OpenFile | None, body: Body) -> None:
+    def __init__(self, transport: Outlet, disk: Disk, file: OpenFile | None, body: Body) -> None:
         self._transport = transport
         self._disk = disk
         self._file = file
@@ -92,13 +92,7 @@ class BodySender:
             await self._ask_gate(file, offset, end)
         step = _COLD_STEP if file.is_cold else _STEP
         stop = min(self._ready.stop, end, offset + step)
-        sent = self._transport.try_send_file(file.fd, offset, stop - offset)
-        if sent is None:
-            await self._transport.writable()
-            return 0
-        if sent == 0:
-            raise FileChanged
-        return sent
+        return await self._transport.send_file(file.fd, offset, stop - offset)
 
     async def _ask_gate(self, file: OpenFile, offset: int, end: int) -> None:
         self._ready = range(offset, offset + await self._disk.ready(file, offset, end))

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import trio
 
-from ..config import Config
-from ..disk.interface import FileChanged, OpenFile
-from ..disk.open_files import OpenFiles
+from ..config import Application, Config
+from ..disk.interface import Disk, FileChanged, OpenFile
 from ..semantics.body import Body, FileSpan
 from ..semantics.errors import HttpError
 from ..semantics.head import HeadReader
@@ -16,22 +15,27 @@ from ..semantics.response import Response, error_response
 from ..stats import Stats
 from .answers import Answer, Answers
 from .body import BodySender
+from .exchange import CutOff, Exchange, run
 from .framing import Framing
 from .handler import handle
-from .site import Site
+from .request_log import Begun, log_access
+from .router import Router
 from .transport import ClientGone, Transport
 
 log = logging.getLogger("trio_amped.serving")
-access_log = logging.getLogger("trio_amped.access")
 
 
 class Unfinished(NamedTuple):
-    """An answer of which a part is sent: `rest` follows, of `file`; `closes`: it is the last."""
+    """An answer of which a part is sent: `rest` follows, of the `file` on `disk`; `closes`: it is
+    the last. `begun`: whom to tell of it.
+    """
 
     target: bytes
     rest: Body
+    disk: Disk
     file: OpenFile | None
     closes: bool
+    begun: Begun | None = None
 
 
 class Connection:
@@ -45,7 +49,7 @@ class Connection:
         self,
         transport: Transport,
         config: Config,
-        site: Site,
+        router: Router,
         stats: Stats,
         *,
         answers: Answers | None = None,
@@ -54,7 +58,7 @@ class Connection:
     ) -> None:
         self.transport = transport
         self._config = config
-        self._site = site
+        self._router = router
         self._stats = stats
         self._answers = answers
         self._parks = parks
@@ -65,6 +69,9 @@ class Connection:
         self._line = b""
         self._unfinished: Unfinished | None = None
         self._first_deadline = first_deadline
+        self._peer = transport.peer if config.on_request else ""
+        self._asked_at = 0.0
+        self._begun: Begun | None = None  # the answer that the hook is to be told of
 
     async def run(
         self, received: bytes = b"", unfinished: Unfinished | None = None
@@ -87,6 +94,8 @@ class Connection:
                 goes_on = await self._serve_next()
         except ClientGone as gone:
             log.debug("a client is gone: %s", gone)
+        except CutOff:
+            pass
         except FileChanged:
             log.warning("%s: the file changed while it was sent", self._target())
         except OSError as error:
@@ -95,6 +104,7 @@ class Connection:
             log.exception("a bug: %s", self._target())
             await self._answer_for_bug()
         finally:
+            self._note_end()
             if left is None:
                 await self.transport.close()
         return left
@@ -108,13 +118,17 @@ class Connection:
     async def _finish(self, unfinished: Unfinished) -> bool:
         """Send the rest of an answer, and close its file; whether another request may follow."""
         self._unfinished = unfinished
-        body = BodySender(self.transport, self._site.disk, unfinished.file, unfinished.rest)
+        if unfinished.begun:
+            self._begun = unfinished.begun
+        disk, file = unfinished.disk, unfinished.file
+        body = BodySender(self.transport, disk, file, unfinished.rest)
         try:
             await body.send(b"")
         finally:
-            if unfinished.file:
-                self._site.disk.close(unfinished.file)
+            if file:
+                disk.close(file)
         self._unfinished = None
+        self._note_end()
         if unfinished.closes:
             await self.transport.finish()
         return not unfinished.closes
@@ -126,32 +140,35 @@ class Connection:
             head = await self._next_head()
             if head is None:
                 return False
+            self._asked_at = trio.current_time()
             self._line, _, _ = head.partition(b"\r\n")
             if self._answers and not self._is_draining:
                 answer = self._answers.find_now(head)
                 if answer is not None:
-                    return await self._send_kept(answer, self._answers.files)
+                    return await self._send_kept(answer)
             request = self._framing.receive(head)
         except HttpError as error:
             await self._refuse(error)
             return False
         self._stats.requests += 1
-        await handle(request, self._site, self)
+        await handle(request, self._router, self)
+        self._note_end()
+        trailing = self._framing.trailing
         if self._framing.start_next():
+            self._reader.feed(trailing)
             return True
         await self.transport.finish()
         return False
 
-    async def _send_kept(self, answer: Answer, files: OpenFiles) -> bool:
+    async def _send_kept(self, answer: Answer) -> bool:
         """Send an answer that is ready; whether another request may follow."""
         self._stats.requests += 1
-        self._stats.responses[answer.status] += 1
-        if access_log.isEnabledFor(logging.DEBUG):
-            log_access(self._line, answer.status, answer.length)
-        file = files.share(answer.file) if answer.rest else None
+        self._note_begin(answer.status, answer.length)
+        file = answer.files.share(answer.file) if answer.rest else None
         wire = bytes(answer.wire)
         body = (wire, FileSpan(0, answer.rest)) if file else (wire,)
-        return await self._finish(Unfinished(self._line.split()[1], body, file, answer.closes))
+        target = self._line.split()[1]
+        return await self._finish(Unfinished(target, body, answer.files.owner, file, answer.closes))
 
     async def _next_head(self) -> bytes | None:
         """The next head; None when the client has nothing to ask. Raises HttpError, ClientGone.
@@ -199,15 +216,42 @@ class Connection:
     async def respond(self, response: Response, body: BodySender) -> None:
         """Send a response. Raises ClientGone, FileChanged, OSError."""
         head = self._head(response)
-        if access_log.isEnabledFor(logging.DEBUG):
-            log_access(self._line, response.status, sum(map(len, response.body)))
         await body.send(head)
+
+    async def pass_on(self, application: Application) -> None:
+        """Have an application answer. Raises ClientGone, CutOff; HttpError if it sent nothing."""
+        request = self._framing.request
+        if request and request.has_body and (received := self._reader.take()):
+            self._framing.receive_body(received)
+        exchange = Exchange(
+            self._framing, self.transport, self._config.head_timeout, self._start_answer
+        )
+        await run(application, exchange)
+
+    def _start_answer(self, status: int) -> bool:
+        """An application begins to answer; whether that is the last on this connection."""
+        self._note_begin(status, None)
+        return self._is_draining
 
     def _head(self, response: Response, *, is_last: bool = False) -> bytes:
         closes = is_last or self._is_draining
         head = self._framing.send(response, time.time(), closes=closes)
-        self._stats.responses[response.status] += 1
+        self._note_begin(response.status, sum(map(len, response.body)))
         return head
+
+    def _note_begin(self, status: int, length: int | None) -> None:
+        """An answer begins; `length` is that of its body, if it is known."""
+        self._stats.responses[status] += 1
+        log_access(self._line, status, length)
+        if hook := self._config.on_request:
+            before = self.transport.sent
+            self._begun = Begun(hook, self._line, status, self._peer, self._asked_at, before)
+
+    def _note_end(self) -> None:
+        """An answer has ended, one way or the other."""
+        if self._begun:
+            self._begun.end(self.transport.sent)
+            self._begun = None
 
     async def _refuse(self, error: HttpError) -> None:
         """Answer what is no request, or a bug, and end."""
@@ -216,8 +260,9 @@ class Connection:
         request = self._framing.request
         response = error_response(error, request.method if request else None)
         sent = () if self._line.startswith(b"HEAD ") else response.body
-        body = BodySender(self.transport, self._site.disk, None, sent)
+        body = BodySender(self.transport, self._router.any_disk, None, sent)
         await body.send(self._head(response, is_last=True))
+        self._note_end()
         await self.transport.finish()
 
     async def _answer_for_bug(self) -> None:
@@ -233,8 +278,3 @@ class Connection:
     def _target(self) -> str:
         request = self._framing.request or self._unfinished
         return request.target.decode("latin-1") if request else "a request"
-
-
-def log_access(line: bytes, status: int, length: int) -> None:
-    """For a request that is answered, before anything is sent; `length`: bytes of the body."""
-    access_log.debug("%s %d %d", line.decode("latin-1"), status, length)

@@ -6,6 +6,7 @@ import os
 import time
 from typing import Protocol
 
+from ..config import Application
 from ..disk.interface import FileChanged, OpenFile
 from ..semantics.errors import HttpError, status_of_errno
 from ..semantics.request import Request, check_request
@@ -18,57 +19,79 @@ from ..semantics.response import (
     with_headers,
     with_page,
 )
-from ..semantics.target import parse_target
 from .body import BodySender
-from .site import IsDirectory, Site
-from .transport import Transport
+from .root import DocumentRoot, IsDirectory
+from .router import Route, Router
+from .transport import Outlet
 
 log = logging.getLogger("trio_amped.serving")
 
 
-class Exchange(Protocol):
+class Responder(Protocol):
     """The side of a connection that a handler sees: one request, one response."""
 
-    transport: Transport
+    @property
+    def transport(self) -> Outlet:
+        """Where the body goes."""
 
     async def respond(self, response: Response, body: BodySender) -> None:
         """Send the response. Raises ClientGone, FileChanged, OSError."""
 
+    async def pass_on(self, application: Application) -> None:
+        """Have an application answer. Raises HttpError if it has sent nothing."""
 
-async def handle(request: Request, site: Site, exchange: Exchange) -> Response:
+
+async def handle(request: Request, router: Router, responder: Responder) -> None:
     """Answer one request: target -> open -> select the response -> send the body.
 
-    Returns what was sent. Raises ClientGone, and FileChanged or OSError where a body that has
-    begun cannot be finished: nothing may follow on that connection.
+    What is no file's is an application's, where there is one. Raises ClientGone, and CutOff,
+    FileChanged or OSError where a body that has begun cannot be finished: nothing may follow on
+    that connection.
     """
+    route = router.route(request)
+    root = route.root
     with contextlib.ExitStack() as open_files:
         try:
-            response, file = await _choose(request, site, open_files)  # the path gate
-            response = with_headers(response, site.policy.cors.headers(request))
-            body = BodySender(exchange.transport, site.disk, file, response.body)
+            chosen = await _choose(request, route, open_files)  # the path gate
+            if chosen is None:
+                assert route.application is not None
+                await responder.pass_on(route.application)
+                return
+            response, file = chosen
+            response = with_headers(response, root.policy.cors.headers(request))
+            body = BodySender(responder.transport, root.disk, file, response.body)
             await _prepare(body)  # the page gate
         except HttpError as error:
             _log_refusal(request, error)
-            response, body = await _answer_error(request, site, error, exchange, open_files)
-        await exchange.respond(response, body)  # the page gate, for every window
-        return response
+            response, body = await _answer_error(request, root, error, responder, open_files)
+        await responder.respond(response, body)  # the page gate, for every window
 
 
 async def _choose(
-    request: Request, site: Site, open_files: contextlib.ExitStack
-) -> tuple[Response, OpenFile | None]:
-    """The response, and the file that its body is of. Raises HttpError."""
-    check_request(request)
+    request: Request, route: Route, open_files: contextlib.ExitStack
+) -> tuple[Response, OpenFile | None] | None:
+    """The response, and the file that its body is of; None: the application answers.
+
+    Raises HttpError.
+    """
+    has_application = route.application is not None
+    check_request(request, any_method=has_application)
+    if has_application and request.method not in (b"GET", b"HEAD"):
+        return None
     if request.method == b"OPTIONS":
         if request.target != b"*":
-            parse_target(request.target)
+            route.check()
         return options(), None
-    target = parse_target(request.target)
     try:
-        found = await site.find(request, target)
+        found = await route.root.find(request, route.check())
     except IsDirectory:  # its URL ends in a slash, so that relative links in its index work
-        return redirect(target.slash_location(), request), None
-    open_files.callback(site.disk.close, found.file)
+        assert route.target is not None
+        return redirect(route.target.slash_location(), request), None
+    except HttpError as error:
+        if has_application and error.status == 404:
+            return None
+        raise
+    open_files.callback(route.root.disk.close, found.file)
     return select_response(request, found.form, time.time()), found.file
 
 
@@ -85,23 +108,23 @@ async def _prepare(body: BodySender) -> None:
 
 async def _answer_error(
     request: Request,
-    site: Site,
+    root: DocumentRoot,
     error: HttpError,
-    exchange: Exchange,
+    responder: Responder,
     open_files: contextlib.ExitStack,
 ) -> tuple[Response, BodySender]:
     """The answer for an error: a page of the site, or else a line of text."""
     response = error_response(error, request.method)
-    response = with_headers(response, site.policy.cors.headers(request))
-    page = await site.error_page(request, error.status)
+    response = with_headers(response, root.policy.cors.headers(request))
+    page = await root.error_page(request, error.status)
     if page is not None:
-        open_files.callback(site.disk.close, page.file)
+        open_files.callback(root.disk.close, page.file)
         with contextlib.suppress(HttpError):
             with_text = with_page(response, page.form, request.method)
-            body = BodySender(exchange.transport, site.disk, page.file, with_text.body)
+            body = BodySender(responder.transport, root.disk, page.file, with_text.body)
             await _prepare(body)
             return with_text, body
-    return response, BodySender(exchange.transport, site.disk, None, response.body)
+    return response, BodySender(responder.transport, root.disk, None, response.body)
 
 
 def _log_refusal(request: Request, error: HttpError) -> None:

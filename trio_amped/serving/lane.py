@@ -17,14 +17,16 @@ from typing import Final, NamedTuple
 import trio
 
 from ..config import Config
-from ..disk.interface import FileChanged, OpenFile
+from ..disk.interface import FileChanged
 from ..semantics.body import Body, FileSpan
 from ..semantics.common import MOST_FIELDS, match_common
 from ..semantics.head import LINE_SLACK
 from ..stats import Stats
-from .answers import DEPENDS_ON, Answer, Answers
-from .connection import Unfinished, access_log, log_access
-from .transport import ClientGone, send_file
+from .answers import Answer, Answers
+from .connection import Unfinished
+from .request_log import Begun, access_log, log_access
+from .room import Room
+from .transport import ClientGone, peer_of, send_file
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -76,12 +78,13 @@ class Lane:
         config: Config,
         stats: Stats,
         answers: Answers,
+        room: Room,
         hand_over: Callable[[Handover], None],
     ) -> None:
         self._config = config
         self._stats = stats
         self._answers = answers
-        self._files = answers.files
+        self._room = room
         self._hand_over = hand_over
         self._clock = answers.clock
         # Bytes of a head that cannot be beyond any limit: a field has four at least.
@@ -97,7 +100,7 @@ class Lane:
         self._is_accepting = False
         self._accepts_at = 0.0
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
-        self._logs_access = False
+        self._tells = config.on_request is not None  # whoever wants to know of answers
 
     async def run(self, listeners: list[socket.socket]) -> None:
         """Accept and answer until cancelled; then listeners and idle connections are closed."""
@@ -121,7 +124,7 @@ class Lane:
                     self._hand_over(Handover(parked.sock, parked.rest))
                 elif parked.lingers:  # a task waits for the end of their side
                     self._unpark(fd)
-                    last = Unfinished(b"", (), None, closes=True)
+                    last = Unfinished(b"", (), self._answers.any_disk, None, closes=True)
                     self._hand_over(Handover(parked.sock, b"", None, last))
                 else:
                     self._close(fd)
@@ -134,7 +137,7 @@ class Lane:
         """
         if self._epoll.closed:
             sock.close()
-            self._stats.connections_open -= 1
+            self._room.leave()
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
         parked = self._own(sock, deadline, is_new=False)
@@ -144,8 +147,7 @@ class Lane:
     def adopt(self, sock: socket.socket) -> None:
         """Take over a new connection, which does not block. Most have sent something already, and
         some are closed at once: those need not be watched."""
-        self._stats.connections += 1
-        self._stats.connections_open += 1
+        self._room.enter()
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
         parked = self._own(sock, deadline, is_new=True)
         self._receive(fd, parked)
@@ -184,7 +186,7 @@ class Lane:
 
     def make_room(self) -> None:
         """A connection has ended."""
-        self._stats.connections_open -= 1
+        self._room.leave()
         self._resume_accepting()
 
     async def _sweep_for_ever(self) -> None:
@@ -208,8 +210,7 @@ class Lane:
                 await trio.lowlevel.checkpoint()
 
     def _resume_accepting(self) -> None:
-        has_room = self._stats.connections_open < self._config.max_connections
-        if not self._is_accepting and has_room and self._clock.now >= self._accepts_at:
+        if not self._is_accepting and self._room.has_place and self._clock.now >= self._accepts_at:
             self._is_accepting = True
             for fd in self._listeners:
                 try:
@@ -237,7 +238,8 @@ class Lane:
         """Work while there is some, but not for too long: whether there may be more."""
         self._clock.update()
         self._idle_until = self._clock.now + self._keep_alive_timeout
-        self._logs_access = access_log.isEnabledFor(logging.DEBUG)
+        is_logged = access_log.isEnabledFor(logging.DEBUG)
+        self._tells = is_logged or self._config.on_request is not None
         stop = time.monotonic() + _TURN
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
@@ -257,7 +259,7 @@ class Lane:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTED):
-            if self._stats.connections_open >= self._config.max_connections:
+            if not self._room.has_place:
                 self._pause_accepting()
                 return
             try:
@@ -304,7 +306,7 @@ class Lane:
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
-        stats, start = self._stats, 0
+        stats, start, depends_on = self._stats, 0, self._answers.depends_on
         for _ in range(_PIPELINED):
             match = match_common(received, start)
             if match is None:
@@ -312,24 +314,27 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            answer = self._answers.find(match.group(*DEPENDS_ON))
+            answer = self._answers.find(match.group(*depends_on))
             if answer is None or (answer.rest and not self._answers.is_resident(answer)):
                 break
             start = stop
             stats.requests += 1
             stats.by_lane += 1
             stats.responses[answer.status] += 1
-            if self._logs_access:
-                log_access(match[0].partition(b"\r\n")[0], answer.status, answer.length)
+            begun = self._begin(parked.sock, match, answer) if self._tells else None
             try:
                 body = self._send(parked.sock, answer)
             except (ClientGone, OSError) as error:
                 log.debug("a client is gone: %s", error)
                 self._close(fd)
+                if begun:
+                    begun.end(stats.bytes_sent)
                 return
             if body or answer.closes:
-                self._pass_on(fd, received[start:], match["path"], answer, body)
+                self._pass_on(fd, received[start:], match["path"], answer, body, begun)
                 return
+            if begun:
+                begun.end(stats.bytes_sent)
             parked.is_new = False
             parked.deadline = self._idle_until
             if start == len(received):
@@ -344,13 +349,35 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))
 
-    def _pass_on(self, fd: int, received: bytes, path: bytes, answer: Answer, rest: Body) -> None:
+    def _begin(self, sock: socket.socket, match: re.Match[bytes], answer: Answer) -> Begun | None:
+        """Tell the access log; what is to be told to the hook."""
+        line, _, _ = match[0].partition(b"\r\n")
+        log_access(line, answer.status, answer.length)
+        hook, before = self._config.on_request, self._stats.bytes_sent
+        if hook is None:
+            return None
+        return Begun(hook, line, answer.status, peer_of(sock), trio.current_time(), before)
+
+    def _pass_on(
+        self,
+        fd: int,
+        received: bytes,
+        path: bytes,
+        answer: Answer,
+        rest: Body,
+        begun: Begun | None,
+    ) -> None:
         """Hand the connection over with an answer of which a part is sent, or which is the last."""
+        if begun and rest:
+            begun = begun.went_on(self._stats.bytes_sent)
+        elif begun:
+            begun.end(self._stats.bytes_sent)
+            begun = None
         if answer.closes and not rest and not received:
             self._finish(fd)
             return
-        file = self._files.share(answer.file) if rest else None
-        unfinished = Unfinished(path, rest, file, answer.closes)
+        file = answer.files.share(answer.file) if rest else None
+        unfinished = Unfinished(path, rest, answer.files.owner, file, answer.closes, begun)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
 
     def _finish(self, fd: int) -> None:
@@ -391,14 +418,14 @@ class Lane:
         if sent < len(data):
             left = bytes(data[sent:])
             return (left, FileSpan(0, size)) if size else (left,)
-        return self._send_file(sock, answer.file, size) if size else ()
+        return self._send_file(sock, answer, size) if size else ()
 
-    def _send_file(self, sock: socket.socket, file: OpenFile, size: int) -> Body:
+    def _send_file(self, sock: socket.socket, answer: Answer, size: int) -> Body:
         """The same for the file itself; whoever gets the rest sees what is wrong with it."""
-        offset = 0
+        file, offset = answer.file, 0
         with contextlib.suppress(FileChanged, OSError):
             while offset < min(size, _SENT):
-                count = self._files.ready_at_once(file, offset, size)
+                count = answer.files.ready_at_once(file, offset, size)
                 sent = send_file(sock, file.fd, offset, count) if count else None
                 if not sent:
                     break

@@ -5,39 +5,45 @@ import logging
 import os
 import select
 import socket
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import trio
 
 from ..config import Config
-from ..disk.interface import PromptDisk
-from ..disk.local import open_disk
-from ..disk.open_files import OpenFiles
 from ..stats import Stats
 from .answers import Answers
-from .connection import Connection
+from .connection import Connection, Unfinished
 from .lane import Handover, Lane
-from .site import Site
-from .transport import Pace, SocketTransport, Turns, prepare
+from .room import Room
+from .router import Router, open_router
+from .transport import Pace, SocketTransport, Transport, Turns, prepare, transport_of
 
 log = logging.getLogger("trio_amped")
 
-Address = tuple[str, int]
+Address: TypeAlias = tuple[str, int] | str
+"""Where a listener listens: (host, port), or the path of a UNIX socket."""
 
 
 async def serve(
-    config: Config, *, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED
+    config: Config,
+    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+    *,
+    task_status: trio.TaskStatus[list[Address | None]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve files until cancelled: `addresses = await nursery.start(trio_amped.serve, config)`.
 
-    Starts with the (host, port) pairs that it listens on. Raises OSError when the root or the
-    address cannot be used. No signal handlers, no logging set-up. To read the counters or to
-    drain, make a `Server` and start its `serve`.
+    As `Server.serve`, whose counters and `drain` nobody needs.
     """
-    await Server(config).serve(task_status=task_status)
+    await Server(config).serve(listeners, task_status=task_status)
 
 
 class Server:
-    """One server; `stats` are its counters, which may be read at any time."""
+    """One server; `stats` are its counters, which may be read at any time.
+
+    It serves once. It sets no signal handlers, and says what there is to say to the loggers
+    "trio_amped" and below.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -45,91 +51,108 @@ class Server:
         self._connections: set[Connection] = set()
         self._lane: Lane | None = None
         self._is_draining = False
-        self._accepting = trio.CancelScope()
+        self._accepting_by_tasks = trio.CancelScope()
+        self._accepting_by_lane = trio.CancelScope()
         self._serving = trio.CancelScope()
-        self._room = trio.Semaphore(config.max_connections)
+        self._room = Room(self.stats, config.max_connections)
         self._turns = Turns()
 
     async def serve(
         self,
-        listeners: list[trio.SocketListener] | None = None,
+        listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         *,
-        task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[list[Address | None]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled or drained. Raises OSError; see `serve`.
+        """Serve until cancelled or drained.
 
-        `listeners` are used, and closed, instead of those that the config asks for.
+        `listeners` are used instead of those that the config asks for, and closed at the end: plain
+        sockets (`trio.SocketListener`: TCP or UNIX), TLS (`trio.SSLListener`), or any other whose
+        streams a connection can be. It has started, with one address for each, when clients can
+        come; None is the address of a listener that has none.
+
+        It has many checkpoints. Cancelling it ends all connections at once, and leaves no task,
+        helper, file or connection behind; it takes a second or so, however the disk hangs (a thread
+        that hangs in the kernel is left to itself, see `Config.helpers`). Raises OSError, as it is,
+        when a root or an address cannot be used; what a listener of yours raises when it accepts,
+        and nothing else but bugs, leaves in an ExceptionGroup.
         """
         if listeners is None:
             listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
         async with contextlib.AsyncExitStack() as stack:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
-            disk = await stack.enter_async_context(open_disk(self.config, self.stats))
-            addresses = [_address(listener.socket) for listener in listeners]
-            for host, port in addresses:
-                name = f"[{host}]" if ":" in host else host
-                log.info("serving %s at http://%s:%d/", os.fspath(self.config.root), name, port)
-            log.info("%s", disk.explain())
-            site = Site(disk, self.config)
-            await site.check_pages()
-            task_status.started(addresses)
+            router = await stack.enter_async_context(open_router(self.config, self.stats))
+            roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
+            for listener in listeners:
+                log.info("serving %s at %s", roots, _url(listener))
+            await router.introduce()
+            task_status.started([_address(listener) for listener in listeners])
             with self._serving:
-                if not (disk.is_prompt and self.config.max_open_files):
-                    await self._serve_by_tasks(listeners, site)
-                elif self.config.fast_lane and hasattr(select, "epoll"):
-                    await self._serve_by_lane(listeners, site, disk)
+                if not router.is_prompt:
+                    await self._serve_by_tasks(listeners, router)
+                elif self._has_lane(listeners):
+                    await self._serve_by_lane(listeners, router)
                 else:
-                    answers = self._answers(site, disk)
+                    answers = Answers(router, self.config)
                     async with answers.swept():
-                        await self._serve_by_tasks(listeners, site, answers)
+                        await self._serve_by_tasks(listeners, router, answers)
 
-    def _answers(self, site: Site, disk: PromptDisk) -> Answers:
-        config = self.config
-        files = OpenFiles(disk, config.max_open_files, config.revalidate, config.open_file_timeout)
-        return Answers(site, files, config.revalidate)
+    def _has_lane(self, listeners: Sequence[trio.abc.Listener[Any]]) -> bool:
+        return self.config.fast_lane and hasattr(select, "epoll") and any(map(_is_plain, listeners))
 
     async def _serve_by_tasks(
-        self, listeners: list[trio.SocketListener], site: Site, answers: Answers | None = None
+        self,
+        listeners: Sequence[trio.abc.Listener[Any]],
+        router: Router,
+        answers: Answers | None = None,
     ) -> None:
         """A task for each connection. Accept until drained; then wait for the connections."""
+        async with trio.open_nursery() as connections:
+            await self._accept(listeners, connections, router, answers)
 
-        async def handler(stream: trio.SocketStream) -> None:
-            # A plain socket from here on: it is tried first and awaited only when it must be.
-            sock = socket.socket(fileno=stream.socket.detach())
-            sock.setblocking(False)  # whatever socket.setdefaulttimeout says
-            self.stats.connections += 1
-            self.stats.connections_open += 1
-            first_deadline = trio.current_time() + self.config.head_timeout
+    async def _accept(
+        self,
+        listeners: Sequence[trio.abc.Listener[Any]],
+        connections: trio.Nursery,
+        router: Router,
+        answers: Answers | None,
+    ) -> None:
+        """Start a task for each connection."""
+
+        async def handler(stream: trio.abc.Stream) -> None:
             try:
-                await self._handle(Handover(sock, b"", first_deadline), site, answers)
+                transport = transport_of(stream, Pace(self.config, self.stats), self._turns)
+                first_deadline = trio.current_time() + self.config.head_timeout
+                connection = self._connection(transport, router, answers, first_deadline)
+                await self._run(connection)
             finally:
-                self.stats.connections_open -= 1
-                self._room.release()
+                if self._lane:
+                    self._lane.make_room()
+                else:
+                    self._room.leave()
 
         bounded = [_BoundedListener(listener, self._room) for listener in listeners]
-        async with trio.open_nursery() as connections:
-            with self._accepting:
-                await trio.serve_listeners(handler, bounded, handler_nursery=connections)
+        with self._accepting_by_tasks:
+            await trio.serve_listeners(handler, bounded, handler_nursery=connections)
 
     async def _serve_by_lane(
         self,
-        listeners: list[trio.SocketListener],
-        site: Site,
-        disk: PromptDisk,
+        listeners: Sequence[trio.abc.Listener[Any]],
+        router: Router,
         *,
         task_status: trio.TaskStatus[Lane] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """The lane accepts, and answers what it can; tasks do the rest, and give back what is idle.
 
-        The same ends: accept until drained, then wait for the connections.
+        What is no plain socket is served by tasks. The same ends: accept until drained, then wait
+        for the connections.
         """
-        answers = self._answers(site, disk)
+        answers = Answers(router, self.config)
 
         async def handle(handover: Handover) -> None:
             left = None
             try:
-                left = await self._handle(handover, site, parks=True)
+                left = await self._handle(handover, router, parks=True)
             finally:
                 if left is None:
                     lane.make_room()
@@ -141,11 +164,15 @@ class Server:
                 self.config,
                 self.stats,
                 answers,
+                self._room,
                 lambda handover: connections.start_soon(handle, handover),
             )
             task_status.started(lane)
-            with self._accepting:
-                await lane.run([_plain(listener) for listener in listeners])
+            others = [listener for listener in listeners if not _is_plain(listener)]
+            if others:
+                connections.start_soon(self._accept, others, connections, router, answers)
+            with self._accepting_by_lane:
+                await lane.run([_plain(each) for each in listeners if _is_plain(each)])
 
     def stop_accepting(self) -> None:
         """Serve the connections that are here, and leave the next to who shares the listeners.
@@ -153,9 +180,8 @@ class Server:
         Once it serves; `drain` is to follow. A client that has just been accepted loses nothing if
         there is a moment between them, in which its request arrives.
         """
-        if self._lane is None:
-            self._accepting.cancel()
-        else:
+        self._accepting_by_tasks.cancel()
+        if self._lane:
             self._lane.stop_accepting()
 
     def drain(self, timeout: float | None = None) -> None:
@@ -166,54 +192,71 @@ class Server:
         self._is_draining = True
         timeout = self.config.drain_timeout if timeout is None else timeout
         self._serving.deadline = trio.current_time() + timeout
-        self._accepting.cancel()
+        self._accepting_by_tasks.cancel()
+        self._accepting_by_lane.cancel()
         for connection in self._connections:
             connection.drain()
 
     async def _handle(
         self,
         handover: Handover,
-        site: Site,
+        router: Router,
         answers: Answers | None = None,
         *,
         parks: bool = False,
     ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         transport = SocketTransport(handover.sock, Pace(self.config, self.stats), self._turns)
-        connection = Connection(
+        connection = self._connection(
+            transport, router, answers, handover.first_deadline, parks=parks
+        )
+        return await self._run(connection, handover.received, handover.unfinished)
+
+    def _connection(
+        self,
+        transport: Transport,
+        router: Router,
+        answers: Answers | None,
+        first_deadline: float | None,
+        *,
+        parks: bool = False,
+    ) -> Connection:
+        return Connection(
             transport,
             self.config,
-            site,
+            router,
             self.stats,
             answers=answers,
             parks=parks,
-            first_deadline=handover.first_deadline,
+            first_deadline=first_deadline,
         )
+
+    async def _run(
+        self, connection: Connection, received: bytes = b"", unfinished: Unfinished | None = None
+    ) -> bytes | None:
+        """Run a connection, which may be drained meanwhile."""
         self._connections.add(connection)
         if self._is_draining:
             connection.drain()
         try:
-            return await connection.run(handover.received, handover.unfinished)
+            return await connection.run(received, unfinished)
         finally:
             self._connections.discard(connection)
 
 
-class _BoundedListener(trio.abc.Listener[trio.SocketStream]):
+class _BoundedListener(trio.abc.Listener[trio.abc.Stream]):
     """Leaves connections in the kernel's queue, all but one, while there is no room for them."""
 
-    def __init__(self, listener: trio.SocketListener, room: trio.Semaphore) -> None:
+    def __init__(self, listener: trio.abc.Listener[Any], room: Room) -> None:
         self._listener = listener
         self._room = room
 
-    async def accept(self) -> trio.SocketStream:
+    async def accept(self) -> trio.abc.Stream:
         # Room is waited for with a connection in hand: one that waits for a connection must not
         # keep the last place from another listener.
-        stream = await self._listener.accept()
-        with contextlib.suppress(trio.WouldBlock):
-            self._room.acquire_nowait()  # also when cancelled: this one has been accepted in time
-            return stream
+        stream: trio.abc.Stream = await self._listener.accept()
         try:
-            await self._room.acquire()
+            await self._room.wait_to_enter()
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -223,14 +266,34 @@ class _BoundedListener(trio.abc.Listener[trio.SocketStream]):
         await self._listener.aclose()
 
 
-def _plain(listener: trio.SocketListener) -> socket.socket:
-    """The socket of a listener, whose connections get the options that it has."""
+def _is_plain(listener: trio.abc.Listener[Any]) -> bool:
+    return type(listener) is trio.SocketListener
+
+
+def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
+    """The socket of a plain listener, whose connections get the options that it has."""
+    assert isinstance(listener, trio.SocketListener)
     sock = socket.socket(fileno=listener.socket.detach())
     sock.setblocking(False)
     prepare(sock)
     return sock
 
 
-def _address(sock: trio.socket.SocketType) -> Address:
-    host, port = sock.getsockname()[:2]
-    return host, port
+def _address(listener: trio.abc.Listener[Any]) -> Address | None:
+    while isinstance(listener, trio.SSLListener):
+        listener = listener.transport_listener
+    if not isinstance(listener, trio.SocketListener):
+        return None
+    name = listener.socket.getsockname()
+    return name[:2] if isinstance(name, tuple) else os.fsdecode(name)
+
+
+def _url(listener: trio.abc.Listener[Any]) -> str:
+    address = _address(listener)
+    if address is None:
+        return f"a {type(listener).__name__}"
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address
+    scheme = "https" if isinstance(listener, trio.SSLListener) else "http"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"

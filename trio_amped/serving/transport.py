@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import trio
 
 from ..config import Config
+from ..disk.interface import FileChanged
 from ..stats import Stats
 
 _RECEIVE: Final = 16 * 1024
@@ -35,41 +36,51 @@ _OF_THE_CLIENT: Final = frozenset(
         errno.ENETDOWN,
     )
 )
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 # trio sets 16 KiB, which makes every sendfile of a window into dozens. With this much unsent in
 # the kernel a window goes in one or two calls, and a slow client still holds little memory.
 _NOT_SENT_LOWAT: Final = 512 * 1024
 
 
-class ClientGone(Exception):
+class ClientGone(trio.BrokenResourceError):
     """The client reset or closed the connection, or makes no progress: nobody to answer to."""
 
 
-class Transport(Protocol):
+class Outlet(Protocol):
+    """What sends a body to a client."""
+
+    can_send_files: bool  # whether `send_file` may be called
+
+    async def send(self, data: bytes, more: bool = False) -> None:
+        """Send all of it; `more`: it need not leave before what follows. Raises ClientGone."""
+
+    async def send_file(self, fd: int, offset: int, length: int) -> int:
+        """Send what is taken now of a part of a file that is in memory, and say how much.
+
+        0: the client had to take some before, and has done so by now; meanwhile the part may have
+        been evicted. Raises ClientGone, FileChanged where the file has ended, OSError of the file.
+        """
+
+    async def turn(self) -> None:
+        """Wait until it is our turn to send a part of a file."""
+
+
+class Transport(Outlet, Protocol):
     """What a connection does to its client. One owner: whoever closes is the only one to use."""
 
-    can_send_files: bool  # whether `try_send_file` may be called
+    @property
+    def peer(self) -> str:
+        """The address of the client; "" where it has none."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes that it was sent in all."""
 
     async def receive(self) -> bytes:
         """Some bytes; b"" at the end of the stream. Raises ClientGone."""
 
     def try_receive(self) -> bytes | None:
         """The same at once; None: it must be awaited. Raises ClientGone."""
-
-    async def send(self, data: bytes, more: bool = False) -> None:
-        """Send all of it; `more`: it need not leave before what follows. Raises ClientGone."""
-
-    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
-        """Send what the socket takes now of a file whose bytes are in memory.
-
-        None: the client must take some first, see `writable`. 0: the file ends before `offset`.
-        Raises ClientGone, OSError of the file.
-        """
-
-    async def turn(self) -> None:
-        """Wait until it is our turn to send a part of a file."""
-
-    async def writable(self) -> None:
-        """Wait until the client has taken some. Raises ClientGone."""
 
     async def finish(self) -> None:
         """End our side, and wait a little for the end of theirs (RFC 9112 9.6)."""
@@ -88,10 +99,12 @@ class Pace:
         self._stats = stats
         self._waited = 0.0
         self._taken = 0
+        self.sent = 0  # in all
 
     def note(self, count: int) -> None:
         """The client took so many bytes."""
         self._stats.bytes_sent += count
+        self.sent += count
         self._taken += count
         if self._taken >= self.minimum:
             self._taken, self._waited = 0, 0.0
@@ -146,6 +159,14 @@ class SocketTransport:
         self.turn = turns.next
         prepare(sock)
 
+    @property
+    def peer(self) -> str:
+        return peer_of(self._socket)
+
+    @property
+    def sent(self) -> int:
+        return self._pace.sent
+
     async def receive(self) -> bytes:
         while (data := self.try_receive()) is None:
             await trio.lowlevel.wait_readable(self._socket)
@@ -165,19 +186,25 @@ class SocketTransport:
             try:
                 sent = self._socket.send(rest, socket.MSG_MORE if more else 0)
             except BlockingIOError:
-                await self.writable()
+                await self._writable()
             except OSError as error:
                 raise ClientGone(str(error)) from None
             else:
                 self._pace.note(sent)
                 rest = rest[sent:]
 
-    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+    async def send_file(self, fd: int, offset: int, length: int) -> int:
         sent = send_file(self._socket, fd, offset, length)
-        self._pace.note(sent or 0)
+        if sent is None:
+            await self._writable()
+            return 0
+        if sent == 0:
+            raise FileChanged
+        self._pace.note(sent)
         return sent
 
-    async def writable(self) -> None:
+    async def _writable(self) -> None:
+        """Wait until the client has taken some. Raises ClientGone."""
         # A socket becomes writable in steps as large as its buffer, which take an honest slow
         # client long: what has left the kernel's queue meanwhile is what the client has taken.
         queued = self._queued()
@@ -213,8 +240,20 @@ def prepare(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_LOWAT)
 
 
+def peer_of(sock: socket.socket | trio.socket.SocketType) -> str:
+    """The address of the client; "" where it has none, or is gone."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | None:
-    """See Transport.try_send_file. Raises ClientGone, OSError."""
+    """What the socket takes now; None: it takes nothing; 0: the file ends before `offset`.
+
+    Raises ClientGone, OSError of the file.
+    """
     try:
         return os.sendfile(sock.fileno(), fd, offset, length)
     except BlockingIOError:
@@ -223,6 +262,15 @@ def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | N
         if error.errno in _OF_THE_CLIENT:
             raise ClientGone(str(error)) from None
         raise
+
+
+def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns) -> Transport:
+    """For a stream that is taken over: a plain socket as such, since it needs no copies."""
+    if type(stream) is not trio.SocketStream or stream.socket.fileno() < 0:  # it is closed
+        return StreamTransport(stream, pace)
+    sock = socket.socket(fileno=stream.socket.detach())
+    sock.setblocking(False)  # whatever socket.setdefaulttimeout says
+    return SocketTransport(sock, pace, turns)
 
 
 class StreamTransport:
@@ -234,10 +282,21 @@ class StreamTransport:
         self._stream = stream
         self._pace = pace
 
+    @property
+    def peer(self) -> str:
+        stream = self._stream
+        while isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        return peer_of(stream.socket) if isinstance(stream, trio.SocketStream) else ""
+
+    @property
+    def sent(self) -> int:
+        return self._pace.sent
+
     async def receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(_RECEIVE))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except _BROKEN as error:
             raise ClientGone(str(error)) from None
 
     def try_receive(self) -> bytes | None:
@@ -251,24 +310,26 @@ class StreamTransport:
             with self._pace.waiting():
                 try:
                     await self._stream.send_all(piece)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                except _BROKEN as error:
                     raise ClientGone(str(error)) from None
             self._pace.note(len(piece))
 
-    def try_send_file(self, fd: int, offset: int, length: int) -> int | None:
+    async def send_file(self, fd: int, offset: int, length: int) -> int:
         raise NotImplementedError
 
     async def turn(self) -> None:
         raise NotImplementedError
 
-    async def writable(self) -> None:
-        raise NotImplementedError
-
     async def finish(self) -> None:
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_eof()
-            await _read_out(self)
+        with trio.move_on_after(_LINGER_SECONDS):
+            while isinstance(self._stream, trio.SSLStream):  # which has no end of one side alone
+                encrypted, self._stream = self._stream, self._stream.transport_stream
+                with contextlib.suppress(*_BROKEN):
+                    await encrypted.unwrap()
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                with contextlib.suppress(*_BROKEN):
+                    await self._stream.send_eof()
+                await _read_out(self)
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)

@@ -1,4 +1,4 @@
-"""One site: its disk, and the options of whoever runs it. Finds the file that answers a target.
+"""One root: its disk, and the options of its site. Finds the file that answers a target.
 
 Awaits the disk.
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from ..config import Config
+from ..config import Site
 from ..disk.interface import Disk, OpenFile
 from ..semantics.errors import Headers, HttpError, status_of_errno
 from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, View
@@ -53,18 +53,19 @@ class IsDirectory(Exception):
     """There is a directory where a file was asked for."""
 
 
-class Site:
-    """What is below one root, as whoever runs the server wants it answered."""
+class DocumentRoot:
+    """What is below one root, as its site wants it answered."""
 
-    def __init__(self, disk: Disk, config: Config) -> None:
+    def __init__(self, disk: Disk, site: Site, revalidate: float) -> None:
         self.disk = disk
-        self.policy = config.policy()
-        self._revalidate = config.revalidate
+        self.policy = site.policy()
+        self.application = site.application
+        self._revalidate = revalidate
         self._without_sidecar: dict[bytes, float] = {}  # paths, and until when that holds
         self._told: set[str] = set()
 
-    def on(self, disk: Disk) -> "Site":
-        """The same site on another disk, which remembers for itself what is not there."""
+    def on(self, disk: Disk) -> "DocumentRoot":
+        """The same root on another disk, which remembers for itself what is not there."""
         other = copy.copy(self)
         other.disk, other._revalidate, other._without_sidecar = disk, 0.0, {}
         return other
@@ -80,7 +81,7 @@ class Site:
                     self.disk.close(page.file)
 
     async def find(self, request: Request, target: Target) -> Found:
-        """What answers a target: its file, an index, a listing, the fallback.
+        """What answers a target below it: its file, an index, a listing, the fallback.
 
         Raises HttpError, and IsDirectory for one that is named without its slash.
         """

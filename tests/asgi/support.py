@@ -1,0 +1,105 @@
+"""An ASGI server of one request: makes a scope as servers do, and keeps what it is sent."""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import unquote
+
+import trio
+
+from trio_amped.asgi import ASGIApp
+
+HOST: Final = (b"host", b"example.com")
+ZERO_COPY: Final = "http.response.zerocopysend"
+
+
+def scope(
+    target: str,
+    *fields: tuple[bytes, bytes],
+    method: str = "GET",
+    root_path: str = "",
+    version: str = "1.1",
+    **more: object,
+) -> dict[str, Any]:
+    """The scope of a request, as Hypercorn makes it; `more` replaces keys of it."""
+    raw, _, query = target.partition("?")
+    return {
+        "type": "http",
+        "asgi": {"spec_version": "2.1", "version": "3.0"},
+        "http_version": version,
+        "method": method,
+        "scheme": "http",
+        "path": unquote(raw),
+        "raw_path": raw.encode(),
+        "query_string": query.encode(),
+        "root_path": root_path,
+        "headers": [HOST, *fields],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "extensions": {},
+        **more,
+    }
+
+
+@dataclass
+class Reply:
+    """What a server was sent; `messages` are the types, with the length of each part of a body."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    is_complete: bool = False
+    messages: list[tuple[str, int]] = field(default_factory=list)
+
+    def note(self, message: Mapping[str, Any]) -> None:
+        kind, data = message["type"], b""
+        assert not self.is_complete, "a message after the last one"
+        if kind == "http.response.start":
+            assert not self.messages
+            self.status = message["status"]
+            names = [name for name, _ in message["headers"]]
+            assert all(name == name.lower() for name in names)
+            assert len(names) == len(set(names))
+            self.headers = {n.decode(): v.decode("latin-1") for n, v in message["headers"]}
+        else:
+            assert self.messages, "a body before its head"
+            if kind == ZERO_COPY:
+                fd = message["file"].fileno()
+                data = os.pread(fd, message["count"], message["offset"])
+            else:
+                assert kind == "http.response.body"
+                data = message.get("body", b"")
+            self.body += data
+            self.is_complete = not message.get("more_body", False)
+        self.messages.append((kind.rpartition(".")[2], len(data)))
+
+
+async def nobody_leaves() -> Mapping[str, Any]:
+    """A `receive` of a client that has sent its request, and waits."""
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def call(
+    app: ASGIApp,
+    request: Mapping[str, Any],
+    receive: Callable[[], Awaitable[Mapping[str, Any]]] = nobody_leaves,
+    reply: Reply | None = None,
+) -> Reply:
+    """Have it answered; `reply` gets what was sent also where that ends with an exception."""
+    reply = reply or Reply()
+
+    async def send(message: Mapping[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        reply.note(message)
+
+    await app(request, receive, send)
+    return reply
+
+
+async def ask(app: ASGIApp, target: str, *fields: tuple[bytes, bytes], **more: Any) -> Reply:
+    """The whole answer to a request."""
+    reply = await call(app, scope(target, *fields, **more))
+    assert reply.is_complete
+    return reply

@@ -1,0 +1,143 @@
+"""Several sites by host and prefix, on all ways of serving."""
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.serving import peers
+from tests.serving.cases import get
+from tests.serving.client import Answer, parse
+from tests.serving.peers import Client
+from tests.simulated import DIRECTORY, SimDisk, SimFile
+from trio_amped.config import Config, Site
+from trio_amped.serving.answers import Answers
+from trio_amped.serving.connection import Connection
+from trio_amped.serving.router import Router
+from trio_amped.serving.server import Server
+from trio_amped.serving.transport import Pace
+
+SITES = Config(
+    sites=[
+        Site("main", error_pages=["404=/404.html"]),
+        Site("static", prefix="/static/", cors=["*"], listing=True),
+        Site("deep", prefix="/static/deep"),
+        Site("other", hosts=["other.example"], headers=["*: X-Site: other"]),
+        Site("below", hosts=["other.example"], prefix="/below"),
+    ]
+)
+
+
+def disks() -> list[SimDisk]:
+    folder = SimFile(mode=DIRECTORY)
+    return [
+        SimDisk({b"index.html": b"main", b"a": b"main a", b"404.html": b"main 404"}),
+        SimDisk({b"": folder, b"a": b"static a", b"x/index.html": b"x", b"x": folder}),
+        SimDisk({b"": folder, b"index.html": b"deep", b"large": bytes(300_000)}),
+        SimDisk({b"index.html": b"other", b"a": b"other a"}),
+        SimDisk({b"a": b"below a"}),
+    ]
+
+
+def at(host: str, target: str) -> bytes:
+    return get(target).replace(b"Host: example.com", b"Host: " + host.encode())
+
+
+WAYS = ["plain", "answers", "lane"]
+
+
+async def ask(
+    wires: Sequence[bytes], way: str, config: Config = SITES, on: Sequence[SimDisk] | None = None
+) -> list[Answer]:
+    """What one connection answers, in one of the ways."""
+    on = on or disks()
+    for disk in on:
+        disk.has_real_descriptors = True
+    server, sites = Server(config), Router(config, on)
+    async with trio.open_nursery() as nursery:
+        if way == "lane":
+            lane = await nursery.start(server._serve_by_lane, [], sites)
+            client = peers.Laned(server, lane).connect()
+        else:
+            stream, transport = peers.by_memory(Pace(config, server.stats))
+            client = Client(stream)
+            nursery.start_soon(serve, Connection(transport, config, sites, server.stats), way)
+        received = bytearray()
+        for _ in range(2):  # the second time from what is kept
+            for wire in wires:
+                await client.send(wire)
+        await client.stream.send_eof()
+        received += await client.receive_all()
+        await trio.aclose_forcefully(client.stream)
+        nursery.cancel_scope.cancel()
+    assert not any(disk.open_files for disk in on)
+    assert server.stats.by_lane > 0 or way != "lane" or b" 200 " not in received
+    answers = parse(bytes(received), [wire.split()[0] for wire in wires] * 2)
+    first, second = answers[: len(wires)], answers[len(wires) :]
+    assert [each.body for each in first] == [each.body for each in second]
+    return first
+
+
+async def serve(connection: Connection, way: str) -> None:
+    if way == "answers":
+        connection._answers = Answers(connection._router, connection._config)
+        async with connection._answers.swept():
+            await connection.run()
+    else:
+        await connection.run()
+
+
+@pytest.mark.parametrize("serving", WAYS)
+async def test_each_site_answers_for_its_own(serving: str, autojump_clock: MockClock) -> None:
+    asked = {
+        get("/"): (200, b"main"),
+        get("/a"): (200, b"main a"),
+        get("/nope"): (404, b"main 404"),
+        get("/static/a"): (200, b"static a"),
+        get("/static/nope"): (404, b"404 Not Found\n"),
+        get("/static/x/"): (200, b"x"),
+        get("/static/deep/"): (200, b"deep"),
+        get("/static/deep/large"): (200, bytes(300_000)),
+        at("Other.example:80", "/a"): (200, b"other a"),
+        at("other.example", "/static/a"): (
+            404,
+            b"404 Not Found\n",
+        ),
+        at("other.example", "/below/a"): (200, b"below a"),
+        get("http://other.example/a"): (200, b"other a"),
+        at("unknown.example", "/a"): (200, b"main a"),
+    }
+    answers = await ask(list(asked), serving)
+    assert [(each.status, each.body) for each in answers] == list(asked.values())
+    assert answers[3].headers["access-control-allow-origin"] == "*"
+    assert answers[8].headers["x-site"] == "other"
+
+
+@pytest.mark.parametrize("serving", WAYS)
+async def test_a_redirect_keeps_the_prefix(serving: str, autojump_clock: MockClock) -> None:
+    asked = {
+        "/static": "/static/",
+        "/static?q": "/static/?q",
+        "/static/x": "/static/x/",
+        "//static/./x": "/static/x/",
+        "/static/deep": "/static/deep/",
+    }
+    answers = await ask([get(target) for target in asked], serving)
+    assert [(each.status, each.headers["location"]) for each in answers] == [
+        (301, location) for location in asked.values()
+    ]
+
+
+async def test_a_host_that_is_none_of_ours(autojump_clock: MockClock) -> None:
+    config = Config(sites=[Site("a", hosts=["a.example"], error_pages=["421=/421.html"])])
+    disk = SimDisk({b"index.html": b"a", b"421.html": b"not here"})
+    (answer,) = await ask([get("/")], "plain", config, [disk])
+    assert (answer.status, answer.body) == (421, b"not here")
+
+
+async def test_a_listing_is_that_of_its_root(autojump_clock: MockClock) -> None:
+    (answer,) = await ask([get("/static/", "Accept: application/json")], "plain")
+    assert answer.status == 200
+    assert b'"a"' in answer.body
+    assert b"404" not in answer.body

@@ -1,0 +1,81 @@
+"""The public surface: whatever is here stays as it is. Adding to it is a decision."""
+
+import dataclasses
+import importlib
+import inspect
+from typing import Any, Final
+
+import pytest
+
+SURFACE: Final[dict[str, dict[str, set[str]]]] = {
+    "trio_amped": {
+        "Answered": {"method", "target", "status", "sent", "seconds", "peer"},
+        "ClientGone": set(),
+        "Config": {"all_sites"},
+        "Exchange": {"peer", "receive_some", "respond", "start", "send_all"},
+        "Server": {"serve", "stop_accepting", "drain"},
+        "Site": {"application", "policy"},
+        "Sites": {"drain"},
+        "Stats": {"as_dict", "add"},
+        "__version__": set(),
+        "handle_connection": set(),
+        "open_sites": set(),
+        "serve": set(),
+    },
+    "trio_amped.asgi": {
+        "StaticFiles": {"opened"},
+    },
+    "trio_amped.disk": {
+        "DiskGate": {"open"},
+        "File": {"size", "gate", "read_at"},
+        "open": set(),
+        "open_gate": set(),
+    },
+}
+"""The names of each module, and those that each class has of its own, but for its data."""
+NAMES: Final = [(module, name) for module, names in SURFACE.items() for name in names]
+
+
+def public(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("module", SURFACE)
+def test_a_module_offers_these(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == sorted(SURFACE[module])
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_a_class_offers_these(module: str, name: str) -> None:
+    found = public(module, name)
+    if not inspect.isclass(found):
+        return
+    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
+    data = {each.name for each in fields}
+    own = {each for each in vars(found) if not each.startswith("_")} - data
+    assert own == SURFACE[module][name]
+
+
+def documented() -> list[Any]:
+    found = [public(module, name) for module, name in NAMES if name != "__version__"]
+    classes = [each for each in found if inspect.isclass(each)]
+    for each in classes:
+        found += [
+            method
+            for name, method in vars(each).items()
+            if not name.startswith("_") and (callable(method) or isinstance(method, property))
+        ]
+    return found
+
+
+@pytest.mark.parametrize("thing", documented(), ids=str)
+def test_all_of_it_is_documented(thing: Any) -> None:
+    """What is awaited says whether it is a checkpoint, what a cancellation leaves, what it raises;
+    or where that is said."""
+    text = inspect.getdoc(thing)
+    assert text
+    says_where = "As `" in text or "The same holds" in text
+    if inspect.iscoroutinefunction(thing) and not says_where:
+        assert "checkpoint" in text.lower()
+        assert "cancel" in text.lower()
+        assert "Raises" in text
