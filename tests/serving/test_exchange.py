@@ -452,8 +452,10 @@ async def test_no_answer_is_500(
 ) -> None:
     (reply,) = await ask(application, wire)
     assert (reply.status, reply.body) == (500, b"500 Internal Server Error\n")
-    first, *_ = [record for record in caplog.records if record.exc_info]
-    assert first.getMessage() == f"the application failed: {'/x' if wire == get('/x') else '/api'}"
+    (record,) = caplog.records
+    target = "/x" if wire == get("/x") else "/api"
+    assert record.getMessage() == f"500 for {target}: the application failed"
+    assert record.exc_info
 
 
 async def test_the_page_for_500(autojump_clock: MockClock) -> None:

@@ -10,7 +10,7 @@ from tests.serving import peers
 from tests.serving.cases import get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import Client
-from tests.simulated import DIRECTORY, SimDisk, SimFile
+from tests.simulated import DIRECTORY, Entry, SimDisk, SimFile
 from trio_amped.config import Config, Site
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
@@ -141,3 +141,23 @@ async def test_a_listing_is_that_of_its_root(autojump_clock: MockClock) -> None:
     assert answer.status == 200
     assert b'"a"' in answer.body
     assert b"404" not in answer.body
+
+
+@pytest.mark.parametrize("serving", WAYS)
+async def test_a_page_stands_for_what_is_below_the_prefix(
+    serving: str, autojump_clock: MockClock
+) -> None:
+    config = Config(prefix="/app", fallback="/index.html", error_pages=["404=/404.html"])
+    files: dict[bytes, Entry] = {
+        b"index.html": b"app",
+        b"404.html": b"lost",
+        b"": SimFile(mode=DIRECTORY),
+    }
+    html = "Accept: text/html"
+    targets = ("/app/some/view", "/some/view", "/app", "/app/index.html")
+    wires = [get(target, html) for target in targets]
+    answers = await ask(wires, serving, config, [SimDisk(files)])
+    assert [(each.status, each.body) for each in answers] == [
+        *((200, b"app"), (404, b"lost"), (301, b"301 Moved Permanently\n"), (200, b"app")),
+    ]
+    assert answers[2].headers["location"] == "/app/"

@@ -18,7 +18,16 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import Answer, parse
 from tests.simulated import SimDisk
-from trio_amped import Config, Exchange, Server, Sites, Stats, handle_connection, open_sites
+from trio_amped import (
+    Answered,
+    Config,
+    Exchange,
+    Server,
+    Sites,
+    Stats,
+    handle_connection,
+    open_sites,
+)
 from trio_amped.serving.router import Router
 
 PATIENCE: Final = 20.0  # seconds: a wait that takes this long has failed
@@ -382,6 +391,27 @@ async def test_listeners_of_all_kinds(
         f"serving {root} at https://127.0.0.1:{tls[1]}/",
         f"serving {root} at a MemoryListener",
     ]
+
+
+async def test_where_clients_come_from(root: Path, place: Place) -> None:
+    async def tell(exchange: Exchange) -> None:
+        await exchange.respond(200, [], f"from {exchange.peer}".encode())
+
+    calls: list[Answered] = []
+    server = Server(Config(root=root, fallback=tell, on_request=calls.append))
+    async with running(server, place.listeners):
+        answers = [
+            each
+            for connect in place.connects
+            for each in await ask(await connect(), get("/x", CLOSE))
+        ]
+    assert [each.body for each in answers] == [
+        b"from 127.0.0.1",
+        b"from ",
+        b"from 127.0.0.1",
+        b"from ",
+    ]
+    assert [each.peer for each in calls] == ["127.0.0.1", "", "127.0.0.1", ""]
 
 
 @pytest.mark.parametrize("settings", WAYS)

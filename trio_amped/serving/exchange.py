@@ -169,10 +169,10 @@ async def run(application: Application, exchange: Exchange) -> None:
             if exchange._refusal and not exchange._has_started:
                 raise exchange._refusal from None
             raise ClientGone(str(error)) from None
+        if not exchange._has_started:
+            raise HttpError(500, "the application failed") from error
         _log_failure(exchange, error)
-        if exchange._has_started:
-            raise CutOff from None
-        raise HttpError(500, "the application failed") from None
+        raise CutOff from None
     except BaseExceptionGroup as group:  # it failed while it was cancelled
         failure, rest = group.split(Exception)
         if failure and not _is_gone(failure):

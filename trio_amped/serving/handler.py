@@ -128,11 +128,13 @@ async def _answer_error(
 
 
 def _log_refusal(request: Request, error: HttpError) -> None:
-    if error.status >= 500 and error.status not in (501, 505):
+    if error.__cause__:
+        level = logging.ERROR
+    elif error.status >= 500 and error.status not in (501, 505):
         level = logging.WARNING
     elif error.is_notable:
         level = logging.INFO
     else:
         level = logging.DEBUG
     target = os.fsdecode(request.target)
-    log.log(level, "%s for %s: %s", error.status, target, error.detail)
+    log.log(level, "%s for %s: %s", error.status, target, error.detail, exc_info=error.__cause__)
