@@ -1,0 +1,85 @@
+"""Two directives: the options of the command line and the settings, as the program has them."""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.typing import stringify_annotation
+
+from trio_amped import Config, cli
+
+
+class CommandLine(SphinxDirective):
+    """All options of the argument parser, in its groups and its order."""
+
+    def run(self) -> list[nodes.Node]:
+        parser = cli._parser()
+        return parsed(self, [f".. program:: {parser.prog}", "", *self._lines(parser)])
+
+    def _lines(self, parser: argparse.ArgumentParser) -> Iterator[str]:
+        for group in parser._action_groups:
+            if group._group_actions:
+                yield from (f".. rubric:: {(group.title or '').capitalize()}", "")
+            for action in group._group_actions:
+                value = value_of(action)
+                names = ", ".join(name + value for name in action.option_strings)
+                text = (action.help or "") % {"default": action.default}
+                yield from (f".. option:: {names}", "", f"   {escaped(text)}", "")
+
+
+class Settings(SphinxDirective):
+    """The fields of Config: name, type, default, bounds, and what it is."""
+
+    def run(self) -> list[nodes.Node]:
+        return parsed(self, [line for field in dataclasses.fields(Config) for line in self._of(field)])
+
+    def _of(self, field: "dataclasses.Field[Any]") -> list[str]:
+        kind = stringify_annotation(get_type_hints(Config)[field.name], "smart")
+        least, most = (field.metadata.get(name) for name in ("least", "most"))
+        bounds = [f"at least {least}"] if least is not None else []
+        bounds += [f"at most {most}"] if most is not None else []
+        more = f" ({', '.join(bounds)})" if bounds else ""
+        return [
+            f".. py:attribute:: Config.{field.name}",
+            "   :no-index-entry:",
+            f"   :type: {kind}",
+            f"   :value: {field.default!r}",
+            "",
+            f"   {escaped(field.metadata['help'])}{more}. "
+            f"On the command line: :option:`trio-amped {cli._option(field)}`.",
+            "",
+        ]
+
+
+def value_of(action: argparse.Action) -> str:
+    """What follows the option's name in --help."""
+    if action.nargs == 0:
+        return ""
+    value = action.metavar or f"{{{','.join(map(str, action.choices or ()))}}}"
+    return f" [{value}]" if action.nargs == "?" else f" {value}"
+
+
+def escaped(text: str) -> str:
+    """The same text in reStructuredText; what looks like an option leads to it."""
+    text = re.sub(r"([\\*`_|])", r"\\\1", text)
+    return re.sub(r"(?<!\S)(--[a-z][a-z-]+)", r":option:`trio-amped \1`", text)
+
+
+def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
+    """What these lines of reStructuredText say; they come from the program, not from a page."""
+    node = nodes.Element()
+    content = StringList(lines, source=cli.__file__)
+    directive.state.nested_parse(content, directive.content_offset, node)
+    return node.children
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("command-line", CommandLine)
+    app.add_directive("settings", Settings)
+    return {"parallel_read_safe": True}
