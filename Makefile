@@ -8,7 +8,7 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing check-all clean
+.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -62,9 +62,14 @@ bench-listing: .venv/test  ## measure while directories of 100 000 names are lis
 soak: .venv/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
+docs: .venv/docs  ## make the documentation, into build/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
 	$(MAKE) test
 	$(MAKE) test-plain
+	$(MAKE) docs
 	$(MAKE) fuzz MINUTES=30 OPTIONS=
 	$(MAKE) soak MINUTES=15
 	$(MAKE) bench OPTIONS=
@@ -91,8 +96,12 @@ clean:  ## remove the environment and everything that tools left here
 
 .venv/test: pyproject.toml .venv/made
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/docs .venv/runtime
+
+.venv/docs: pyproject.toml .venv/made
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[docs]'
 	@touch $@ .venv/runtime
 
 .venv/bench: pyproject.toml .venv/made
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
-	@touch $@ .venv/test .venv/runtime
+	@touch $@ .venv/test .venv/docs .venv/runtime

@@ -3,11 +3,15 @@
 import sys
 from pathlib import Path
 
+from docutils.nodes import Element, TextElement
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
 import trio_amped
 import trio_amped.disk
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "trio_amped"
 copyright = "the authors of trio_amped, MIT licence"
@@ -19,6 +23,7 @@ extensions = [
     "generated",  # ours
 ]
 nitpicky = True
+smartquotes = False  # help texts have quotes that are to be typed
 default_role = "code"  # docstrings are written for help(): `name` is code
 html_theme = "furo"
 html_title = "trio_amped"
@@ -32,15 +37,29 @@ autodoc_typehints_format = "short"
 
 # What other projects call what we name: lists of our own, in the format that is plain text
 # (`name kind page`). The pages are made without a network, and are the same with one; a name that
-# is missing here is an error. Whether the links lead somewhere: `sphinx-build -b linkcheck docs OUT`.
+# is missing here is an error. Whether they lead somewhere: `sphinx-build -b linkcheck docs OUT`.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", "inventories/python.txt"),
     "trio": ("https://trio.readthedocs.io/en/stable", "inventories/trio.txt"),
     "h11": ("https://h11.readthedocs.io/en/latest", "inventories/h11.txt"),
 }
 
-# A public name is said as it is imported, and not where its code is.
-for module in (trio_amped, trio_amped.disk):
-    for name in module.__all__:
-        if not name.startswith("__"):
-            getattr(module, name).__module__ = module.__name__
+PUBLIC = (trio_amped, trio_amped.disk)
+
+
+def public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: TextElement
+) -> Element | None:
+    """A class of ours in an annotation leads to where it is imported from, not to its code."""
+    target = str(node.get("reftarget", ""))
+    name = target.rpartition(".")[2]
+    for module in PUBLIC:
+        if target.startswith("trio_amped.") and name in module.__all__:
+            full, here = f"{module.__name__}.{name}", node["refdoc"]
+            domain = env.domains["py"]
+            return domain.resolve_xref(env, here, app.builder, "obj", full, node, content)
+    return None
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", public_name)

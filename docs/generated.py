@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any, get_type_hints
@@ -34,10 +35,14 @@ class CommandLine(SphinxDirective):
 
 
 class Settings(SphinxDirective):
-    """The fields of Config: name, type, default, bounds, and what it is."""
+    """The class Config, and its fields: name, type, default, bounds, and what it is."""
 
     def run(self) -> list[nodes.Node]:
-        return parsed(self, [line for field in dataclasses.fields(Config) for line in self._of(field)])
+        about = [f"   {line}" for line in inspect.cleandoc(Config.__doc__ or "").splitlines()]
+        lines = [".. py:class:: trio_amped.Config(**settings)", "", *about, ""]
+        for field in dataclasses.fields(Config):
+            lines += self._of(field)
+        return parsed(self, lines)
 
     def _of(self, field: "dataclasses.Field[Any]") -> list[str]:
         kind = stringify_annotation(get_type_hints(Config)[field.name], "smart")
@@ -46,13 +51,11 @@ class Settings(SphinxDirective):
         bounds += [f"at most {most}"] if most is not None else []
         more = f" ({', '.join(bounds)})" if bounds else ""
         return [
-            f".. py:attribute:: Config.{field.name}",
-            "   :no-index-entry:",
-            f"   :type: {kind}",
-            f"   :value: {field.default!r}",
+            f"   .. py:attribute:: {field.name}",
+            f"      :type: {kind}",
+            f"      :value: {field.default!r}",
             "",
-            f"   {escaped(field.metadata['help'])}{more}. "
-            f"On the command line: :option:`trio-amped {cli._option(field)}`.",
+            f"      {escaped(field.metadata['help'] + more + '; ' + cli._option(field))}",
             "",
         ]
 
@@ -67,8 +70,8 @@ def value_of(action: argparse.Action) -> str:
 
 def escaped(text: str) -> str:
     """The same text in reStructuredText; what looks like an option leads to it."""
-    text = re.sub(r"([\\*`_|])", r"\\\1", text)
-    return re.sub(r"(?<!\S)(--[a-z][a-z-]+)", r":option:`trio-amped \1`", text)
+    text = re.sub(r"([\\*`_|:])", r"\\\1", text)
+    return re.sub(r"(?<!\S)(--[a-z][a-z-]+)", r":option:`\1 <trio-amped \1>`", text)
 
 
 def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
