@@ -16,9 +16,12 @@ help:  ## show this list
 	@echo
 	@echo "  Variables: PYTHON=$(PYTHON) ROOT=$(ROOT) PORT=$(PORT) MINUTES=$(MINUTES) OPTIONS='$(OPTIONS)'"
 
+# The example shows a folder without an index; what is in a folder of yours is shown if you say so.
+LISTING := $(if $(filter examples/site,$(ROOT)),--listing)
+
 # The trap keeps the shell alive through ^C, so that the server can drain and make stays quiet.
 serve: .venv/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the server can do)
-	@trap : INT; $(BIN)/python -m trio_amped --root '$(ROOT)' --port $(PORT) $(OPTIONS) \
+	@trap : INT; $(BIN)/python -m trio_amped --root '$(ROOT)' --port $(PORT) $(LISTING) $(OPTIONS) \
 	    || test $$? -eq 130
 
 test: .venv/test  ## lint, types, then all tests with branch coverage
