@@ -326,3 +326,9 @@ def test_every_page_is_in_the_contents() -> None:
         x for block in re.findall(r"```\{toctree\}(.*?)```", text, re.DOTALL) for x in block.split()
     }
     assert {page.stem for page in PAGES[1:]} - {"index"} <= listed
+
+
+def test_every_example_is_listed() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    examples = [path.name for path in (REPOSITORY / "examples").iterdir() if path.name[0] != "_"]
+    assert [name for name in examples if f"](examples/{name}): " not in text] == []

@@ -32,6 +32,13 @@ return places.map(([x, y]) => {
 """
 """`Browser.run` it with places on the spiral, 8 pixels each around the middle: their colors."""
 
+POINT = """
+const [x, y] = arguments, size = 2 ** 3
+const at = {clientX: innerWidth / 2 + (x - 0.5) * size, clientY: innerHeight / 2 - (y - 0.5) * size}
+document.querySelector("canvas").dispatchEvent(new PointerEvent("pointermove", at))
+"""
+"""`Browser.run` it with such a place: the pointer is there."""
+
 
 def spiral() -> Iterator[tuple[int, int]]:
     """Where the numbers are, from 1: right and up from the 1."""
@@ -121,6 +128,10 @@ def test_a_page_shows_parts_of_it(
     near = {number: place for number, place in PLACES.items() if number <= 100}
     colors = [tuple(color) for color in browser.run(DOTS, list(near.values()))]
     assert colors == [TEAL if is_prime(number) else PAPER for number in near]
+    for number, (x, y) in near.items():
+        browser.run(POINT, x, y)
+        says = "is a prime" if is_prime(number) else "is no prime"
+        assert browser.texts("#under") == [f"{number} {says}"]
 
     for _ in range(3):
         browser.click("#out")
