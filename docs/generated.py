@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -13,7 +14,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
-from trio_amped import Config, cli
+from trio_amped import cli
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class CommandLine(SphinxDirective):
@@ -35,29 +39,38 @@ class CommandLine(SphinxDirective):
 
 
 class Settings(SphinxDirective):
-    """The class Config, and its fields: name, type, default, bounds, and what it is."""
+    """A class of settings, and the fields that it adds to its base: `.. settings:: module.Class`.
+
+    Each with its name, type, default, bounds, what it is, and its option on the command line.
+    """
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        about = [f"   {line}" for line in inspect.cleandoc(Config.__doc__ or "").splitlines()]
-        lines = [".. py:class:: trio_amped.Config(**settings)", "", *about, ""]
-        for field in dataclasses.fields(Config):
-            lines += self._of(field)
-        return parsed(self, lines)
+        module, _, name = self.arguments[0].rpartition(".")
+        settings: type[DataclassInstance] = getattr(importlib.import_module(module), name)
+        about = inspect.cleandoc(settings.__doc__ or "").splitlines()
+        lines = [f".. py:class:: {module}.{name}(**settings)", "", *about, ""]
+        inherited = getattr(settings.__base__, "__dataclass_fields__", {})
+        types = get_type_hints(settings)
+        for field in dataclasses.fields(settings):
+            if inherited.get(field.name) is not field:
+                lines += field_lines(field, types[field.name])
+        return parsed(self, [lines[0], *(f"   {line}" for line in lines[1:])])
 
-    def _of(self, field: "dataclasses.Field[Any]") -> list[str]:
-        kind = stringify_annotation(get_type_hints(Config)[field.name], "smart")
-        least, most = (field.metadata.get(name) for name in ("least", "most"))
-        bounds = [f"at least {least}"] if least is not None else []
-        bounds += [f"at most {most}"] if most is not None else []
-        more = f" ({', '.join(bounds)})" if bounds else ""
-        return [
-            f"   .. py:attribute:: {field.name}",
-            f"      :type: {kind}",
-            f"      :value: {field.default!r}",
-            "",
-            f"      {escaped(field.metadata['help'] + more + '; ' + cli._option(field))}",
-            "",
-        ]
+
+def field_lines(field: "dataclasses.Field[Any]", kind: Any) -> list[str]:
+    """A setting, as an attribute."""
+    least, most = (field.metadata.get(name) for name in ("least", "most"))
+    bounds = [f"at least {least}"] if least is not None else []
+    bounds += [f"at most {most}"] if most is not None else []
+    text = field.metadata["help"] + (f" ({', '.join(bounds)})" if bounds else "")
+    if field.metadata.get("option", "") is not None:
+        text += f"; {cli._option(field)}"
+    lines = [f".. py:attribute:: {field.name}", f"   :type: {stringify_annotation(kind, 'smart')}"]
+    if field.default is not dataclasses.MISSING:
+        lines.append(f"   :value: {field.default!r}")
+    return [*lines, "", f"   {escaped(text)}", ""]
 
 
 def value_of(action: argparse.Action) -> str:
