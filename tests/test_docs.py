@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import os
 import re
 import shlex
@@ -249,7 +250,18 @@ def test_every_block_is_of_a_known_language(page: Path) -> None:
             assert not re.search(r"^\$ ", block.text, re.MULTILINE), (page.name, block.line)
 
 
+@pytest.fixture
+def quiet_log() -> Iterator[None]:
+    """What a page does to our logger is undone."""
+    log = logging.getLogger("trio_amped")
+    before, level = log.handlers[:], log.level
+    yield
+    log.handlers[:] = before
+    log.setLevel(level)
+
+
 @needs_programs("curl", "make")
+@pytest.mark.usefixtures("quiet_log")
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(block.language in RUN for block in blocks(page))],
