@@ -61,5 +61,17 @@ def public_name(
     return None
 
 
+def context_manager(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str, gives: str
+) -> tuple[str, str]:
+    """What @asynccontextmanager has made returns no iterator, but what `async with` takes."""
+    if hasattr(value, "__wrapped__") and gives:
+        gives = gives.replace(
+            "collections.abc.AsyncIterator", "contextlib.AbstractAsyncContextManager"
+        )
+    return signature, gives
+
+
 def setup(app: Sphinx) -> None:
     app.connect("missing-reference", public_name)
+    app.connect("autodoc-process-signature", context_manager)
