@@ -8,7 +8,7 @@ MINUTES ?= 5
 
 BIN := .venv/bin
 
-.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing bench-asgi check-all clean
+.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -16,9 +16,12 @@ help:  ## show this list
 	@echo
 	@echo "  Variables: PYTHON=$(PYTHON) ROOT=$(ROOT) PORT=$(PORT) MINUTES=$(MINUTES) OPTIONS='$(OPTIONS)'"
 
+# The example shows a folder without an index; what is in a folder of yours is shown if you say so.
+LISTING := $(if $(filter examples/site,$(ROOT)),--listing)
+
 # The trap keeps the shell alive through ^C, so that the server can drain and make stays quiet.
 serve: .venv/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the server can do)
-	@trap : INT; $(BIN)/python -m trio_amped --root '$(ROOT)' --port $(PORT) $(OPTIONS) \
+	@trap : INT; $(BIN)/python -m trio_amped --root '$(ROOT)' --port $(PORT) $(LISTING) $(OPTIONS) \
 	    || test $$? -eq 130
 
 test: .venv/test  ## lint, types, then all tests with branch coverage
@@ -65,9 +68,14 @@ bench-asgi: .venv/bench  ## measure the ASGI application beside Starlette's unde
 soak: .venv/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
+docs: .venv/docs  ## make the documentation, into build/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
 	$(MAKE) test
 	$(MAKE) test-plain
+	$(MAKE) docs
 	$(MAKE) fuzz MINUTES=30 OPTIONS=
 	$(MAKE) soak MINUTES=15
 	$(MAKE) bench OPTIONS=
@@ -95,8 +103,12 @@ clean:  ## remove the environment and everything that tools left here
 
 .venv/test: pyproject.toml .venv/made
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/docs .venv/runtime
+
+.venv/docs: pyproject.toml .venv/made
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[docs]'
 	@touch $@ .venv/runtime
 
 .venv/bench: pyproject.toml .venv/made
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
-	@touch $@ .venv/test .venv/runtime
+	@touch $@ .venv/test .venv/docs .venv/runtime

@@ -11,26 +11,12 @@ import pytest
 from tests.rig import ServerProcess, running_server
 
 from . import pages
-from .browser import FETCH, LOAD, PHONE, SEEK, Browser, needs_chromium, running_browser
+from .browser import FETCH, LOAD, PHONE, SEEK, Browser, needs_chromium
 from .support import DEBUG, needs_programs
 
 pytestmark = needs_chromium
 
 AS_TEXT = ("--media-type", "*: text/plain")  # a click on it shows it
-
-
-@pytest.fixture(scope="module")
-def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with running_browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(shared_browser: Browser) -> Iterator[Browser]:
-    """The browser, which remembers nothing of other tests."""
-    shared_browser.forget()
-    yield shared_browser
-    shared_browser.forget()  # it lets go of its connections
 
 
 def wait_for(server: ServerProcess, path: str, status: int) -> None:
