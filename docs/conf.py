@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import trio_amped
+import trio_amped.asgi
 import trio_amped.disk
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,7 +45,7 @@ intersphinx_mapping = {
     "h11": ("https://h11.readthedocs.io/en/latest", "inventories/h11.txt"),
 }
 
-PUBLIC = (trio_amped, trio_amped.disk)
+PUBLIC = (trio_amped, trio_amped.asgi, trio_amped.disk)
 
 
 def public_name(

@@ -29,13 +29,14 @@ import trio
 from markdown_it import MarkdownIt
 
 import trio_amped
+import trio_amped.asgi
 import trio_amped.disk
 from fuzz.targets import ALL
 from tests.clients.support import needs_programs
 from tests.rig import GUARD, REPOSITORY, ServerProcess
 
 PAGES: Final = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
-PUBLIC: Final = (trio_amped, trio_amped.disk)
+PUBLIC: Final = (trio_amped, trio_amped.asgi, trio_amped.disk)
 
 RUN: Final = {"python", "sh", "console"}
 SHOWN: Final = {"text", "{toctree}", "{eval-rst}"}  # diagrams, output, and what Sphinx reads
@@ -43,7 +44,7 @@ SHOWN: Final = {"text", "{toctree}", "{eval-rst}"}  # diagrams, output, and what
 # What is not run, and why. That the target or the option is there is checked all the same.
 NOT_RUN: Final = {
     r"pip install \.": "it needs an index of packages; make does the same for each environment",
-    r"make (test|test-plain|fuzz|soak|bench|bench-cold|bench-listing|docs|check-all)\b.*": (
+    r"make (test|test-plain|fuzz|soak|bench(-cold|-listing|-asgi)?|docs|check-all)\b.*": (
         "it takes long, or is what runs this test"
     ),
     r"make bench-packages": "it installs, as root",
@@ -68,6 +69,8 @@ PLANTED: Final = {
     "embedding.md": {
         "site/index.html": b"<!doctype html>",
         "site/hello.txt": b"Hello.\n",
+        "media/a.mp4": b"a",
+        "docs/a.html": b"a",
         "planet.pmtiles": bytes(200_000),
     },
 }
