@@ -11,6 +11,7 @@ from sphinx.environment import BuildEnvironment
 import trio_amped
 import trio_amped.asgi
 import trio_amped.disk
+import trio_amped.testing
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -45,7 +46,7 @@ intersphinx_mapping = {
     "h11": ("https://h11.readthedocs.io/en/latest", "inventories/h11.txt"),
 }
 
-PUBLIC = (trio_amped, trio_amped.asgi, trio_amped.disk)
+PUBLIC = (trio_amped, trio_amped.asgi, trio_amped.disk, trio_amped.testing)
 
 
 def public_name(

@@ -31,12 +31,13 @@ from markdown_it import MarkdownIt
 import trio_amped
 import trio_amped.asgi
 import trio_amped.disk
+import trio_amped.testing
 from fuzz.targets import ALL
 from tests.clients.support import needs_programs
 from tests.rig import GUARD, REPOSITORY, ServerProcess
 
 PAGES: Final = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
-PUBLIC: Final = (trio_amped, trio_amped.asgi, trio_amped.disk)
+PUBLIC: Final = (trio_amped, trio_amped.asgi, trio_amped.disk, trio_amped.testing)
 
 RUN: Final = {"python", "sh", "console"}
 SHOWN: Final = {"text", "{toctree}", "{eval-rst}"}  # diagrams, output, and what Sphinx reads

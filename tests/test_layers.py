@@ -22,6 +22,8 @@ MAY_IMPORT: Final = {
     "serving": LEAVES | {"semantics", "disk"},
     # Not a room: the serving room for clients whom an ASGI server awaits.
     "asgi": LEAVES | {"semantics", "disk", "serving"},
+    # The serving room, for the tests of others.
+    "testing": LEAVES | {"semantics", "disk", "serving"},
     "config": frozenset({"semantics"}),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.

@@ -20,11 +20,11 @@ import trio_amped
 from tests.real.support import MIB, SMALL, WINDOW, children, content, descriptors, evict, put
 from tests.rig import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.rig.server import COMMON_OPTIONS
-from tests.simulated import SimDisk
 from trio_amped import Config
 from trio_amped.disk import helper
 from trio_amped.serving.lane import Handover
 from trio_amped.serving.router import Router
+from trio_amped.testing import SimDisk
 
 SIZE = 5 * MIB
 SMALL_FILE = b"small"

@@ -25,7 +25,7 @@ from fuzz.mutants import read_all
 from fuzz.target import Target
 from fuzz.targets import ALL
 from tests.serving.peers import converse
-from tests.simulated import SimDisk
+from trio_amped.testing import SimDisk
 
 KILLED: Final = 3  # not 1, which is Python's own for what is no verdict at all
 BATCH: Final = 50  # examples of one target with one seed

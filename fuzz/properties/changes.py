@@ -28,7 +28,8 @@ from fuzz.world.scenes import (
 )
 from tests.reference import Form
 from tests.serving.client import Answer
-from tests.simulated import NOW, SimFile
+from tests.simulated import NOW
+from trio_amped.testing import SimFile
 
 # ------------------------------------------------------------------ one thing after the other
 

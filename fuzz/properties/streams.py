@@ -14,8 +14,9 @@ from fuzz.world.runs import SCHEDULES, run
 from fuzz.world.scenes import TURNS, parts_of
 from tests.serving.client import Answer, parse
 from tests.serving.peers import WAYS, converse
-from tests.simulated import DIRECTORY, NOW, Entry, SimDisk, SimFile
+from tests.simulated import DIRECTORY, NOW
 from trio_amped.config import Config
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 FILES: Final[dict[bytes, Entry]] = {
     b"index.html": b"<h1>root</h1>",

@@ -10,9 +10,10 @@ import trio
 from hypothesis import strategies as st
 
 from fuzz.tally import note
-from tests.simulated import DAY, NANO, NOW, Entry, SimDisk, SimFile, failure
+from tests.simulated import DAY, NANO, NOW, failure
 from trio_amped.disk.interface import FileChanged, Listing, OpenFile, WouldWait
 from trio_amped.semantics.listing import View
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 PATIENCE: Final = 30.0  # seconds; then the disk itself gives up, see Config.disk_timeout
 

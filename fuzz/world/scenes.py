@@ -15,9 +15,10 @@ from fuzz.world.runs import SCHEDULES
 from tests.reference import Form
 from tests.serving.client import Answer, parse
 from tests.serving.peers import WAYS
-from tests.simulated import DAY, DIRECTORY, NANO, NOW, SimFile, digest
+from tests.simulated import DAY, DIRECTORY, NANO, NOW
 from trio_amped.config import Config
 from trio_amped.semantics.listing import View
+from trio_amped.testing import SimDisk, SimFile
 
 CONFIG: Final = Config(
     max_head=2048, max_target=256, max_fields=24, listing=True, error_pages=["404=/404.html"]
@@ -45,7 +46,7 @@ class Listed(Form):
     """What a directory shows: known by its content, as it has no date."""
 
     def etag(self, now: float) -> str:
-        return f'"{digest(self.content).hex()}"'
+        return f'"{SimDisk.digest(self.content).hex()}"'
 
 
 @dataclass(frozen=True)

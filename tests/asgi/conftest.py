@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.simulated import NOW, SimDisk
+from tests.simulated import NOW
 from trio_amped import asgi
 from trio_amped.config import Config
 from trio_amped.serving.router import Router
 from trio_amped.stats import Stats
+from trio_amped.testing import SimDisk
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,9 @@ from tests.serving.rfc9110 import (
     test_status_codes,
 )
 from tests.serving.rfc9110.rows import SITE, Row
-from tests.simulated import SimDisk
 from trio_amped.asgi import StaticFiles, _target
 from trio_amped.config import Config, Site
+from trio_amped.testing import SimDisk
 
 Use = Callable[[SimDisk], SimDisk]
 _TABLES: Final = (

@@ -14,12 +14,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.asgi.support import ask, call, scope
 from tests.asgi.test_answers import Other
 from tests.serving.cases import FILES
-from tests.simulated import SimDisk
 from trio_amped import asgi
 from trio_amped.asgi import StaticFiles
 from trio_amped.config import Config
 from trio_amped.serving.router import Router
 from trio_amped.stats import Stats
+from trio_amped.testing import SimDisk
 
 
 class Disks:

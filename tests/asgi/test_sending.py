@@ -9,9 +9,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.asgi.support import ZERO_COPY, Reply, ask, call, scope
-from tests.simulated import SimDisk, failure
+from tests.simulated import failure
 from trio_amped.asgi import StaticFiles
 from trio_amped.disk.interface import FileChanged
+from trio_amped.testing import SimDisk
 
 KIB = 1 << 10
 WINDOW = 64 * KIB  # of the simulated disk

@@ -7,8 +7,9 @@ from typing import Final
 
 from tests.serving.client import Answer, parse
 from tests.serving.peers import converse
-from tests.simulated import DIRECTORY, FIFO, NOW, Entry, SimDisk, SimFile
+from tests.simulated import DIRECTORY, FIFO, NOW
 from trio_amped.config import Config
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 LARGE: Final = bytes(index * index % 251 for index in range(200_000))
 FILES: Final[dict[bytes, Entry]] = {

@@ -14,7 +14,6 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from tests.simulated import SimDisk
 from trio_amped.config import Config
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
@@ -23,6 +22,7 @@ from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
 from trio_amped.serving.transport import Pace, SocketTransport, StreamTransport, Transport, Turns
 from trio_amped.stats import Stats
+from trio_amped.testing import SimDisk
 
 Stream: TypeAlias = trio.abc.HalfCloseableStream
 Link: TypeAlias = Callable[[Pace], tuple[Stream, Transport]]  # the client's end, and ours

@@ -12,13 +12,14 @@ from trio.testing import MockClock
 from tests.serving.cases import DATE, ETAG, FILES, LARGE, MODIFIED, get
 from tests.serving.client import parse
 from tests.serving.peers import converse_by_task
-from tests.simulated import DAY, NANO, NOW, Entry, SimDisk, SimFile
+from tests.simulated import DAY, NANO, NOW
 from trio_amped.config import Config
 from trio_amped.disk.interface import OpenFile
 from trio_amped.semantics.common import match_common
 from trio_amped.serving import answers as answers_module
 from trio_amped.serving.answers import Answer, Answers
 from trio_amped.serving.router import Router
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 SMALL = 64 * 1024
 AGE = 1.0  # seconds: --revalidate

@@ -8,12 +8,12 @@ from trio.testing import MockClock, memory_stream_pair
 
 from tests.serving.cases import LARGE
 from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket
-from tests.simulated import SimDisk
 from trio_amped.config import Config
 from trio_amped.semantics.body import Body, FileSpan
 from trio_amped.serving.body import BodySender
 from trio_amped.serving.transport import ClientGone, Pace, StreamTransport
 from trio_amped.stats import Stats
+from trio_amped.testing import SimDisk
 
 BODIES: list[Body] = [
     (),

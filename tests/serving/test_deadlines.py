@@ -16,8 +16,8 @@ from tests.serving.peers import (
     by_unix_socket,
     connected,
 )
-from tests.simulated import SimDisk
 from trio_amped.config import Config
+from trio_amped.testing import SimDisk
 
 LINKS = pytest.mark.parametrize("link", [by_memory, by_unix_socket])
 CONFIG = Config(head_timeout=10, keep_alive_timeout=60, send_timeout=30, send_minimum=3000)

@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
 from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket, connected
-from tests.simulated import SimDisk
+from trio_amped.testing import SimDisk
 
 LINKS = pytest.mark.parametrize("link", [by_memory, by_unix_socket])
 

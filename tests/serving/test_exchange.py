@@ -16,11 +16,11 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 import trio_amped
 from tests.serving.cases import FILES, get
 from tests.serving.peers import by_lockstep, by_memory, connected, converse
-from tests.simulated import SimDisk
 from trio_amped import ClientGone, Config, Exchange, Site
 from trio_amped.serving.router import Router
 from trio_amped.serving.sites import Sites, handle_connection
 from trio_amped.stats import Stats
+from trio_amped.testing import SimDisk
 
 Application = Callable[[Exchange], Awaitable[object]]
 

@@ -9,8 +9,9 @@ from trio.testing import MockClock
 from tests.serving.cases import FILES, LARGE, Case, get
 from tests.serving.client import parse
 from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket, connected
-from tests.simulated import Happening, SimDisk, failure
+from tests.simulated import failure
 from trio_amped.disk.interface import FileChanged
+from trio_amped.testing import Happening, SimDisk
 
 AGAIN: dict[str, str | None] = {"retry-after": "1"}
 

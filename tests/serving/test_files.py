@@ -6,7 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.serving.cases import ETAG, LARGE, MODIFIED, TEXT, Case, get
 from tests.serving.client import parse
 from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket, connected
-from tests.simulated import SimDisk
+from trio_amped.testing import SimDisk
 
 TEN = b"0123456789"
 STALE = "Sun, 12 Nov 2023 22:13:20 GMT"

@@ -11,12 +11,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
 from tests.serving.peers import Link, Peer, by_lockstep, by_memory, by_unix_socket, connected
-from tests.simulated import NOW, SimDisk
+from tests.simulated import NOW
 from trio_amped.config import Config
 from trio_amped.semantics.request import Request
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.framing import Framing
 from trio_amped.serving.router import Router
+from trio_amped.testing import SimDisk
 
 HUGE = LARGE * 50  # more than the kernel's buffers hold
 TEN = b"0123456789"

@@ -25,7 +25,7 @@ from tests.serving.peers import (
     converse_by_task,
     on_the_lane,
 )
-from tests.simulated import NOW, SimDisk, SimFile, failure
+from tests.simulated import NOW, failure
 from trio_amped.config import Config
 from trio_amped.disk.interface import OpenFile
 from trio_amped.semantics.body import Body
@@ -33,6 +33,7 @@ from trio_amped.serving import answers as answers_module
 from trio_amped.serving import lane as lane_module
 from trio_amped.serving.answers import Answer as KeptAnswer
 from trio_amped.serving.answers import Answers
+from trio_amped.testing import SimDisk, SimFile
 
 PATIENCE = 20.0  # seconds: a wait that takes this long has failed
 SWEEP = 1.0  # seconds: how late the end of an idle connection may be

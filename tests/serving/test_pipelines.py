@@ -6,8 +6,8 @@ from trio.testing import MockClock
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
 from tests.serving.peers import connected, converse
-from tests.simulated import SimDisk
 from trio_amped.config import Config
+from trio_amped.testing import SimDisk
 
 KINDS = [
     (get("/a.txt"), 200, b"0123456789"),

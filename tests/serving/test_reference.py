@@ -19,8 +19,9 @@ from tests import reference
 from tests.reference import Form, Resource
 from tests.serving.client import Answer, parse
 from tests.serving.peers import converse
-from tests.simulated import DAY, DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile
+from tests.simulated import DAY, DIRECTORY, NANO, NOW
 from trio_amped.config import Config
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 CODINGS: Final = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # in the server's order
 NAME: Final = b"f.txt"

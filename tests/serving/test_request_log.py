@@ -12,8 +12,8 @@ from trio.testing import MockClock
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.peers import by_lockstep, connected, converse, on_the_lane
 from tests.serving.test_exchange import chunked, echo, fail
-from tests.simulated import SimDisk
 from trio_amped import Answered, Config, Server
+from trio_amped.testing import SimDisk
 
 OTHERS = {b"huge": LARGE * 20}
 

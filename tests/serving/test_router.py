@@ -10,13 +10,14 @@ from tests.serving import peers
 from tests.serving.cases import get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import Client
-from tests.simulated import DIRECTORY, Entry, SimDisk, SimFile
+from tests.simulated import DIRECTORY
 from trio_amped.config import Config, Site
 from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
 from trio_amped.serving.transport import Pace
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 SITES = Config(
     sites=[
@@ -30,7 +31,7 @@ SITES = Config(
 
 
 def disks() -> list[SimDisk]:
-    folder = SimFile(mode=DIRECTORY)
+    folder: Entry = SimFile(mode=DIRECTORY)
     return [
         SimDisk({b"index.html": b"main", b"a": b"main a", b"404.html": b"main 404"}),
         SimDisk({b"": folder, b"a": b"static a", b"x/index.html": b"x", b"x": folder}),

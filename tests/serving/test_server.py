@@ -14,13 +14,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.serving.cases import LARGE, get
 from tests.serving.client import Answer, parse
-from tests.simulated import SimDisk, failure
+from tests.simulated import failure
 from trio_amped import Config, Server, Site, serve
 from trio_amped.serving.lane import Handover
 from trio_amped.serving.room import Room
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import _BoundedListener
 from trio_amped.stats import Stats
+from trio_amped.testing import SimDisk
 
 PATIENCE = 20.0  # seconds: a wait that takes this long has failed
 

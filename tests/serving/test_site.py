@@ -14,11 +14,12 @@ from trio.testing import MockClock
 from tests.serving.cases import ETAG, FILES, LIMITED, MODIFIED, Case, get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import connected, converse
-from tests.simulated import DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile, failure
+from tests.simulated import DIRECTORY, NANO, NOW, failure
 from trio_amped.config import Config
 from trio_amped.semantics.request import Request
 from trio_amped.semantics.target import Target
 from trio_amped.serving.root import DocumentRoot
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 Fields: TypeAlias = dict[str, str | None]
 

@@ -17,7 +17,6 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import Answer, parse
-from tests.simulated import SimDisk
 from trio_amped import (
     Answered,
     Config,
@@ -29,6 +28,7 @@ from trio_amped import (
     open_sites,
 )
 from trio_amped.serving.router import Router
+from trio_amped.testing import SimDisk
 
 PATIENCE: Final = 20.0  # seconds: a wait that takes this long has failed
 CLOSE: Final = "Connection: close"

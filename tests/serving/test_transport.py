@@ -11,7 +11,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
 from tests.serving.peers import Peer, Stream, by_tcp_socket, by_unix_socket, connected
-from tests.simulated import SimDisk, failure
+from tests.simulated import failure
 from trio_amped.config import Config
 from trio_amped.serving.transport import (
     ClientGone,
@@ -22,6 +22,7 @@ from trio_amped.serving.transport import (
     Turns,
 )
 from trio_amped.stats import Stats
+from trio_amped.testing import SimDisk
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 HUGE = {b"large": LARGE * 50}  # more than the kernel's buffers hold

@@ -10,8 +10,9 @@ from typing import Final, TypeAlias
 from tests.serving.cases import FILES, LIMITED, TEXT, Case
 from tests.serving.client import Answer, parse
 from tests.serving.peers import converse
-from tests.simulated import DAY, DIRECTORY, NANO, NOW, Entry, SimDisk, SimFile, failure
+from tests.simulated import DAY, DIRECTORY, NANO, NOW, failure
 from trio_amped.config import Config
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 Fields: TypeAlias = Mapping[str, str | None]
 Part: TypeAlias = tuple[str, str, bytes]  # Content-Type, Content-Range, and what follows

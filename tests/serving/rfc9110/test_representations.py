@@ -19,7 +19,8 @@ from tests.serving.rfc9110.rows import (
     site,
     text,
 )
-from tests.simulated import DAY, NANO, NOW, SimFile
+from tests.simulated import DAY, NANO, NOW
+from trio_amped.testing import SimFile
 
 BR = "Accept-Encoding: br"
 FUTURE_TAG = f'W/"{(NOW + DAY) * NANO:x}-b"'
