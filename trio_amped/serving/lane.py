@@ -87,6 +87,7 @@ class Lane:
         self._room = room
         self._hand_over = hand_over
         self._clock = answers.clock
+        self._depends_on = answers.depends_on
         # Bytes of a head that cannot be beyond any limit: a field has four at least.
         self._always_allowed = min(config.max_head, config.max_target)
         if config.max_fields < MOST_FIELDS:
@@ -306,7 +307,7 @@ class Lane:
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
-        stats, start, depends_on = self._stats, 0, self._answers.depends_on
+        stats, start, depends_on = self._stats, 0, self._depends_on
         for _ in range(_PIPELINED):
             match = match_common(received, start)
             if match is None:
