@@ -119,7 +119,9 @@ async def echo(exchange: Exchange) -> None:
         (get("/.hidden"), 200, b"GET /.hidden "),
         (get("/a%2Fb"), 200, b"GET /a%2Fb "),
         (get("/a.txt", method="DELETE"), 200, b"DELETE /a.txt "),
-        (get("/a.txt", method="OPTIONS"), 200, b"OPTIONS /a.txt "),
+        (get("/a.txt", method="OPTIONS"), 200, b""),
+        (get("/folder", method="OPTIONS"), 200, b""),
+        (get("/api", method="OPTIONS"), 200, b"OPTIONS /api "),
         (get("/a.txt", method="BREW"), 200, b"BREW /a.txt "),
         (get("*", method="OPTIONS"), 200, b""),
         (get("/", method="CONNECT"), 405, b"405 Method Not Allowed\n"),
@@ -135,6 +137,14 @@ async def test_an_application_has_what_is_no_file(
 ) -> None:
     (reply,) = await ask(tell, request_)
     assert (reply.status, reply.body, reply.is_complete) == (status, body, True)
+
+
+async def test_files_keep_their_preflights(autojump_clock: MockClock) -> None:
+    fields = ("Origin: https://a.example", "Access-Control-Request-Method: GET")
+    wires = [get(target, *fields, method="OPTIONS") for target in ("/a.txt", "/api")]
+    of_file, of_api = await ask(tell, *wires, cors=("*",))
+    assert of_file.headers["access-control-allow-methods"] == "GET, HEAD, OPTIONS"
+    assert "access-control-allow-methods" not in of_api.headers
 
 
 async def test_it_has_what_is_outside_of_every_prefix(autojump_clock: MockClock) -> None:

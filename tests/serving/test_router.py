@@ -1,5 +1,6 @@
 """Several sites by host and prefix, on all ways of serving."""
 
+import resource
 from collections.abc import Sequence
 
 import pytest
@@ -162,3 +163,15 @@ async def test_a_page_stands_for_what_is_below_the_prefix(
         *((200, b"app"), (404, b"lost"), (301, b"301 Moved Permanently\n"), (200, b"app")),
     ]
     assert answers[2].headers["location"] == "/app/"
+
+
+@pytest.mark.parametrize("most", [4, 1000, 1_000_000])
+async def test_all_roots_share_the_files_that_may_be_open(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the process may have fewer than the settings would."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    sites = [Site("a", prefix=f"/{number}") for number in range(4)]
+    config = Config(sites=sites, max_open_files=most)
+    answers = Answers(Router(config, [SimDisk({}) for _ in sites]), config)
+    assert [files._most for files in answers.files] == [min(most, 256) // 4] * 4

@@ -93,6 +93,23 @@ async def test_several_roots_share_what_serves_them(root: Path, tmp_path: Path) 
         assert server.stats.helpers <= 2
 
 
+async def test_what_a_listing_shows_is_what_its_own_root_serves(tmp_path: Path) -> None:
+    """The same folder below two roots: a link out of one of them leads to a file of the other."""
+    outer, inner = tmp_path, tmp_path / "inner"
+    (inner / "d").mkdir(parents=True)
+    (outer / "a.txt").write_bytes(b"a")
+    (inner / "d" / "link.txt").symlink_to("../../a.txt")
+    (outer / "d").symlink_to("inner/d")
+    sites = [
+        Site(outer, prefix="/outer", listing=True),
+        Site(inner, prefix="/inner", listing=True),
+    ]
+    server = Server(Config(sites=sites, port=0, max_helpers=2))
+    async with running(server) as address:
+        shown = [(await ask(address, get(f"/{name}/d/"))).body for name in ("outer", "inner")]
+    assert [b"link.txt" in body for body in shown] == [True, False]
+
+
 async def test_a_second_root_that_cannot_be_served(root: Path) -> None:
     before = os.listdir("/proc/self/fd")
     sites = [Site(root), Site(root / "missing", prefix="/static")]

@@ -26,6 +26,7 @@ from trio_amped import (
     Stats,
     handle_connection,
     open_sites,
+    serve,
 )
 from trio_amped.serving.router import Router
 from trio_amped.testing import SimDisk
@@ -491,6 +492,14 @@ async def test_accepting_can_be_stopped(root: Path, place: Place) -> None:
             await trio.aclose_forcefully(stream)
         assert server.stats.connections == 4
         await trio.aclose_forcefully(late)
+
+
+async def test_serve_takes_listeners_as_well(root: Path, place: Place) -> None:
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(serve, Config(root=root), place.listeners)
+            assert len(addresses) == len(place.listeners)
+            nursery.cancel_scope.cancel()
 
 
 async def test_what_a_listener_raises(root: Path) -> None:

@@ -21,7 +21,7 @@ _MOST: Final = 512 * 2**20  # bytes, with what is still being sent: beyond, noth
 
 
 _Key: TypeAlias = tuple[tuple[int, ...], bytes, View]
-"""A version of a directory, its path, and how it is shown."""
+"""A version of a directory below a root, its path, and how it is shown."""
 
 
 class Rendered(NamedTuple):
@@ -79,8 +79,9 @@ class Listings:
 
         New names are seen at once; sizes and dates of files may be `max_age` old. Raises OSError.
         """
-        version = (directory.device, directory.inode, directory.mtime_ns, directory.ctime_ns)
-        key: _Key = (version, path, view)
+        # Where links may lead to, and so what is shown, depends on the root.
+        identity = (root.fd, directory.device, directory.inode)
+        key: _Key = ((*identity, directory.mtime_ns, directory.ctime_ns), path, view)
         self._forget_stale()
         shared = self._shared.get(key)
         if shared is None:

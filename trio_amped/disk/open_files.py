@@ -68,16 +68,20 @@ class OpenFiles:
 
     That a path still leads to its file is asked again after `max_age` seconds; that the file was
     not changed in place, at every use. What is open belongs to us: nobody may keep it across an
-    `await` (see `share`). What was not asked for in `unused_after` seconds is closed.
+    `await` (see `share`). What was not asked for in `unused_after` seconds is closed. The bounds
+    are for `shares` of these together.
     """
 
-    def __init__(self, disk: PromptDisk, most: int, max_age: float, unused_after: float) -> None:
+    def __init__(
+        self, disk: PromptDisk, most: int, max_age: float, unused_after: float, shares: int = 1
+    ) -> None:
         self._disk = disk
         self.is_unchanged = disk.is_unchanged
         """Whether a file of ours is still open, and the version that was opened."""
         # Well below what the process may have: connections, helpers and misses need some as well.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = min(most, descriptors // 4, kernel.max_mappings() // 4)
+        most = min(most, descriptors // 4, kernel.max_mappings() // 4)
+        self._most = max(1, most // shares)
         self._max_age = max_age
         self.unused_after = unused_after
         self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()

@@ -126,14 +126,14 @@ class Answers:
     """The answers for the common requests to all sites."""
 
     def __init__(self, router: Router, config: Config) -> None:
-        most = max(1, config.max_open_files // len(router.disks))  # each root has its share
+        self._max_age = config.revalidate
+        self._unused_after = config.open_file_timeout
+        most, shares = config.max_open_files, len(router.disks)
         self.files = [
-            OpenFiles(disk, most, config.revalidate, config.open_file_timeout)
+            OpenFiles(disk, most, self._max_age, self._unused_after, shares)
             for disk in router.disks
         ]
         self._router = router.on(self.files)
-        self._max_age = config.revalidate
-        self._unused_after = config.open_file_timeout
         self.depends_on = (GROUPS["host"], *_DEPENDS_ON) if router.asks_host else _DEPENDS_ON
         """The groups of a common request that its answer depends on: they are the key to it."""
         self._answers: OrderedDict[Key, Answer] = OrderedDict()

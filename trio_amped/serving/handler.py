@@ -76,22 +76,26 @@ async def _choose(
     """
     has_application = route.application is not None
     check_request(request, any_method=has_application)
-    if has_application and request.method not in (b"GET", b"HEAD"):
-        return None
-    if request.method == b"OPTIONS":
+    if request.method == b"OPTIONS" and not has_application:
         if request.target != b"*":
             route.check()
         return options(), None
+    if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
+        return None
     try:
         found = await route.root.find(request, route.check())
-    except IsDirectory:  # its URL ends in a slash, so that relative links in its index work
-        assert route.target is not None
-        return redirect(route.target.slash_location(), request), None
+        open_files.callback(route.root.disk.close, found.file)
+    except IsDirectory:
+        found = None
     except HttpError as error:
         if has_application and error.status == 404:
             return None
         raise
-    open_files.callback(route.root.disk.close, found.file)
+    if request.method == b"OPTIONS":  # of what is there: its CORS is ours
+        return options(), None
+    if found is None:  # its URL ends in a slash, so that relative links in its index work
+        assert route.target is not None
+        return redirect(route.target.slash_location(), request), None
     return select_response(request, found.form, time.time()), found.file
 
 

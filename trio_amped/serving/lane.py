@@ -87,6 +87,7 @@ class Lane:
         self._room = room
         self._hand_over = hand_over
         self._clock = answers.clock
+        self._depends_on = answers.depends_on
         # Bytes of a head that cannot be beyond any limit: a field has four at least.
         self._always_allowed = min(config.max_head, config.max_target)
         if config.max_fields < MOST_FIELDS:
@@ -306,7 +307,7 @@ class Lane:
 
     def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
         """Answer all requests that were received, or hand the connection over."""
-        stats, start, depends_on = self._stats, 0, self._answers.depends_on
+        stats, start, begun = self._stats, 0, None
         for _ in range(_PIPELINED):
             match = match_common(received, start)
             if match is None:
@@ -314,14 +315,15 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            answer = self._answers.find(match.group(*depends_on))
+            answer = self._answers.find(match.group(*self._depends_on))
             if answer is None or (answer.rest and not self._answers.is_resident(answer)):
                 break
             start = stop
             stats.requests += 1
             stats.by_lane += 1
             stats.responses[answer.status] += 1
-            begun = self._begin(parked.sock, match, answer) if self._tells else None
+            if self._tells:
+                begun = self._begin(parked.sock, match, answer)
             try:
                 body = self._send(parked.sock, answer)
             except (ClientGone, OSError) as error:
