@@ -4,6 +4,7 @@ from typing import Final
 
 from fuzz.properties import (
     answers,
+    applications,
     beneath,
     cancellation,
     changes,
@@ -34,6 +35,7 @@ _MODULES: Final = (
     waiting.TARGETS,
     windows.TARGETS,
     work.TARGETS,
+    applications.TARGETS,
     heads.TARGETS,
     texts.TARGETS,
     values.TARGETS,

@@ -41,6 +41,45 @@ def parse(data: bytes, methods: Sequence[bytes]) -> list[Answer]:
     return answers
 
 
+@dataclass(frozen=True)
+class Reply:
+    """An application's answer, which h11 alone is asked about: it may be chunked."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    is_complete: bool
+
+
+def replies(data: bytes, methods: Sequence[str]) -> list[Reply]:
+    """The answers to requests with these methods; nothing is left over."""
+    found = []
+    for method in methods:
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(data)
+        while isinstance(head := client.next_event(), h11.InformationalResponse):
+            assert head.status_code == 100
+        assert isinstance(head, h11.Response), head
+        body = bytearray()
+        event: object = None
+        try:
+            while isinstance(event := client.next_event(), h11.Data):
+                body += event.data
+            if event is h11.NEED_DATA:
+                client.receive_data(b"")
+                event = client.next_event()
+        except h11.RemoteProtocolError:
+            event = None
+        is_complete = isinstance(event, h11.EndOfMessage)
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        found.append(Reply(head.status_code, headers, bytes(body), is_complete))
+        data = client.trailing_data[0] if is_complete else b""
+    assert data == b""
+    return found
+
+
 def _next_answer(data: bytes, method: bytes) -> tuple[Answer, bytes]:
     _check_head(data.partition(b"\r\n\r\n")[0])
     client = h11.Connection(h11.CLIENT)

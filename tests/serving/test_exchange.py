@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h11
@@ -15,6 +14,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 import trio_amped
 from tests.serving.cases import FILES, get
+from tests.serving.client import Reply, replies
 from tests.serving.peers import by_lockstep, by_memory, connected, converse
 from trio_amped import ClientGone, Config, Exchange, Site
 from trio_amped.serving.router import Router
@@ -23,45 +23,6 @@ from trio_amped.stats import Stats
 from trio_amped.testing import SimDisk
 
 Application = Callable[[Exchange], Awaitable[object]]
-
-
-@dataclass
-class Reply:
-    """What h11's client side makes of one answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    is_complete: bool
-
-
-def replies(data: bytes, methods: Sequence[str]) -> list[Reply]:
-    """The answers to requests with these methods; nothing is left over."""
-    found = []
-    for method in methods:
-        client = h11.Connection(h11.CLIENT)
-        client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
-        client.send(h11.EndOfMessage())
-        client.receive_data(data)
-        while isinstance(head := client.next_event(), h11.InformationalResponse):
-            assert head.status_code == 100
-        assert isinstance(head, h11.Response), head
-        body = bytearray()
-        event: object = None
-        try:
-            while isinstance(event := client.next_event(), h11.Data):
-                body += event.data
-            if event is h11.NEED_DATA:
-                client.receive_data(b"")
-                event = client.next_event()
-        except h11.RemoteProtocolError:
-            event = None
-        is_complete = isinstance(event, h11.EndOfMessage)
-        headers = {name.decode(): value.decode() for name, value in head.headers}
-        found.append(Reply(head.status_code, headers, bytes(body), is_complete))
-        data = client.trailing_data[0] if is_complete else b""
-    assert data == b""
-    return found
 
 
 async def ask(application: Application, *wires: bytes, **settings: Any) -> list[Reply]:
