@@ -1,8 +1,11 @@
-"""The rules of a whole test run: Hypothesis profiles, no skipped test in CI, how servers serve."""
+"""The rules of a whole test run: Hypothesis profiles, no skipped test in CI, how servers serve; and
+what tests in several folders need."""
 
 import os
+from collections.abc import Callable
 
 import pytest
+import trio
 from hypothesis import settings
 
 from fuzz.campaign import profiles
@@ -61,3 +64,18 @@ def pytest_configure(config: pytest.Config) -> None:
         COMMON_OPTIONS.extend(("--max-open-files", "0"))
     if IN_CI:
         config.pluginmanager.register(NoSkips(), "no-skips")
+
+
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What trio was asked to do in threads."""
+    asked: list[object] = []
+    start = trio.lowlevel.start_thread_soon
+
+    def noted(work: Callable[[], object], *arguments: object) -> None:
+        asked.append(work)
+        start(work, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", noted)
+    monkeypatch.setattr(trio._threads, "start_thread_soon", noted)
+    return asked

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,6 @@ def root() -> Any:
         put(directory / "index.html", b"<h1>index</h1>")
         put(directory / "folder/index.html", b"<h1>folder</h1>")
         yield directory
-
-
-@pytest.fixture
-def hops(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What trio was asked to do in threads."""
-    asked: list[object] = []
-    start = trio.lowlevel.start_thread_soon
-
-    def noted(work: Callable[[], object], *arguments: object) -> None:
-        asked.append(work)
-        start(work, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", noted)
-    monkeypatch.setattr(trio._threads, "start_thread_soon", noted)
-    return asked
 
 
 class Client:

@@ -3,7 +3,6 @@
 import errno
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,6 @@ from trio_amped.disk.pages import WINDOW, FileChanged
 
 SIZE = 2 * WINDOW + 1000
 GATES: list[GateMode] = ["auto", "nowait", "always", "never"]
-
-
-@pytest.fixture
-def hops(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What trio was asked to do in threads."""
-    asked: list[object] = []
-    start = trio.lowlevel.start_thread_soon
-
-    def noted(work: Callable[[], object], *arguments: object) -> None:
-        asked.append(work)
-        start(work, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", noted)
-    monkeypatch.setattr(trio._threads, "start_thread_soon", noted)
-    return asked
 
 
 # ---------------------------------------------------------------- the bytes
