@@ -2,6 +2,7 @@
 what tests in several folders need."""
 
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,9 @@ from fuzz.campaign import profiles
 from tests.rig.server import COMMON_OPTIONS
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+# A run in the background ignores ^C, and so would all programs that it starts and stops by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 profiles.register()
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
