@@ -66,7 +66,7 @@ async def test_a_file_is_changed() -> None:
     disk = SimDisk({"a": SimFile(b"before")})
     async with serving(Config(revalidate=0), disk) as served:
         before = await served.connect().get("/a")
-        disk.replace(b"a", b"after")
+        disk.replace("a", b"after")
         after = await served.connect().get("/a", {"If-None-Match": before.headers["etag"]})
         assert (before.body, after.status, after.body) == (b"before", 200, b"after")
 
@@ -89,7 +89,7 @@ async def test_each_site_has_its_disk() -> None:
         client = served.connect()
         bodies = [(await client.get(target)).body for target in ("/a", "/media/a")]
         assert bodies == [b"main", b"media"]
-    with pytest.raises(ValueError, match="2 disks"):
+    with pytest.raises(ValueError, match="each site is needed: 2"):
         async with serving(config, SimDisk({})):
             raise AssertionError
 

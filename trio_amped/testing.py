@@ -105,8 +105,9 @@ class SimDisk:
         """How many files are open now."""
         return len(self._open)
 
-    def truncate(self, path: bytes, size: int) -> None:
+    def truncate(self, path: str | bytes, size: int) -> None:
         """Cut a file off, under the hands of those who send it."""
+        path = os.fsencode(path)
         inode = self._inode(path)
         inode.content = inode.content[:size]
         inode.mtime_ns += _NANO
@@ -119,9 +120,9 @@ class SimDisk:
             if opened is inode and self.has_real_descriptors:
                 os.ftruncate(file.fd, size)
 
-    def replace(self, path: bytes, content: bytes) -> None:
+    def replace(self, path: str | bytes, content: bytes) -> None:
         """Give the name to another file: who has the old one open keeps it."""
-        self.entries[path] = SimFile(content, mtime_ns=_DATE * _NANO)
+        self.entries[os.fsencode(path)] = SimFile(content, mtime_ns=_DATE * _NANO)
 
     def evict(self) -> None:
         """No page of any file is in memory."""
@@ -353,7 +354,7 @@ async def serving(config: Config, *disks: SimDisk) -> AsyncIterator[Served]:
     if there are not as many disks as sites.
     """
     if len(disks) != len(config.all_sites):
-        raise ValueError(f"{len(config.all_sites)} disks are needed, one for each site")
+        raise ValueError(f"a disk for each site is needed: {len(config.all_sites)}")
     router = Router(config, disks)
     answers = Answers(router, config) if config.max_open_files else None
     async with contextlib.AsyncExitStack() as stack:

@@ -224,6 +224,8 @@ async def test_misuse_is_told(autojump_clock: MockClock) -> None:
             exchange.send_all(b"x"),
             exchange.respond(99),
             exchange.respond(200, [("a b", "c")]),
+            exchange.respond(204, [], b"content"),
+            exchange.respond(200, [("Content-Length", "3")], b"more"),
             exchange.respond(200, [], b"well"),
             exchange.respond(200),
             exchange.start(200),
@@ -239,7 +241,7 @@ async def test_misuse_is_told(autojump_clock: MockClock) -> None:
     (reply,) = await ask(application, get("/x"))
     assert reply.body == b"well"
     protocol, runtime = h11.LocalProtocolError, RuntimeError
-    assert told == [runtime, protocol, protocol, None, runtime, runtime, runtime]
+    assert told == [runtime, *[protocol] * 4, None, runtime, runtime, runtime]
 
 
 # ------------------------------------------------------------------ the body of a request

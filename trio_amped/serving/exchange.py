@@ -93,8 +93,9 @@ class Exchange:
         begun; h11.LocalProtocolError for one that HTTP does not know.
         """
         response = _response(status, headers)
-        has_length = any(name == b"content-length" for name, _ in response.headers)
-        if not has_length and status not in _NO_CONTENT:
+        if self.request.method != b"HEAD":  # before it is sent: so the client can still get a 500
+            _check_length(response, body)
+        if status not in _NO_CONTENT and not _lengths(response):
             length = (b"Content-Length", b"%d" % len(body))
             response = h11.Response(
                 status_code=status, headers=[*response.headers.raw_items(), length]
@@ -196,3 +197,14 @@ def _is_gone(error: Exception) -> bool:
 def _response(status: int, headers: Fields) -> h11.Response:
     """Raises h11.LocalProtocolError."""
     return h11.Response(status_code=status, headers=list(headers))  # type: ignore[arg-type]
+
+
+def _lengths(response: h11.Response) -> list[int]:
+    return [int(value) for name, value in response.headers if name == b"content-length"]
+
+
+def _check_length(response: h11.Response, body: bytes) -> None:
+    """Raises h11.LocalProtocolError where the body is not the one that the head announces."""
+    expected = [0] if response.status_code in _NO_CONTENT else _lengths(response)
+    if expected and expected != [len(body)]:
+        raise h11.LocalProtocolError(f"a body of {len(body)} bytes, where the head says another")
