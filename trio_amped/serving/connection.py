@@ -69,7 +69,8 @@ class Connection:
         self._line = b""
         self._unfinished: Unfinished | None = None
         self._first_deadline = first_deadline
-        self._peer = transport.peer if config.on_request else ""
+        self._hook = config.on_request
+        self._peer = transport.peer if self._hook else ""
         self._asked_at = 0.0
         self._begun: Begun | None = None  # the answer that the hook is to be told of
 
@@ -120,12 +121,13 @@ class Connection:
         self._unfinished = unfinished
         if unfinished.begun:
             self._begun = unfinished.begun
-        disk, file = unfinished.disk, unfinished.file
-        body = BodySender(self.transport, disk, file, unfinished.rest)
-        try:
-            await body.send(b"")
-        finally:
-            if file:
+        disk, file, rest = unfinished.disk, unfinished.file, unfinished.rest
+        if file is None:
+            await self.transport.send(b"".join(rest))  # type: ignore[arg-type]
+        else:
+            try:
+                await BodySender(self.transport, disk, file, rest).send(b"")
+            finally:
                 disk.close(file)
         self._unfinished = None
         self._note_end()
@@ -140,7 +142,8 @@ class Connection:
             head = await self._next_head()
             if head is None:
                 return False
-            self._asked_at = trio.current_time()
+            if self._hook:
+                self._asked_at = trio.current_time()
             self._line, _, _ = head.partition(b"\r\n")
             if self._answers and not self._is_draining:
                 answer = self._answers.find_now(head)
@@ -243,9 +246,9 @@ class Connection:
         """An answer begins; `length` is that of its body, if it is known."""
         self._stats.responses[status] += 1
         log_access(self._line, status, length)
-        if hook := self._config.on_request:
+        if self._hook:
             before = self.transport.sent
-            self._begun = Begun(hook, self._line, status, self._peer, self._asked_at, before)
+            self._begun = Begun(self._hook, self._line, status, self._peer, self._asked_at, before)
 
     def _note_end(self) -> None:
         """An answer has ended, one way or the other."""
