@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_amped
-from trio_amped.config import Config, Site
+from trio_amped.config import Answered, Config, Site
 from trio_amped.semantics.request import Request
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -213,3 +213,20 @@ def test_a_site_has_a_root() -> None:
         Site("")
     with pytest.raises(ValueError, match="must be a list of strings"):
         Site("/a", cors="*")
+
+
+async def _asynchronous(answer: Answered) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"on_request": 3}, "on_request must be a function"),
+        ({"on_request": _asynchronous}, "on_request must be a function"),
+        ({"sites": [Config()]}, "sites must be a list of Site"),
+        ({"sites": Site("a")}, "sites must be a list of Site"),
+    ],
+)
+def test_what_is_for_programs_is_checked_too(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Config(**settings)

@@ -1,6 +1,7 @@
 """The settings, each with its default, unit and help; the command line is made from them. Pure."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
@@ -230,11 +231,16 @@ class Config(Site):
         for name, choices in (("gate", GateMode), ("helpers", HelperKind)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}")
+        hook = self.on_request
+        if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
+            raise ValueError("on_request must be a function that is called, and not awaited")
         if self.sites:
             self._check_sites()
 
     def _check_sites(self) -> None:
-        if not all(isinstance(site, Site) for site in self.sites):
+        if not isinstance(self.sites, Sequence) or not all(
+            type(each) is Site for each in self.sites
+        ):
             raise ValueError("sites must be a list of Site")
         for field in dataclasses.fields(Site):
             default = "." if field.name == "root" else field.default

@@ -308,3 +308,11 @@ def test_threads_of_other_runs_do_not_matter(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+async def test_a_gate_that_has_ended_says_so(tmp_path: Path) -> None:
+    async with disk.open_gate() as gate:
+        pass
+    with pytest.raises(trio.ClosedResourceError):
+        async with gate.open(tmp_path / "x"):
+            raise AssertionError

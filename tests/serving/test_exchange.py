@@ -603,3 +603,23 @@ async def test_a_client_without_an_address(autojump_clock: MockClock) -> None:
 
     (reply,) = await ask(application, get("/x"))
     assert reply.body == b"[]"
+
+
+async def test_what_an_application_has_left_behind_answers_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    """A task that goes on after its request must not answer the next one."""
+    left: list[Exchange] = []
+
+    async def application(exchange: Exchange) -> None:
+        if not left:
+            left.append(exchange)
+            raise ValueError
+        with pytest.raises(RuntimeError, match="over"):
+            await left[0].respond(200, [], b"of another")
+        with pytest.raises(RuntimeError, match="over"):
+            await left[0].receive_some()
+        await exchange.respond(200, [], b"its own")
+
+    data = await converse(SimDisk(FILES), [get("/x"), get("/y")], Config(fallback=application))
+    assert [reply.body for reply in replies(data, ["GET"] * 2)][1] == b"its own"

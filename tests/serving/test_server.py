@@ -226,3 +226,14 @@ async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> No
         assert await client.receive_some() == b""
     assert stats.connections_open == 1
     await bounded.aclose()
+
+
+async def test_a_server_serves_once(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        server = Server(Config(root=tmp_path, port=0))
+        await nursery.start(server.serve)
+        with pytest.raises(RuntimeError, match="once"):
+            await server.serve()
+        assert server.stats.helpers > 0
+        nursery.cancel_scope.cancel()
+    assert server.stats.helpers == 0

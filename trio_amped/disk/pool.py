@@ -321,5 +321,6 @@ class HelperPool:
     def close(self) -> None:
         """Let go of the jobs that were not begun; the nursery ends the helpers."""
         self._is_closed = True
+        self._stats.helpers = 0
         while self._queue:
             self._finish(self._queue.popleft(), Reply(errno.ECANCELED))

@@ -30,7 +30,7 @@ class File:
 
     @property
     def size(self) -> int:
-        """Bytes that it had when it was opened, or read last."""
+        """Bytes that it had when it was opened, or when a read last went beyond its end."""
         return self._file.size
 
     @property
@@ -65,6 +65,7 @@ class DiskGate:
 
     def __init__(self, disk: LocalDisk, stats: Stats) -> None:
         self._disk = disk
+        self._is_closed = False
         self.stats = stats
 
     @contextlib.asynccontextmanager
@@ -73,8 +74,10 @@ class DiskGate:
 
         A helper opens it, as a path can lead to any disk. Entering is a checkpoint, leaving is
         none: what closing could wait for is left to a thread. Raises OSError as os.open does, and
-        for what is no regular file.
+        for what is no regular file; trio.ClosedResourceError once `open_gate` has ended.
         """
+        if self._is_closed:
+            raise trio.ClosedResourceError("open_gate has ended")
         name = os.fsdecode(path)
         try:
             opened = await self._disk.open_anywhere(os.path.join(os.getcwdb(), os.fsencode(path)))
@@ -114,7 +117,11 @@ async def open_gate(
     )
     stats = Stats()
     async with open_disk(config, stats) as disk:
-        yield DiskGate(disk, stats)
+        opened = DiskGate(disk, stats)
+        try:
+            yield opened
+        finally:
+            opened._is_closed = True
 
 
 class _Shared:

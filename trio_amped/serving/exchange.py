@@ -27,7 +27,8 @@ class Exchange:
 
     `request` is its head. Its body can be read, and the answer sent, in any order and by two tasks
     at the same time; an answer that has not ended is ended when the application returns, which must
-    have begun one. Where the body was not read to its end, the connection ends with the answer.
+    have begun one. Where the body was not read to its end, and has not come by itself either, the
+    connection ends with the answer. After that, it is of no more use: RuntimeError.
 
     If the application raises an Exception, or does not answer, that is logged, and the client gets
     a 500, or no end of an answer that has begun. It is not logged if it is ClientGone, which may
@@ -54,6 +55,7 @@ class Exchange:
         self._start_answer = start_answer
         self._has_ended = False
         self._is_cut_off = False
+        self._is_over = False
 
     @property
     def peer(self) -> str:
@@ -70,6 +72,7 @@ class Exchange:
         has begun.
         """
         await trio.lowlevel.checkpoint()
+        self._check_use()
         try:
             while (data := self._framing.next_body()) is None:
                 if not self._has_started and (invitation := self._framing.go_on()):
@@ -119,16 +122,23 @@ class Exchange:
         Also raises h11.LocalProtocolError for more than the Content-Length. The client must take
         `send_minimum` bytes in each `send_timeout` seconds, or else it is gone.
         """
+        self._check_use()
         if not self._has_started or self._has_ended:
             raise RuntimeError("there is no answer that has begun and not ended")
         await self._send(self._framing.send_body(data))
 
     def _start(self, response: h11.Response) -> bytes:
+        self._check_use()
         if self._has_started:
             raise RuntimeError("an answer has begun already")
         self._has_started = True
         closes = self._start_answer(response.status_code) or not self._has_read_all()
         return self._framing.start(response, time.time(), closes=closes)
+
+    def _check_use(self) -> None:
+        """A task that an application has left behind must not answer the next request."""
+        if self._is_over:
+            raise RuntimeError("the application has returned: this exchange is over")
 
     def _has_read_all(self) -> bool:
         try:
@@ -180,6 +190,8 @@ async def run(application: Application, exchange: Exchange) -> None:
             _log_failure(exchange, failure)
         assert rest is not None
         raise rest from None
+    finally:
+        exchange._is_over = True
 
 
 def _log_failure(exchange: Exchange, error: Exception) -> None:

@@ -51,6 +51,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._lane: Lane | None = None
         self._is_draining = False
+        self._has_served = False
         self._accepting_by_tasks = trio.CancelScope()
         self._accepting_by_lane = trio.CancelScope()
         self._serving = trio.CancelScope()
@@ -65,7 +66,7 @@ class Server:
     ) -> None:
         """Serve until cancelled or drained.
 
-        `listeners` are used instead of those that the config asks for, and closed at the end: plain
+        `listeners` are used instead of those that the config asks for, and taken over: plain
         sockets (`trio.SocketListener`: TCP or UNIX), TLS (`trio.SSLListener`), or any other whose
         streams a connection can be. It has started, with one address for each, when clients can
         come; None is the address of a listener that has none.
@@ -73,9 +74,11 @@ class Server:
         It has many checkpoints. Cancelling it ends all connections at once, and leaves no task,
         helper, file or connection behind; it takes a second or so, however the disk hangs (a thread
         that hangs in the kernel is left to itself, see `Config.helpers`). Raises OSError, as it is,
-        when a root or an address cannot be used; what a listener of yours raises when it accepts,
-        and nothing else but bugs, leaves in an ExceptionGroup.
+        when a root or an address cannot be used, and RuntimeError the second time; what a listener
+        of yours raises when it accepts, and nothing else but bugs, leaves in an ExceptionGroup.
         """
+        if self._has_served:
+            raise RuntimeError("a Server serves once: make another one")
         if listeners is None:
             listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
         async with contextlib.AsyncExitStack() as stack:
@@ -86,6 +89,7 @@ class Server:
             for listener in listeners:
                 log.info("serving %s at %s", roots, _url(listener))
             await router.introduce()
+            self._has_served = True
             task_status.started([_address(listener) for listener in listeners])
             with self._serving:
                 if not router.is_prompt:
