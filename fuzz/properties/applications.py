@@ -66,9 +66,10 @@ async def _echo(exchange: Exchange) -> None:
 
 
 def check_bodies(sent: list[Sent], cuts: tuple[int, ...], schedule: int, turns: float) -> None:
-    """An application gets each body as it was sent, however it was cut, and nothing of what follows.
+    """An application gets each body as it was sent, however cut, and nothing of what follows.
 
-    A file that is asked for between them is answered as ever."""
+    A file that is asked for between them is answered as ever.
+    """
     wire = b"".join(each.wire + _FILE for each in sent)
     pieces = [piece for _, piece in split(wire, cuts).pieces]
     config = Config(fallback=_echo, max_head=2048)
