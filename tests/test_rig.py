@@ -23,6 +23,7 @@ from tests.rig import (
     evict,
     forget_names,
     fuse_disk,
+    held_in_memory,
     load,
     loop_ext4,
     missing,
@@ -178,6 +179,19 @@ def test_evict_and_load(place: Path) -> None:
         assert resident_pages(file) == pages(MIB) + 1
         (mount / "empty").touch()
         assert resident_pages(mount / "empty") == 0
+
+
+@needs("loop")
+def test_held_in_memory(place: Path) -> None:
+    with loop_ext4(place, 32 * MIB) as mount:
+        file = mount / "file"
+        file.write_bytes(os.urandom(MIB + 1))
+        evict(file)
+        with held_in_memory(file):
+            with pytest.raises(AssertionError, match="stay in memory"):
+                evict(file)
+            assert resident_pages(file) == pages(MIB) + 1
+        evict(file)
 
 
 @needs("fuse", "root")

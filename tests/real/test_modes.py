@@ -13,6 +13,7 @@ from tests.rig import (
     ServerProcess,
     as_nobody,
     fuse_disk,
+    held_in_memory,
     identity,
     load,
     loop_ext4,
@@ -160,10 +161,9 @@ def test_gate_always_uses_a_helper_for_every_window(site: Path) -> None:
 
 
 def test_what_is_in_memory_needs_no_helper(site: Path) -> None:
-    """AMPED in one test. The file is held open, or its name could be forgotten at any time."""
-    load(site / BIG[1:])
+    """AMPED in one test."""
     options = ("--gate", "mincore", "--revalidate", "1000")
-    with (site / BIG[1:]).open("rb"), running_server(*options, root=site) as server:
+    with held_in_memory(site / BIG[1:]), running_server(*options, root=site) as server:
         with Client(server) as client:
             for _ in range(5):
                 assert client.get(BIG).body == content(5 * MIB)

@@ -9,7 +9,7 @@ from tests.rig.features import Feature, missing, needs
 from tests.rig.file_systems import block_device, loop_ext4, overlayfs, read_ahead, tmpfs
 from tests.rig.fuse import FuseDisk, Operation, fuse_disk
 from tests.rig.mount_points import public_directory
-from tests.rig.page_cache import evict, forget_names, load, resident_pages
+from tests.rig.page_cache import evict, forget_names, held_in_memory, load, resident_pages
 from tests.rig.server import ServerProcess, running_server
 from tests.rig.slow_disk import SlowDisk, slow_cgroup
 from tests.rig.tools import GUARD, NOBODY, REPOSITORY, identity
@@ -29,6 +29,7 @@ __all__ = [
     "evict",
     "forget_names",
     "fuse_disk",
+    "held_in_memory",
     "identity",
     "load",
     "loop_ext4",

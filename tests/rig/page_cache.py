@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -12,8 +14,10 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+_libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _PROT_NONE = 0
+_PROT_READ = 1
 
 
 def _error() -> OSError:
@@ -60,6 +64,25 @@ def load(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.read(1 << 20):
             pass
+
+
+@contextmanager
+def held_in_memory(path: Path) -> Iterator[None]:
+    """Load a file, and let the kernel evict none of its pages, nor its name.
+
+    Pages that were only read may go at any time: a virtual machine's host asks for memory back.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        address = _libc.mmap(None, size, _PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if address == _MAP_FAILED:
+        raise _error()
+    try:
+        if _libc.mlock(address, size) != 0:
+            raise _error()
+        yield
+    finally:
+        _libc.munmap(address, size)
 
 
 def forget_names() -> None:
