@@ -196,7 +196,10 @@ def test_the_settings_of_a_site_cannot_be_beside_sites(settings: dict[str, Any])
         ({"sites": "/a"}, "sites must be a list of Site"),
         ({"sites": [Site("/a"), Site("/b")]}, "prefix must not be that of two sites: /"),
         ({"prefix": "a"}, "prefix must be the path of a folder, as in a URL, not 'a'"),
-        ({"hosts": ["a:1"]}, "hosts must be names or addresses without a port, not 'a:1'"),
+        (
+            {"hosts": ["a:1"]},
+            "hosts must be names or addresses, without a port or a wildcard, not 'a:1'",
+        ),
         ({"hosts": "a"}, "hosts must be a list of strings, not one string"),
         ({"fallback": 5}, "fallback must be the path of a page, or an async callable"),
     ],

@@ -331,6 +331,22 @@ def test_no_name_is_markup(entries: list[Entry], parents: list[bytes]) -> None:
     assert title == "Index of " + "".join(f"/{shown(parent)}" for parent in parents) + "/"
 
 
+@given(st.lists(NAMES, min_size=1, max_size=2), st.lists(NAMES, max_size=2))
+def test_a_prefix_is_seen_and_no_link(prefix: list[bytes], parents: list[bytes]) -> None:
+    """Its folder is the topmost that can be left for: above it may be anything."""
+    path = b"/".join(parents)
+    view = View.select(None, False, b"/".join(prefix))
+    assert View.unpack(view.pack()) == view
+    found, plain = document(path=path, view=view), document(path=path)
+    assert [href for href, _ in found.all("a")] == [href for href, _ in plain.all("a")]
+    ((_, title),) = found.all("title")
+    assert title == "Index of " + "".join(f"/{shown(name)}" for name in prefix + parents) + "/"
+    (_, first), *_ = found.all("bdi")
+    assert first == "/".join(map(shown, prefix))
+    json = View.select(None, True, b"/".join(prefix))
+    assert render(json, path=path) == render(View("json"), path=path)
+
+
 @given(ANY, st.lists(NAMES, max_size=3))
 def test_every_link_leads_to_its_name(entries: list[Entry], parents: list[bytes]) -> None:
     """As a browser resolves it against the directory's own URL, byte for byte."""

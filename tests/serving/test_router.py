@@ -131,11 +131,15 @@ async def test_a_redirect_keeps_the_prefix(serving: str, autojump_clock: MockClo
     ]
 
 
-async def test_a_host_that_is_none_of_ours(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("serving", WAYS)
+async def test_a_host_that_is_none_of_ours(serving: str, autojump_clock: MockClock) -> None:
+    """Whatever it is asked."""
     config = Config(sites=[Site("a", hosts=["a.example"], error_pages=["421=/421.html"])])
     disk = SimDisk({b"index.html": b"a", b"421.html": b"not here"})
-    (answer,) = await ask([get("/")], "plain", config, [disk])
-    assert (answer.status, answer.body) == (421, b"not here")
+    methods = ("GET", "POST", "OPTIONS", "PROPFIND")
+    wires = [get("/", method=method) for method in methods] + [get("*", method="OPTIONS")]
+    answers = await ask(wires, serving, config, [disk])
+    assert [(each.status, each.body) for each in answers] == [(421, b"not here")] * 5
 
 
 async def test_a_listing_is_that_of_its_root(autojump_clock: MockClock) -> None:
@@ -143,6 +147,8 @@ async def test_a_listing_is_that_of_its_root(autojump_clock: MockClock) -> None:
     assert answer.status == 200
     assert b'"a"' in answer.body
     assert b"404" not in answer.body
+    (answer,) = await ask([get("/static/")], "plain")
+    assert b"<title>Index of /static/</title>" in answer.body
 
 
 @pytest.mark.parametrize("serving", WAYS)

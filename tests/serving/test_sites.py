@@ -263,6 +263,25 @@ async def test_tls_while_the_client_is_still_sending(
     assert trio.current_time() < 5
 
 
+@pytest.mark.parametrize("reason", ["idle", "drain", "client"])
+async def test_tls_between_two_answers_ends_in_good_order(
+    reason: str, of_server: ssl.SSLContext, of_client: ssl.SSLContext, autojump_clock: MockClock
+) -> None:
+    """Without a close_notify the client would raise BrokenResourceError."""
+    sites = simulated(SimDisk(FILES), Config(keep_alive_timeout=7.0))
+    async with encrypted(sites, of_server, of_client) as client:
+        await client.send_all(get("/a.txt"))
+        received = bytearray(await client.receive_some())
+        if reason == "drain":
+            sites.drain()
+        if reason == "client":
+            await client.unwrap()  # waits for the other end's
+        else:
+            received += await read_all(client)
+        assert len(parse(bytes(received), [])) == 1
+    assert trio.current_time() == (7.0 if reason == "idle" else 0.0)
+
+
 async def test_what_is_no_tls(
     of_server: ssl.SSLContext, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from html import escape
 from typing import Final, NamedTuple, Self
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 HTML: Final = b"text/html; charset=utf-8"
 JSON: Final = b"application/json"
@@ -87,21 +87,26 @@ class Entry(NamedTuple):
 
 
 class View(NamedTuple):
-    """How a directory is to be shown; `sort` is the name of a column."""
+    """How a directory is to be shown; `sort` is the name of a column.
+
+    `prefix`: what stands before its path in a URL, quoted, without slashes at its ends.
+    """
 
     kind: str = "html"
     sort: str = "name"
     order: str = "asc"
+    prefix: str = ""
 
     @classmethod
-    def select(cls, query: bytes | None, prefers_json: bool) -> Self:
-        """What a request asks for; what is unknown counts as not said."""
+    def select(cls, query: bytes | None, prefers_json: bool, prefix: bytes = b"") -> Self:
+        """What a request asks for; what is unknown counts as not said. `prefix` is not quoted."""
         asked = dict(parse_qsl((query or b"").decode("latin-1")))
         sort, order = asked.get("sort", "name"), asked.get("order", "asc")
         return cls(
             "json" if prefers_json else "html",
             sort if sort in dict(_COLUMNS) else "name",
             order if order == "desc" else "asc",
+            quote(prefix),
         )
 
     def pack(self) -> bytes:
@@ -151,12 +156,13 @@ def _json(entries: list[Entry]) -> Iterator[str]:
 
 
 def _html(view: View, path: bytes, entries: list[Entry], is_cut: bool) -> Iterator[str]:
-    title = escape(_shown(b"/" + path + b"/" if path else b"/"))
+    root = unquote_to_bytes(view.prefix)
+    title = escape(_shown(b"/".join((b"", *filter(None, (root, path)), b""))))
     yield (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Index of {title}</title>\n<style>{_STYLE}</style>\n{_ICONS}\n<main>\n"
-        f"<h1>{_breadcrumbs(path)}</h1>\n<p>{_summary(entries, is_cut)}</p>\n"
+        f"<h1>{_breadcrumbs(root, path)}</h1>\n<p>{_summary(entries, is_cut)}</p>\n"
         f"<table>\n<thead><tr>{_column_heads(view)}</tr></thead>\n<tbody>\n"
     )
     if path:
@@ -166,10 +172,11 @@ def _html(view: View, path: bytes, entries: list[Entry], is_cut: bool) -> Iterat
     yield "</tbody>\n</table>\n</main>\n</html>\n"
 
 
-def _breadcrumbs(path: bytes) -> str:
-    """Links that are relative, so that they hold below any prefix."""
+def _breadcrumbs(root: bytes, path: bytes) -> str:
+    """Links that are relative, so that they hold wherever the site is mounted."""
     names = path.split(b"/") if path else []
-    links = [f'<a href="{"../" * len(names) or "./"}">/</a><i></i>']
+    first = f"/<bdi>{escape(_shown(root))}</bdi>/" if root else "/"
+    links = [f'<a href="{"../" * len(names) or "./"}">{first}</a><i></i>']
     for depth, name in enumerate(names, 1):
         up = "../" * (len(names) - depth) or "./"
         links.append(f'<a href="{up}"><bdi>{escape(_shown(name))}</bdi></a><i>/</i>')

@@ -26,7 +26,7 @@ class Routes:
     def __init__(self, sites: Sequence[tuple[Sequence[str], str]]) -> None:
         self._by_host: dict[bytes, list[Place]] = {}
         for number, (hosts, prefix) in enumerate(sites):
-            place = Place(number, _prefix(prefix))
+            place = Place(number, read_prefix(prefix))
             for host in map(_host, hosts) if hosts else (_ANY,):
                 places = self._by_host.setdefault(host, [])
                 if any(other.prefix == place.prefix for other in places):
@@ -49,7 +49,8 @@ def longest(places: Sequence[Place], target: Target) -> Place | None:
     return max(found, key=lambda place: len(place.prefix), default=None)
 
 
-def _prefix(prefix: str) -> bytes:
+def read_prefix(prefix: str) -> bytes:
+    """As it stands in a Place. Raises ValueError."""
     try:
         target = parse_target(prefix.encode("utf-8", "surrogateescape"))
     except HttpError:
@@ -61,6 +62,8 @@ def _prefix(prefix: str) -> bytes:
 
 def _host(name: str) -> bytes:
     host = name.encode("utf-8", "surrogateescape").lower()
-    if not is_host(host) or host_name(host) != host:
-        raise ValueError(f"hosts must be names or addresses without a port, not {name!r}")
+    if not is_host(host) or host_name(host) != host or b"*" in host:
+        raise ValueError(
+            f"hosts must be names or addresses, without a port or a wildcard, not {name!r}"
+        )
     return host

@@ -141,6 +141,7 @@ class Connection:
         try:
             head = await self._next_head()
             if head is None:
+                await self.transport.end()
                 return False
             if self._hook:
                 self._asked_at = trio.current_time()

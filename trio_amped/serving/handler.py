@@ -75,7 +75,9 @@ async def _choose(
     Raises HttpError.
     """
     has_application = route.application is not None
-    check_request(request, any_method=has_application)
+    check_request(request, any_method=has_application or route.is_misdirected)
+    if route.is_misdirected:  # which methods there are is not for us to say
+        route.check()
     if request.method == b"OPTIONS" and not has_application:
         if request.target != b"*":
             route.check()

@@ -20,6 +20,7 @@ from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, View
 from ..semantics.negotiation import names_html, preferred_codings, prefers
 from ..semantics.request import Request
 from ..semantics.response import Representation
+from ..semantics.routing import read_prefix
 from ..semantics.target import Target
 
 log = logging.getLogger("trio_amped.serving")
@@ -60,6 +61,7 @@ class DocumentRoot:
         self.disk = disk
         self.policy = site.policy()
         self.application = site.application
+        self._prefix = read_prefix(site.prefix)
         self._revalidate = revalidate
         self._without_sidecar: dict[bytes, float] = {}  # paths, and until when that holds
         self._told: set[str] = set()
@@ -179,7 +181,8 @@ class DocumentRoot:
     async def _list(self, request: Request, target: Target) -> Found:
         """The directory itself. Raises OSError."""
         accept = request.combined(b"accept")
-        view = View.select(target.query, prefers_json=prefers(accept, JSON, b"text/html"))
+        prefers_json = prefers(accept, JSON, b"text/html")
+        view = View.select(target.query, prefers_json, self._prefix)
         listing = await self.disk.list(target.path, view)
         ours = _LISTED_HTML if view.media_type == HTML else _LISTED
         form = Representation(

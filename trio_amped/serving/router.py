@@ -32,6 +32,11 @@ class Route(NamedTuple):
     below: Target | HttpError
 
     @property
+    def is_misdirected(self) -> bool:
+        """Whether no site is at the host that the request is for."""
+        return isinstance(self.below, HttpError) and self.below.status == 421
+
+    @property
     def application(self) -> Application | None:
         """What answers where no file does, if the target could be read."""
         return self.root.application if self.target else None

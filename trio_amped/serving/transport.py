@@ -82,6 +82,9 @@ class Transport(Outlet, Protocol):
     def try_receive(self) -> bytes | None:
         """The same at once; None: it must be awaited. Raises ClientGone."""
 
+    async def end(self) -> None:
+        """Let the client know that we end in good order, between two answers."""
+
     async def finish(self) -> None:
         """End our side, and wait a little for the end of theirs (RFC 9112 9.6)."""
 
@@ -223,6 +226,9 @@ class SocketTransport:
         """How many bytes the kernel holds that the client has not acknowledged (SIOCOUTQ)."""
         return int(struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))[0])
 
+    async def end(self) -> None:
+        """To close says it."""
+
     async def finish(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -319,6 +325,11 @@ class StreamTransport:
 
     async def turn(self) -> None:
         raise NotImplementedError
+
+    async def end(self) -> None:
+        # A close_notify: without it a client must take this for an attack (RFC 8446 6.1).
+        with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*_BROKEN):
+            await self._stream.aclose()
 
     async def finish(self) -> None:
         with trio.move_on_after(_LINGER_SECONDS):
