@@ -45,6 +45,14 @@ _LISTS: Final = (
     *("hosts", "precompressed", "headers", "immutable", "cors", "media_types", "error_pages"),
 )
 _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
+_KINDS: Final = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
+
+
+def _is_a(kind: Any, value: object) -> bool:
+    """As in type hints: a float may be an int; but True is no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,15 +128,28 @@ class Site:
     )
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not os.fspath(self.root):
             raise ValueError("root must not be empty")
-        for name in _LISTS:
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a list of strings, not one string")
         if not (self.fallback is None or isinstance(self.fallback, str) or callable(self.fallback)):
             raise ValueError("fallback must be the path of a page, or an async callable")
         Routes([(self.hosts, self.prefix)])
         self.policy()
+
+    def _check_types(self) -> None:
+        """What a type checker would have said of the simple ones."""
+        for field in dataclasses.fields(self):
+            kind, value = field.type, getattr(self, field.name)
+            if kind in _KINDS and not _is_a(kind, value):
+                raise ValueError(f"{field.name} must be {_KINDS[kind]}")
+        for name in _LISTS:
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ValueError(f"{name} must be a list of strings, not one string")
+            if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+                raise ValueError(f"{name} must be a list of strings")
+        if not isinstance(self.root, str | os.PathLike):
+            raise ValueError("root must be a path")
 
     @property
     def application(self) -> Application | None:

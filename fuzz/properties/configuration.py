@@ -1,17 +1,21 @@
-"""What whoever runs the server writes: patterns for files, and command lines."""
+"""What whoever runs the server writes: patterns for files, settings, and command lines."""
 
 import contextlib
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, Literal, get_args, get_origin
 
+import trio
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from fuzz.target import Target
 from trio_amped import cli
 from trio_amped.config import Config
 from trio_amped.semantics.globs import Glob
+from trio_amped.testing import Response, SimDisk, serving
 
 # ------------------------------------------------------------------ patterns
 
@@ -73,6 +77,74 @@ def _matches(pieces: list[str], subject: bytes) -> bool:
     return len(subject) in ends
 
 
+# ------------------------------------------------------------------ settings
+
+_KNOWN: Final = st.sampled_from(
+    [
+        *("0", "1", "-1", "65536", "1e9", "nan", "inf", "1_000", "\u0661", "none", "auto", "br"),
+        *("*.txt: X-A: b", "*: Content-Length: 1", "*.txt", "[: a/b", "*.foo: a/b", ": x"),
+        *("404=/404.html", "404=404.html", "200=/a", "/../a", "/index.html", "https://a.example"),
+        *("/a/b", "a.example", "a.example:80", "[::1]", "hashed", "utf-8"),
+        *("null", "*", "=", "debug", "thread", "mincore", "\n", "\x1b[0m", "\udcff", "@x"),
+    ]
+)
+
+
+def check_settings(given: dict[str, Any]) -> None:
+    """Settings are refused by a sentence that begins with their name, or a server works by them."""
+    try:
+        config = Config(**given)
+    except ValueError as error:
+        name, verb, *_ = str(error).split()
+        assert name in given
+        assert verb == "must"
+        return
+    assert dataclasses.replace(config) == config
+    answer = trio.run(_ask, config, clock=MockClock(autojump_threshold=0))
+    if config.hosts:
+        assert answer.status == 421
+    elif config.prefix.strip("/"):
+        assert answer.status == 404
+    else:
+        assert (answer.status, answer.body) == (200, b"<p>home")
+
+
+async def _ask(config: Config) -> Response:
+    async with serving(config, SimDisk({"index.html": b"<p>home"})) as served:
+        return await served.connect().get("/", {"Host": "none.of.ours"})
+    raise AssertionError
+
+
+_FIELDS: Final = {field.name: field for field in dataclasses.fields(Config)}
+_TEXTS: Final = _KNOWN | st.text(max_size=6)
+_NUMBERS: Final = (
+    st.integers(-2, 20) | st.integers() | st.floats() | st.sampled_from([256, 65535, math.inf])
+)
+_ANYTHING: Final = st.none() | st.booleans() | _NUMBERS | _TEXTS | st.lists(_TEXTS, max_size=2)
+
+
+def _values(field: "dataclasses.Field[Any]") -> st.SearchStrategy[Any]:
+    """Mostly of its type, or all that is ever seen is that it is not."""
+    kind: Any = field.type
+    if kind in (int, float):
+        return _NUMBERS | _ANYTHING
+    if kind is bool:
+        return st.booleans() | _ANYTHING
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind)) | _ANYTHING
+    if get_origin(kind) is Sequence:
+        texts = st.lists(_TEXTS, max_size=2)
+        return texts | texts.map(lambda found: found * 2) | _ANYTHING
+    return _TEXTS | _ANYTHING
+
+
+@st.composite
+def _settings(draw: st.DrawFn) -> dict[str, Any]:
+    """A few: one that is refused hides what the others come to."""
+    names = draw(st.lists(st.sampled_from(sorted(_FIELDS)), min_size=1, max_size=4, unique=True))
+    return {name: draw(_values(_FIELDS[name])) for name in names}
+
+
 # ------------------------------------------------------------------ command lines
 
 _OPTIONS: Final = {cli._option(field) for field in dataclasses.fields(Config)}
@@ -100,14 +172,6 @@ def check_arguments(arguments: list[str]) -> None:
         assert status is None or not {"--help", "-h", "--version"}.isdisjoint(arguments)
 
 
-_KNOWN: Final = st.sampled_from(
-    [
-        *("0", "1", "-1", "65536", "1e9", "nan", "inf", "1_000", "\u0661", "none", "auto", "br"),
-        *("*.txt: X-A: b", "*: Content-Length: 1", "*.txt", "[: a/b", "*.foo: a/b", ": x"),
-        *("404=/404.html", "404=404.html", "200=/a", "/../a", "/index.html", "https://a.example"),
-        *("null", "*", "=", "debug", "thread", "mincore", "\n", "\x1b[0m", "\udcff", "@x"),
-    ]
-)
 _NO_VALUES: Final = st.sampled_from(["", "-", "--", "-x", "--port"])
 _WORDS: Final = _NO_VALUES | _KNOWN | _KNOWN | st.text(max_size=6)
 _GIVEN: Final = st.sampled_from(
@@ -120,6 +184,12 @@ TARGETS: Final = (
         "globs",
         check_globs,
         {"named": _named()},
+    ),
+    Target(
+        "settings",
+        check_settings,
+        {"given": _settings()},
+        found=({"given": {"hosts": ["0", "0"]}},),  # was told of a prefix that it did not give
     ),
     Target(
         "arguments",

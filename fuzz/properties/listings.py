@@ -3,6 +3,7 @@
 import json
 from html.parser import HTMLParser
 from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
 
 from hypothesis import strategies as st
 
@@ -59,7 +60,7 @@ def check_listing(path: bytes, entries: list[Entry], view: View) -> None:
     arranged = view.arranged(entries)
     _check_order(view, arranged)
     page = b"".join(view.render(path, arranged, is_cut=False)).decode()
-    rows = _rows_of_json(page) if view.kind == "json" else _rows_of_html(path, page)
+    rows = _rows_of_json(page) if view.kind == "json" else _rows_of_html(view, path, page)
     assert len(rows) == len(entries)
     for entry, (href, text) in zip(arranged, rows, strict=True):
         # A browser that is asked for what stands beside the page: RFC 3986 5.2.
@@ -78,11 +79,12 @@ def _escaped(path: bytes) -> bytes:
     return b"".join(b"%%%02X" % byte if byte != 0x2F else b"/" for byte in path) + b"/" * bool(path)
 
 
-def _rows_of_html(path: bytes, page: str) -> list[tuple[str, str]]:
+def _rows_of_html(view: View, path: bytes, page: str) -> list[tuple[str, str]]:
     found = Page(page)
-    shown = path.decode("utf-8", "replace")
+    names = [name.decode("utf-8", "replace") for name in (unquote_to_bytes(view.prefix), path)]
+    shown = "".join(f"/{name}" for name in names if name) + "/"
     if shown.isprintable():
-        assert found.title == f"Index of /{shown}/".replace("//", "/" if not path else "//")
+        assert found.title == f"Index of {shown}"
     if path:
         assert found.rows.pop(0) == ("../", "..")
     return found.rows
@@ -122,13 +124,14 @@ _NAMES: Final = (
     .map(lambda name: name.replace(b"/", b"_").replace(b"\0", b"_"))
     .map(lambda name: b"_" + name if name.startswith(b".") else name)
 )
+_PATHS: Final = st.lists(_NAMES, max_size=2).map(b"/".join)
 
 TARGETS: Final = (
     Target(
         "listings",
         check_listing,
         {
-            "path": st.lists(_NAMES, max_size=2).map(b"/".join),
+            "path": _PATHS,
             "entries": st.lists(
                 st.builds(
                     Entry,
@@ -145,6 +148,7 @@ TARGETS: Final = (
                 st.sampled_from(["html", "html", "json"]),
                 st.sampled_from(["name", "size", "time"]),
                 st.sampled_from(["asc", "desc"]),
+                _PATHS.map(quote),
             ),
         },
     ),

@@ -54,9 +54,9 @@ def test_nginx() -> None:
 
 
 def test_each_class_of_differences_is_documented() -> None:
-    text = (REPOSITORY / "docs/fuzzing.md").read_text()
-    rows = [f"| {each.name} | {each.why} |" for each in nginx.CLASSES]
-    assert [row for row in rows if row not in text] == []
+    _, _, text = (REPOSITORY / "docs/fuzzing.md").read_text().partition("\n| class |")
+    _, *rows = text.partition("\n\n")[0].splitlines()[1:]
+    assert rows == [f"| {each.name} | {each.why} |" for each in nginx.CLASSES]
 
 
 def test_what_was_found_is_tried_first() -> None:

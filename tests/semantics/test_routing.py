@@ -70,6 +70,7 @@ def test_the_host_makes_no_difference_where_none_is_named() -> None:
     assert routes.at_host(b"x") == [Place(0, b"a"), Place(1, b"b")]
     assert Routes(SITES).asks_host
     assert Routes([(("a",), "/")]).asks_host
+    assert Routes([(("a", "A"), "/")]).at_host(b"a") == [Place(0, b"")], "said twice"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Routes:
         self._by_host: dict[bytes, list[Place]] = {}
         for number, (hosts, prefix) in enumerate(sites):
             place = Place(number, read_prefix(prefix))
-            for host in map(_host, hosts) if hosts else (_ANY,):
+            for host in dict.fromkeys(map(_host, hosts)) or (_ANY,):
                 places = self._by_host.setdefault(host, [])
                 if any(other.prefix == place.prefix for other in places):
                     where = f"{host.decode()}{prefix}"
