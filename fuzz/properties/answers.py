@@ -10,7 +10,7 @@ from fuzz.target import Target
 from fuzz.world.clients import CUTS, PAUSES, Client, split
 from fuzz.world.disk import Plan
 from fuzz.world.hosts import hosting, wait_for_sweeps
-from fuzz.world.requests import GARBAGE, PIPELINE
+from fuzz.world.requests import BROKEN, GARBAGE, PIPELINE
 from fuzz.world.runs import run
 from fuzz.world.scenes import CONFIG, Scene, check_answers, scenes
 
@@ -88,7 +88,7 @@ TARGETS: Final = (
         check_reference,
         {
             "scene": scenes(),
-            "tail": st.one_of(st.just(b""), GARBAGE, st.just(PIPELINE)),
+            "tail": st.one_of(st.just(b""), GARBAGE, BROKEN, st.just(PIPELINE)),
             "cuts": CUTS,
             "pauses": PAUSES,
             "appetite": st.sampled_from([(1 << 16, 0.0), (1000, 0.0), (1 << 14, 1.0), (0, 5.0)]),

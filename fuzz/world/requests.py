@@ -130,9 +130,23 @@ GARBAGE: Final = st.lists(
     )
     | st.binary(max_size=8),
     max_size=12,
-).map(lambda parts: b"".join(parts).replace(b"HEAD", b"HEAP"))
+).map(b"".join)
 
 ASKS: Final = _asks() | st.sampled_from(_ODD)
+WIRES: Final = ASKS.map(lambda ask: ask.wire)
+
+
+@st.composite
+def _broken(draw: st.DrawFn) -> bytes:
+    wire = draw(WIRES)
+    at = draw(st.integers(0, len(wire) - 1))
+    put = draw(st.sampled_from(_BYTES) | st.binary(max_size=1))
+    return wire[:at] + put + wire[at + draw(st.integers(0, 1)) :] + b"\r\n\r\n"
+
+
+_BYTES: Final = [bytes([byte]) for byte in b'\0\t\n\r :,;/\\"=-_a0\x7f\xff']
+BROKEN: Final = _broken()
+"""A request of which one byte is another, one too many, or not there. Its head has an end."""
 
 DOWNLOADS: Final = st.builds(
     lambda method, name, fields: b"\r\n".join(

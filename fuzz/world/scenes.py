@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fuzz.world import reference
 from fuzz.world.disk import PLANS, Plan, WorldDisk
 from fuzz.world.hosts import LINKS
-from fuzz.world.requests import ASKS, DOWNLOADS
+from fuzz.world.requests import BROKEN, DOWNLOADS, WIRES
 from fuzz.world.runs import SCHEDULES
 from tests.reference import Form
 from tests.serving.client import Answer, parse
@@ -176,7 +176,7 @@ def parts_of(answer: Answer) -> tuple[tuple[str, bytes], ...]:
 # ------------------------------------------------------------------ how scenes are made up
 
 WINDOWS: Final = st.sampled_from([1000, 4096, 64 * _KIB])
-_REQUESTS: Final = ASKS.map(lambda ask: ask.wire) | DOWNLOADS | DOWNLOADS
+_REQUESTS: Final = st.one_of(WIRES, DOWNLOADS, DOWNLOADS, BROKEN)
 TURNS: Final = st.sampled_from([0.0, 0.0, 0.001])
 
 
