@@ -10,7 +10,7 @@ from fuzz.target import Target
 from fuzz.world.clients import CUTS, PAUSES, Client, split
 from fuzz.world.disk import Plan
 from fuzz.world.hosts import hosting, wait_for_sweeps
-from fuzz.world.requests import BROKEN, GARBAGE, PIPELINE
+from fuzz.world.requests import BROKEN, GARBAGE, LAST, PIPELINE
 from fuzz.world.runs import run
 from fuzz.world.scenes import CONFIG, Scene, check_answers, scenes
 
@@ -18,10 +18,14 @@ Cuts = tuple[int, ...]
 
 
 async def _received(
-    scene: Scene, cuts: Cuts, pauses: tuple[float, ...], appetite: tuple[int, float]
+    scene: Scene,
+    cuts: Cuts,
+    pauses: tuple[float, ...],
+    appetite: tuple[int, float],
+    ending: str = "eof",
 ) -> bytes:
     bite, pause = appetite
-    script = replace(split(scene.wire, cuts, pauses), bite=bite, pause=pause)
+    script = replace(split(scene.wire, cuts, pauses), bite=bite, pause=pause, ending=ending)
     disk = scene.disk()
     async with hosting(scene.way, disk, CONFIG) as host:
         client = Client(host.connect(scene.link), script)
@@ -32,14 +36,21 @@ async def _received(
 
 
 def check_reference(
-    scene: Scene, tail: bytes, cuts: Cuts, pauses: tuple[float, ...], appetite: tuple[int, float]
+    scene: Scene,
+    tail: bytes,
+    cuts: Cuts,
+    pauses: tuple[float, ...],
+    appetite: tuple[int, float],
+    ending: str,
 ) -> None:
     """As many answers as the reference gives, in the same order, with the same bodies."""
+    if ending == "stay":  # who does not say that there is no more has to ask for the end
+        tail += LAST
     # A client in lockstep takes what one send has: of a byte a second it would be given up.
     scene = replace(scene, wire=scene.wire + tail).with_reach(1000)
     expected = scene.expected()
     for each in scene.in_all_ways():
-        received = run(_received, each, cuts, pauses, appetite,
+        received = run(_received, each, cuts, pauses, appetite, ending,
                        schedule=scene.schedule, turns=scene.turns)  # fmt: skip
         check_answers(received, expected)
 
@@ -92,6 +103,7 @@ TARGETS: Final = (
             "cuts": CUTS,
             "pauses": PAUSES,
             "appetite": st.sampled_from([(1 << 16, 0.0), (1000, 0.0), (1 << 14, 1.0), (0, 5.0)]),
+            "ending": st.sampled_from(["eof", "stay"]),
         },
         # The target's own: a disk that has a byte at a time, and a client that takes one a second.
         found=(
@@ -107,6 +119,7 @@ TARGETS: Final = (
                 "cuts": (),
                 "pauses": (0.0,),
                 "appetite": (1 << 14, 1.0),
+                "ending": "eof",
             },
         ),
     ),

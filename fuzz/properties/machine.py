@@ -24,8 +24,9 @@ from fuzz.world.clients import Client, Script
 from fuzz.world.disk import WorldDisk
 from fuzz.world.hosts import Host, hosting
 from fuzz.world.points import Points
+from fuzz.world.requests import LIMITS
 from fuzz.world.runs import SCHEDULES, run
-from fuzz.world.scenes import CONFIG, LIMITS, check_answers, content, read
+from fuzz.world.scenes import CONFIG, check_answers, content, read
 from tests.reference import Form
 from tests.serving.peers import WAYS
 from tests.simulated import DAY, NANO, NOW

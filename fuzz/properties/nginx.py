@@ -21,7 +21,7 @@ from fuzz.tally import note
 from fuzz.target import Target
 from fuzz.world.clients import CUTS, Script, split
 from fuzz.world.reference import Limits, Refused, heads, is_last, read
-from fuzz.world.requests import BROKEN, WIRES
+from fuzz.world.requests import BROKEN, LAST, WIRES
 from tests import rig
 from tests.simulated import NOW
 
@@ -41,8 +41,6 @@ _NGINX: Final = [
 ]
 _PATIENCE: Final = 5.0  # seconds
 _LIMITS: Final = Limits(max_head=16 * 1024, max_target=8 * 1024, max_fields=100)
-_LAST: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-
 
 _OF_CONTENT: Final = (b"content-length", b"content-range", b"content-encoding")
 _CONDITIONS: Final = (
@@ -371,7 +369,7 @@ def _asked(head: bytes | int) -> Asked:
 
 def check_nginx(asks: list[bytes], cuts: tuple[int, ...], ending: str) -> None:
     """nginx says the same to the same stream, but for a documented list of differences."""
-    wire = b"".join(asks) + _LAST
+    wire = b"".join(asks) + LAST
     *requests, last = _requests(wire)
     requests += [last] * (last.refused is None)
     script = replace(split(wire, cuts), ending=ending)

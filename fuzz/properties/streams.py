@@ -9,7 +9,7 @@ import trio
 from hypothesis import strategies as st
 
 from fuzz.target import Target
-from fuzz.world.requests import ASKS, BROKEN, GARBAGE, Ask
+from fuzz.world.requests import ASKS, BROKEN, EDGES, GARBAGE, Ask
 from fuzz.world.runs import SCHEDULES, run
 from fuzz.world.scenes import TURNS, parts_of
 from tests.serving.client import Answer, parse
@@ -52,7 +52,7 @@ class Stream:
 
 
 # Whether a HEAD in them is one, nobody would know who reads the answers.
-_TAILS: Final = (GARBAGE | BROKEN).map(lambda tail: tail.replace(b"HEAD", b"HEAP"))
+_TAILS: Final = (GARBAGE | BROKEN | EDGES).map(lambda tail: tail.replace(b"HEAD", b"HEAP"))
 _CUTS: Final = st.lists(st.integers(0, 1 << 16), max_size=12).map(tuple)
 
 STREAMS: Final = st.builds(

@@ -23,7 +23,7 @@ _AUTHORITY: Final = re.compile(rf"(?:\[([0-9A-Fa-f:.]+)\]|{_NAME})(?::[0-9]*)?")
 _KNOWN: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE")
 _TYPES: Final = {"html": "text/html", "txt": "text/plain", "js": "text/javascript"}
 _CODINGS: Final = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # in the order of preference
-_LINE_SLACK: Final = 32  # Policy: a request line may be longer than its target by so much
+LINE_SLACK: Final = 32  # Policy: a request line may be longer than its target by so much
 
 Files = Mapping[bytes, Form | None]
 """None: a directory; with a slash at its end, what it shows where it has no index."""
@@ -78,9 +78,9 @@ def heads(stream: bytes, limits: Limits) -> Iterator[bytes | int]:
         faults = []
         if byte == b"\0" or (byte == b"\n") != (line[-2:-1] == b"\r"):
             faults.append(400)
-        if lines == 0 and len(line) >= limits.max_target + _LINE_SLACK and byte != b"\n":
+        if lines == 0 and len(line) >= limits.max_target + LINE_SLACK and byte != b"\n":
             faults.append(414)
-        if lines == 0 and len(line) > limits.max_target + _LINE_SLACK:
+        if lines == 0 and len(line) > limits.max_target + LINE_SLACK:
             faults.append(414)
         if len(head) > limits.max_head or (len(head) == limits.max_head and not ends_head):
             faults.append(431)

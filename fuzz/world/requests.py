@@ -5,6 +5,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
+from fuzz.world.reference import LINE_SLACK, Limits
 from tests.simulated import DAY, NANO, NOW
 
 
@@ -144,6 +145,26 @@ def _broken(draw: st.DrawFn) -> bytes:
     return wire[:at] + put + wire[at + draw(st.integers(0, 1)) :] + b"\r\n\r\n"
 
 
+LIMITS: Final = Limits(max_head=2048, max_target=256, max_fields=24)
+
+
+@st.composite
+def _edges(draw: st.DrawFn) -> bytes:
+    which, over = draw(st.sampled_from(["line", "head", "fields"])), draw(st.integers(-2, 3))
+    line, fields = b"GET /a.txt HTTP/1.1\r\n", _HOST
+    if which == "line":
+        query = LIMITS.max_target + LINE_SLACK + over - len(line)
+        line = line.replace(b".txt", b".txt?".ljust(4 + query, b"q"))
+    elif which == "head":
+        value = LIMITS.max_head + over - len(line + fields) - len(b"X: \r\n\r\n")
+        fields += b"X: %s\r\n" % (b"y" * value)
+    else:
+        fields += b"X: y\r\n" * (LIMITS.max_fields + over - 1)
+    return line + fields + b"\r\n"
+
+
+EDGES: Final = _edges()
+"""A head that is as long as one may be, or nearly: by its line, in all, or in its fields."""
 _BYTES: Final = [bytes([byte]) for byte in b'\0\t\n\r :,;/\\"=-_a0\x7f\xff']
 BROKEN: Final = _broken()
 """A request of which one byte is another, one too many, or not there. Its head has an end."""
@@ -165,5 +186,6 @@ DOWNLOADS: Final = st.builds(
     ),
 )
 """The common request: a file, of which there is something to send."""
+LAST: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 PIPELINE: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n" * 18
 """More of them than are answered in one go."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fuzz.world import reference
 from fuzz.world.disk import PLANS, Plan, WorldDisk
 from fuzz.world.hosts import LINKS
-from fuzz.world.requests import BROKEN, DOWNLOADS, WIRES
+from fuzz.world.requests import BROKEN, DOWNLOADS, EDGES, LIMITS, WIRES
 from fuzz.world.runs import SCHEDULES
 from tests.reference import Form
 from tests.serving.client import Answer, parse
@@ -21,9 +21,12 @@ from trio_amped.semantics.listing import View
 from trio_amped.testing import SimDisk, SimFile
 
 CONFIG: Final = Config(
-    max_head=2048, max_target=256, max_fields=24, listing=True, error_pages=["404=/404.html"]
+    max_head=LIMITS.max_head,
+    max_target=LIMITS.max_target,
+    max_fields=LIMITS.max_fields,
+    listing=True,
+    error_pages=["404=/404.html"],
 )
-LIMITS: Final = reference.Limits(CONFIG.max_head, CONFIG.max_target, CONFIG.max_fields)
 FOLDER: Final = -1  # the size of a directory
 
 _AGES: Final = {b"new.txt": 0, b"a.txt.gz": 2 * DAY}  # seconds: too young to be sure of; stale
@@ -176,7 +179,7 @@ def parts_of(answer: Answer) -> tuple[tuple[str, bytes], ...]:
 # ------------------------------------------------------------------ how scenes are made up
 
 WINDOWS: Final = st.sampled_from([1000, 4096, 64 * _KIB])
-_REQUESTS: Final = st.one_of(WIRES, DOWNLOADS, DOWNLOADS, BROKEN)
+_REQUESTS: Final = st.one_of(WIRES, WIRES, DOWNLOADS, DOWNLOADS, DOWNLOADS, BROKEN, EDGES)
 TURNS: Final = st.sampled_from([0.0, 0.0, 0.001])
 
 

@@ -18,8 +18,9 @@ from fuzz.world.clients import Client, Script, split
 from fuzz.world.disk import Change, Plan
 from fuzz.world.hosts import hosting
 from fuzz.world.points import Points
+from fuzz.world.requests import LIMITS
 from fuzz.world.runs import run
-from fuzz.world.scenes import CONFIG, LIMITS, Scene, content
+from fuzz.world.scenes import CONFIG, Scene, content
 from tests.serving.peers import WAYS
 from tests.simulated import NOW
 from trio_amped.disk.interface import FileChanged
@@ -192,7 +193,7 @@ def test_an_answer_after_a_broken_one_is_found() -> None:
 def test_a_lost_answer_is_found() -> None:
     drop = mock.patch.object(Connection, "_first_bytes", mock.AsyncMock(return_value=False))
     with drop, pytest.raises(AssertionError):
-        answers.check_reference(Scene(FILES, GET), b"", (), (0.0,), (1 << 16, 0.0))
+        answers.check_reference(Scene(FILES, GET), b"", (), (0.0,), (1 << 16, 0.0), "eof")
 
 
 def test_a_client_that_is_kept_for_ever_is_found() -> None:
