@@ -1,6 +1,7 @@
 """Listings of directories whose names come from anybody."""
 
 import json
+import unicodedata
 from html.parser import HTMLParser
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
@@ -19,14 +20,16 @@ _ATTRIBUTES: Final = {
     *("lang", "charset", "name", "content", "class", "id", "viewbox", "d", "fill-rule"),
     *("scope", "aria-sort", "href", "title", "datetime"),
 }
+_TURNING: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class Page(HTMLParser):
-    """What a browser finds in a listing: the links of its rows, and their texts."""
+    """What a browser finds in a listing: the links of its rows and their texts, and of its head."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
         self.rows: list[tuple[str, str]] = []
+        self.columns: list[str] = []
         self.title = ""
         self._place: list[str] = []
         self.feed(page)
@@ -38,6 +41,8 @@ class Page(HTMLParser):
         assert found.keys() <= _ATTRIBUTES, f"a name became an attribute: {attributes}"
         if tag == "a" and "td" in self._place:
             self.rows.append((found["href"] or "", ""))
+        elif tag == "a" and "th" in self._place:
+            self.columns.append(found["href"] or "")
         self._place.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -71,8 +76,16 @@ def check_listing(path: bytes, entries: list[Entry], view: View) -> None:
         name = entry.name.decode("utf-8", "replace")
         if view.kind == "json":
             assert text == name
-        elif name.isprintable():
-            assert text == name + "/" * entry.is_directory
+        else:
+            _check_shown(text, name + "/" * entry.is_directory)
+
+
+def _check_shown(text: str, name: str) -> None:
+    """What is in a name is seen, in its order."""
+    for shown, character in zip(text, name, strict=True):
+        assert shown == character or (shown.isprintable() and not character.isprintable())
+        assert unicodedata.category(shown) not in ("Cc", "Zl", "Zp")
+        assert unicodedata.bidirectional(shown) not in _TURNING
 
 
 def _escaped(path: bytes) -> bytes:
@@ -85,6 +98,9 @@ def _rows_of_html(view: View, path: bytes, page: str) -> list[tuple[str, str]]:
     shown = "".join(f"/{name}" for name in names if name) + "/"
     if shown.isprintable():
         assert found.title == f"Index of {shown}"
+    for column, href in zip(("name", "size", "time"), found.columns, strict=True):
+        turns = (view.sort, view.order) == (column, "asc")
+        assert href == f"?sort={column}&order={'desc' if turns else 'asc'}"
     if path:
         assert found.rows.pop(0) == ("../", "..")
     return found.rows
