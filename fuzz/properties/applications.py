@@ -1,6 +1,5 @@
-"""Applications beside files: bodies of requests, and which site a request is for."""
+"""Applications beside files: the bodies of requests."""
 
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -14,8 +13,6 @@ from fuzz.world.scenes import TURNS
 from tests.serving.client import Reply, replies
 from tests.serving.peers import WAYS
 from trio_amped import Config, Exchange
-from trio_amped.semantics.routing import Routes, longest
-from trio_amped.semantics.target import read_target
 from trio_amped.testing import SimDisk
 
 # ------------------------------------------------------------------ bodies
@@ -107,40 +104,6 @@ def _closes(reply: Reply) -> bool:
     return reply.headers.get("connection") == "close"
 
 
-# ------------------------------------------------------------------ routes
-
-_HOSTS: Final = ("", "a.example", "b.example")  # "": a site that names none
-_PREFIXES: Final = ("/", "/a/", "/a/b/", "/ab/", "/a%20b/")
-
-
-def check_routes(sites: list[tuple[str, str]], host: str, path: str) -> None:
-    """A request is for the site of its host, or of any, whose prefix is the longest above it."""
-    given = [((host,) if host else (), prefix) for host, prefix in sites]
-    place = longest(Routes(given).at_host(host.encode()), read_target(path.encode()))
-    assert (None if place is None else place.number) == _naive_route(sites, host, path)
-
-
-def _naive_route(sites: list[tuple[str, str]], host: str, path: str) -> int | None:
-    name = re.sub(":[0-9]*$", "", host).lower()
-    hosts = {host for host, _ in sites}
-    wanted = name if name in hosts else ""
-    segments = [x.replace("%20", " ").replace("%61", "a") for x in path.split("/") if x]
-    best: tuple[int, int] | None = None
-    for number, (host, prefix) in enumerate(sites):
-        first = [x.replace("%20", " ") for x in prefix.split("/") if x]
-        if host == wanted and segments[: len(first)] == first:
-            best = max(best or (-1, 0), (len(first), number))
-    return best[1] if best else None
-
-
-_SITES: Final = st.lists(
-    st.tuples(st.sampled_from(_HOSTS), st.sampled_from(_PREFIXES)),
-    min_size=1,
-    max_size=6,
-    unique=True,
-)
-_SEGMENTS: Final = st.sampled_from(["a", "b", "ab", "a%20b", "%61", "", "c"])
-
 TARGETS: Final = (
     Target(
         "bodies",
@@ -161,17 +124,6 @@ TARGETS: Final = (
             "cuts": CUTS,
             "schedule": SCHEDULES,
             "turns": TURNS,
-        },
-    ),
-    Target(
-        "routes",
-        check_routes,
-        {
-            "sites": _SITES,
-            "host": st.sampled_from(
-                ["a.example", "A.Example:80", "b.example:", "c.example", "a.example.b.example"]
-            ),
-            "path": st.lists(_SEGMENTS, max_size=5).map(lambda names: "/" + "/".join(names)),
         },
     ),
 )

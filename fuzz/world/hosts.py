@@ -33,7 +33,7 @@ class Host:
         self.disk = disk
         self.config = config
         self.server = Server(config)
-        self.site = Router(config, [disk])
+        self.site = Router(config, [disk] * len(config.all_sites))
         self.lane: Lane | None = None
         self.answers: Answers | None = None
         self.scope = trio.CancelScope()
