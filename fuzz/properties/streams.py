@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import trio
 from hypothesis import strategies as st
 
 from fuzz.target import Target
+from fuzz.world.clients import split
 from fuzz.world.requests import ASKS, BROKEN, EDGES, GARBAGE, Ask
 from fuzz.world.runs import SCHEDULES, run
 from fuzz.world.scenes import TURNS, parts_of
@@ -46,9 +46,7 @@ class Stream:
         return b"".join(ask.wire for ask in self.asks) + self.tail
 
     def pieces(self, cuts: tuple[int, ...]) -> list[bytes]:
-        wire = self.wire
-        edges = [0, *sorted({cut % len(wire) for cut in cuts if wire} - {0}), len(wire)]
-        return [wire[start:stop] for start, stop in pairwise(edges) if start < stop]
+        return [piece for _, piece in split(self.wire, cuts).pieces]
 
 
 # Whether a HEAD in them is one, nobody would know who reads the answers.
