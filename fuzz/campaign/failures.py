@@ -8,17 +8,20 @@ import importlib.metadata
 import json
 import linecache
 import platform
+import re
 import subprocess
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Any, Final
 
 from fuzz.campaign.places import ROOT
 
 _MACHINERY: Final = ROOT / "fuzz/campaign"  # in every traceback, and never to blame
+_LOGGED: Final = re.compile(r'^ +File "(.+)", line (\d+), in (\S+)$', re.MULTILINE)
+_STATUSES: Final = re.compile(r"(-[0-9]{3})+$")  # at the end of an id
 _PACKAGES: Final = ("trio", "h11", "hypothesis", "httptools", "coverage", "atheris")
 
 
@@ -56,7 +59,8 @@ class Failure:
 def identify(target: str, error: BaseException) -> tuple[str, str]:
     """An id that is the same for the same failure, and where in our code it was raised.
 
-    Line numbers change with every edit above them: the text of the line is what is kept.
+    Line numbers change with every edit above them: the text of the line is what is kept. Many
+    defects end at the one line that compares answers: they are told apart by the statuses there.
     """
     error = leaf(error)
     raised = _raised_at(error)
@@ -65,7 +69,12 @@ def identify(target: str, error: BaseException) -> tuple[str, str]:
     file, line, function = raised
     place = f"{_short(file)} {function} {linecache.getline(file, line).strip()}"
     where = f"{_short(file)}:{line} in {function}"
-    return make_id(target, type(error).__name__, place), where
+    return "-".join([make_id(target, type(error).__name__, place), *_statuses(error)]), where
+
+
+def kind_of(id: str) -> str:
+    """What it has in common with others that were raised by the same line: no statuses."""
+    return _STATUSES.sub("", id)
 
 
 def make_id(target: str, *parts: str) -> str:
@@ -94,15 +103,38 @@ def formatted(error: BaseException) -> str:
 
 def _raised_at(error: BaseException) -> tuple[str, int, str] | None:
     """File, line and function: the last that are ours, or the last of all."""
-    frames = list(_frames(error.__traceback__))
+    frames = [*_frames(error), *_logged(error)]
     ours = [frame for frame in frames if _is_ours(frame[0])]
     found = ours or frames
     return found[-1] if found else None
 
 
-def _frames(tb: TracebackType | None) -> Iterator[tuple[str, int, str]]:
-    for frame, line in traceback.walk_tb(tb):
+def _frames(error: BaseException) -> Iterator[tuple[str, int, str]]:
+    for frame, line in traceback.walk_tb(error.__traceback__):
         yield frame.f_code.co_filename, line, frame.f_code.co_name
+
+
+def _logged(error: BaseException) -> Iterator[tuple[str, int, str]]:
+    """Those of a bug that the server has caught and logged: its traceback is the message."""
+    for file, line, function in _LOGGED.findall(str(error)):
+        yield file, int(line), function
+
+
+def _statuses(error: BaseException) -> list[str]:
+    """Of the answers that the nearest function of ours knows that knows any."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [frame for frame in frames if _is_ours(frame.f_code.co_filename)]
+    return next(filter(None, map(_statuses_in, reversed(ours))), [])
+
+
+def _statuses_in(frame: FrameType) -> list[str]:
+    found = []
+    for value in frame.f_locals.values():
+        with contextlib.suppress(Exception):  # whatever a property of anybody's may raise
+            status = getattr(value, "status", None)
+            if isinstance(status, int) and 100 <= status <= 599:
+                found.append(f"{status:d}")
+    return found
 
 
 def _is_ours(file: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fuzz.campaign import chart
 from fuzz.campaign.covering import Reached
-from fuzz.campaign.failures import Failure, repro_command, versions
+from fuzz.campaign.failures import Failure, kind_of, repro_command, versions
 
 _POINTS: Final = 600  # of the timeline that are kept: enough for a chart, whatever its length
 
@@ -54,10 +54,13 @@ class Summary:
         return self.failures[failure.id], known is None
 
     def count_again(self, counts: Mapping[str, int]) -> None:
+        """One of which there are enough of its kind counts as the first of these."""
         for name, count in counts.items():
-            if failure := self.failures.get(name):
-                more = dataclasses.replace(failure, count=failure.count + count)
-                self.failures[name] = more
+            alike = (each for each in self.failures if kind_of(each) == kind_of(name))
+            known = name if name in self.failures else next(alike, None)
+            if known:
+                failure = self.failures[known]
+                self.failures[known] = dataclasses.replace(failure, count=failure.count + count)
 
     def tick(self) -> Point:
         self.seconds = time.monotonic() - self.started

@@ -11,7 +11,7 @@ import pprint
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import hypothesis
 from hypothesis import Phase, reject, reproduce_failure, settings
@@ -23,13 +23,15 @@ from hypothesis.database import (
     choices_from_bytes,
     choices_to_bytes,
 )
-from hypothesis.errors import DidNotReproduce, UnsatisfiedAssumption
+from hypothesis.errors import DidNotReproduce, Unsatisfiable, UnsatisfiedAssumption
 
-from fuzz.campaign.failures import Failure, described, formatted, identify
+from fuzz.campaign.failures import Failure, described, formatted, identify, kind_of
 from fuzz.campaign.profiles import CAMPAIGN
 from fuzz.target import Target
 
 Test = Callable[[], None]
+
+_MOST_OF_A_KIND: Final = 8  # failures: one defect may change the answers of every status
 
 
 class Over(BaseException):
@@ -90,7 +92,7 @@ class Watch:
             raise
         except Exception as error:
             name, _ = identify(self.target.name, error)
-            if name in self.passed_over or self.only not in (None, name):
+            if self._is_passed_over(name):
                 self.again[name] += 1
                 reject()
             self._keep(name, error, example)
@@ -99,6 +101,14 @@ class Watch:
             self._observer.after()
         if self._passed is not None:
             self._passed(encode_failure(_drawn()).decode())
+
+    def _is_passed_over(self, name: str) -> bool:
+        """Known well enough; or there are enough of its kind; or something else is looked for."""
+        if self.only is not None:
+            return name != self.only
+        known = self.passed_over | self.best.keys()
+        alike = {each for each in known if kind_of(each) == kind_of(name)}
+        return name in self.passed_over or (name not in alike and len(alike) >= _MOST_OF_A_KIND)
 
     def _keep(self, name: str, error: Exception, example: dict[str, Any]) -> None:
         choices = _drawn()
@@ -222,6 +232,9 @@ def run(test: Test, watch: Watch) -> None:
     """Failures of the target are in the watch afterwards; any other exception is raised."""
     try:
         test()
+    except Unsatisfiable:
+        if not watch.again:  # or else all examples that there are fail, as is known
+            raise
     except Exception:
         if not watch.best:
             raise

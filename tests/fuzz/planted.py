@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -50,6 +51,25 @@ def _compare(one: int, other: int) -> None:
         raise ValueError(f"planted: {one} twice")
 
 
+@dataclass(frozen=True)
+class Answer:
+    status: int
+
+
+def check_statuses(number: int) -> None:
+    """Two defects, which are seen by the same line."""
+    _compare_answers(Answer({4: 304, 7: 416}.get(number, 200)), Answer(200))
+
+
+def check_any_status(number: int) -> None:
+    """One defect, in answers of every status."""
+    _compare_answers(Answer(100 + number), Answer(500))
+
+
+def _compare_answers(answer: Answer, expected: Answer) -> None:
+    assert answer.status == expected.status
+
+
 def check_death(number: int) -> None:
     """Whoever runs it is dead."""
     if not os.environ.get(MENDED):
@@ -94,6 +114,8 @@ ALL: Final = {
         Target("fine", check_fine, {"target": st.binary(max_size=8).map(b"/".__add__)}),
         Target("numbers", check_numbers, {"numbers": st.lists(st.integers(0, 5000))}),
         Target("wire", check_wire, {"wire": st.binary(), "cuts": st.just(())}),
+        Target("statuses", check_statuses, _NUMBER),
+        Target("any", check_any_status, {"number": st.integers(0, 99)}),
         Target("death", check_death, _NUMBER),
         Target("hang", check_hang, _NUMBER),
         Target("chance", check_chance, _NUMBER),

@@ -1,6 +1,7 @@
 """The command line of the fuzzer, with planted failures: what is found is kept, told, repeated."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from fuzz.campaign import chart, failures
 from fuzz.campaign.by_hypothesis import Pace
 from fuzz.campaign.places import ROOT
 from fuzz.campaign.watch import key
+from fuzz.world.runs import no_bugs
 from tests.fuzz import planted
 
 PLANTED: Final = ("--targets-in", "tests.fuzz.planted")
@@ -144,6 +146,47 @@ def test_a_failure_is_known_by_what_it_is() -> None:
 
     assert identity(lambda: planted.check_wire(b"aa", ())) == identity(wrapped)
     assert failures.identify("wire", OSError())[1] == "nowhere"
+
+
+def test_two_defects_behind_one_line_are_two_failures(fuzzer: Fuzzer) -> None:
+    assert fuzzer.run("statuses") == 1
+    found = {
+        directory.name[-8:]: directory for directory in (fuzzer.directory / "crashes").iterdir()
+    }
+    assert found.keys() == {"-304-200", "-416-200"}
+    assert "number=4" in (found["-304-200"] / "example.txt").read_text()
+    assert fuzzer("repro", found["-416-200"].name) == 1
+
+
+def test_one_defect_is_not_a_failure_for_every_status(fuzzer: Fuzzer) -> None:
+    """Those beyond the eighth are counted with the first of them. (No example passes.)"""
+    assert fuzzer.run("any", "--turns", "2") == 1
+    found = fuzzer.summary["failures"]
+    assert len(found) == 8
+    assert len({failures.kind_of(failure["id"]) for failure in found}) == 1
+    assert found[0]["count"] > sum(failure["count"] for failure in found[1:])
+
+
+def test_a_bug_that_the_server_logs_is_known_by_what_it_is() -> None:
+    """And not by who has found it in the log."""
+    assert logged(lambda: planted.check_wire(b"aa", ()))[1].endswith("in _compare")
+    assert logged(lambda: planted.check_wire(b"aa", ())) == logged(
+        lambda: planted.check_wire(b"bb", ())
+    )
+    assert logged(lambda: planted.check_numbers([1001]))[1].endswith("in check_numbers")
+
+
+def logged(bug: Callable[[], None]) -> tuple[str, str]:
+    def serve() -> None:
+        with no_bugs():
+            try:
+                bug()
+            except Exception:
+                logging.getLogger("trio_amped").exception("planted")
+
+    with pytest.raises(AssertionError) as caught:
+        serve()
+    return failures.identify("wire", caught.value)
 
 
 def test_an_assertion_without_a_word_is_told_by_its_line() -> None:
