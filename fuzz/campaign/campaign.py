@@ -81,10 +81,16 @@ class Campaign:
             for signal_number, handler in handlers.items():
                 signal.signal(signal_number, handler)
             self.summary.tick()
+            self._keep_counts()
         return self.summary
 
     def _interrupt(self, number: int, frame: object) -> None:
         self.summary.is_interrupted = True
+
+    def _keep_counts(self) -> None:
+        """What was seen again was only counted."""
+        for failure in self.summary.failures.values():
+            failures.write(self.places.crashes, failure)
 
     # -------------------------------------------------------------- the loop
 
