@@ -25,7 +25,6 @@ from fuzz.campaign.watch import as_blob, example_of, raw
 from fuzz.campaign.watch import shown as example_shown
 from fuzz.campaign.worker import Assignment, Flight, find_targets
 
-_INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
 _TICK: Final = 0.5  # seconds between two points of the timeline
 _GRACE: Final = 15.0  # seconds for a worker to end its last example
 _START: Final = 60.0  # seconds until a worker has begun, at most
@@ -53,7 +52,7 @@ class Unable(Exception):
 
 
 class Campaign:
-    """Runs a plan to its end, or to ^C."""
+    """Runs a plan to its end, or until it is interrupted."""
 
     def __init__(self, plan: Plan, places: Places, display: Display | None = None) -> None:
         self.plan = plan
@@ -70,7 +69,6 @@ class Campaign:
     def run(self) -> Summary:
         """Raises Unable if its workers cannot start."""
         self.places.reports.mkdir(parents=True, exist_ok=True)
-        handlers = {number: signal.signal(number, self._interrupt) for number in _INTERRUPTS}
         try:
             for number in range(self.plan.jobs):
                 job = Job(number, self.places.reports)
@@ -78,13 +76,12 @@ class Campaign:
             self._listen()
         finally:
             self._kill_all()
-            for signal_number, handler in handlers.items():
-                signal.signal(signal_number, handler)
             self.summary.tick()
             self._keep_counts()
         return self.summary
 
-    def _interrupt(self, number: int, frame: object) -> None:
+    def interrupt(self) -> None:
+        """Soon it ends; from a handler of a signal."""
         self.summary.is_interrupted = True
 
     def _keep_counts(self) -> None:

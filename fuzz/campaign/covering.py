@@ -100,9 +100,10 @@ def _every_file() -> dict[str, Iterable[tuple[int, int]]]:
 
 def _possible_branches() -> dict[str, set[tuple[int, int]]]:
     """If nothing was reached, what is missing is all there is."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        _reporter(_every_file()).json_report(outfile=file.name)
-        files = json.loads(Path(file.name).read_text())["files"]
+    with tempfile.TemporaryDirectory() as directory:  # of a file it would leave none, after ^C
+        path = Path(directory) / "missing.json"
+        _reporter(_every_file()).json_report(outfile=str(path))
+        files = json.loads(path.read_text())["files"]
     return {
         str(Path(name).absolute().relative_to(ROOT)): {(a, b) for a, b in found["missing_branches"]}
         for name, found in files.items()

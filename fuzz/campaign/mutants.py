@@ -1,9 +1,5 @@
-"""Plants one defect after the other in a copy of the tree, and shows which target kills it.
+"""Plants one defect after the other in a copy of the tree, and shows which target kills it."""
 
-`python -m fuzz mutants [NAME ...] [--minutes 5] [--jobs 2] [--list]` says 1 if one survives.
-"""
-
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -14,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,17 +19,31 @@ from typing import Any, Final
 
 import hypothesis
 
-from fuzz.mutants import Mutant, read_all
+from fuzz.campaign.places import ROOT, shown
+from fuzz.mutants import Mutant
 from fuzz.mutants.attack import KILLED
 
-_REPOSITORY: Final = Path(__file__).parents[2]
 _COPIED: Final = ("trio_amped", "fuzz", "tests", "bench", "pyproject.toml")
-_SUMMARY: Final = Path("build/fuzz/mutants.json")
+_TICK: Final = 0.2  # seconds between two looks whether it is interrupted
 _GRACE: Final = 60.0  # seconds to start, to finish an example, and to end
 
 
 class PatchFailed(Exception):
     """A patch that is not about this tree any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How mutants are attacked. Once it is interrupted, what goes on raises KeyboardInterrupt."""
+
+    seconds: float  # for each, at most
+    seed: int = 0
+    jobs: int = 1
+    interrupted: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +76,7 @@ def copied_tree() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         tree = Path(folder)
         for name in _COPIED:
-            source = _REPOSITORY / name
+            source = ROOT / name
             if source.is_dir():
                 ignored = shutil.ignore_patterns("__pycache__", "crashes", "corpus")
                 shutil.copytree(source, tree / name, ignore=ignored)
@@ -86,8 +97,9 @@ def plant(mutant: Mutant, tree: Path) -> None:
         raise PatchFailed(f"{mutant.patch.name} no longer applies, write it anew: {said}")
 
 
-def attack(mutant: Mutant | None, seconds: float, seed: int) -> Verdict:
+def attack(mutant: Mutant | None, plan: Plan) -> Verdict:
     """Plant the mutant (None: no defect at all) and let the targets look for it."""
+    plan.check()
     name = mutant.name if mutant else "(no defect)"
     with copied_tree() as tree:
         if mutant:
@@ -95,12 +107,12 @@ def attack(mutant: Mutant | None, seconds: float, seed: int) -> Verdict:
                 plant(mutant, tree)
             except PatchFailed as error:
                 return Verdict(name, None, 0.0, 0, error=str(error))
-        return _attacked(name, tree, [mutant.name] if mutant else [], seconds, seed)
+        return _attacked(name, tree, [mutant.name] if mutant else [], plan)
 
 
-def _attacked(name: str, tree: Path, which: list[str], seconds: float, seed: int) -> Verdict:
+def _attacked(name: str, tree: Path, which: list[str], plan: Plan) -> Verdict:
     command = [sys.executable, "-m", "fuzz.mutants.attack", *which]
-    command += ["--seconds", str(seconds), "--seed", str(seed)]
+    command += ["--seconds", str(plan.seconds), "--seed", str(plan.seed)]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     started = time.monotonic()
     with (tree / "log").open("w+") as log:
@@ -114,24 +126,23 @@ def _attacked(name: str, tree: Path, which: list[str], seconds: float, seed: int
             text=True,
             start_new_session=True,
         )
-        output, has_hung = _output(process, seconds + _GRACE)
+        output, has_hung = _output(process, plan)
         log.seek(0)
         said = log.read()[-500:]
     told = [json.loads(line) for line in output.splitlines() if line.endswith("}")]
     return _verdict(name, told, process.returncode, has_hung, time.monotonic() - started, said)
 
 
-def _output(process: subprocess.Popen[str], patience: float) -> tuple[str, bool]:
+def _output(process: subprocess.Popen[str], plan: Plan) -> tuple[str, bool]:
     """All that it says, and whether it had to be ended. Its children end with it."""
-    try:
-        return process.communicate(timeout=patience)[0], False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()[0], True
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
+    latest = time.monotonic() + plan.seconds + _GRACE
+    while time.monotonic() < latest and not plan.interrupted.is_set():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_TICK)[0], False
+    os.killpg(process.pid, signal.SIGKILL)
+    said = process.communicate()[0]
+    plan.check()
+    return said, True
 
 
 def _verdict(
@@ -154,18 +165,14 @@ def _verdict(
 # ------------------------------------------------------------------ all of them
 
 
-def _attack_all(mutants: Sequence[Mutant], seconds: float, jobs: int, seed: int) -> list[Verdict]:
-    """The verdicts, each of which is told when it is there; ^C keeps those that are."""
+def _attack_all(mutants: Sequence[Mutant], plan: Plan) -> list[Verdict]:
+    """The verdicts, each of which is told when it is there."""
     verdicts: list[Verdict] = []
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(attack, mutant, seconds, seed) for mutant in mutants]
-        try:
-            for done in as_completed(waiting):
-                verdicts.append(done.result())
-                print(verdicts[-1].line, flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            print("interrupted", flush=True)
+    with ThreadPoolExecutor(plan.jobs) as pool:
+        waiting = [pool.submit(attack, mutant, plan) for mutant in mutants]
+        for done in as_completed(waiting):
+            verdicts.append(done.result())
+            print(verdicts[-1].line, flush=True)
     return verdicts
 
 
@@ -182,52 +189,39 @@ def summary(mutants: dict[str, Mutant], verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def _save(mutants: dict[str, Mutant], verdicts: Sequence[Verdict], minutes: float) -> None:
-    _SUMMARY.parent.mkdir(parents=True, exist_ok=True)
+def _save(path: Path, mutants: dict[str, Mutant], verdicts: Sequence[Verdict], plan: Plan) -> None:
     rows = [
         dataclasses.asdict(verdict)
         | {"defect": mutants[verdict.mutant].defect, "origin": mutants[verdict.mutant].origin}
         for verdict in sorted(verdicts, key=lambda each: each.mutant)
     ]
     facts = {
-        "minutes_for_each": minutes,
+        "minutes_for_each": plan.seconds / 60,
         "python": platform.python_version(),
         "hypothesis": hypothesis.__version__,
         "killed": sum(verdict.is_killed for verdict in verdicts),
         "mutants": rows,
     }
-    _SUMMARY.write_text(json.dumps(facts, indent=2) + "\n")
+    path.write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Returns 1 if a mutant survives, or cannot be planted; 2 if the targets fail without one."""
-    mutants = read_all()
-    parser = argparse.ArgumentParser(prog="python -m fuzz mutants", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
-    parser.add_argument("--minutes", type=float, default=5.0, help="for each, at most (default: 5)")
-    parser.add_argument("--jobs", type=int, default=2, help="so many at a time (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
-    parser.add_argument("--list", action="store_true", help="show the mutants")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(mutants):
-        parser.error(f"no such mutant: {', '.join(sorted(unknown))}; see --list")
-    chosen = [mutants[name] for name in options.names or mutants]
-    if options.list:
-        for mutant in chosen:
-            print(f"{mutant.name:26} {mutant.defect}\n{'':26} {mutant.origin}")
-        return 0
-    control = attack(None, min(60.0, options.minutes * 60), options.seed)
+def show(mutants: Sequence[Mutant]) -> int:
+    for mutant in mutants:
+        print(f"{mutant.name:26} {mutant.defect}\n{'':26} {mutant.origin}")
+    return 0
+
+
+def run(mutants: Sequence[Mutant], plan: Plan, reports: Path) -> int:
+    """Returns 1 if one survives, or cannot be planted; 2 if the targets fail without any."""
+    control = attack(None, dataclasses.replace(plan, seconds=min(60.0, plan.seconds)))
     if control.is_killed or control.error:
         print(
             f"{control.line}\n{control.fault}\nthe targets fail without a defect: mend that first"
         )
         return 2
     print(f"{control.line}, as it should", flush=True)
-    verdicts = _attack_all(chosen, options.minutes * 60, options.jobs, options.seed)
-    _save(mutants, verdicts, options.minutes)
-    print(f"\n{summary(mutants, verdicts)}\nsee {_SUMMARY}")
-    return 0 if len(verdicts) == len(chosen) and all(each.is_killed for each in verdicts) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    verdicts = _attack_all(mutants, plan)
+    path, by_name = reports / "mutants.json", {mutant.name: mutant for mutant in mutants}
+    _save(path, by_name, verdicts, plan)
+    print(f"\n{summary(by_name, verdicts)}\nsee {shown(path)}")
+    return 0 if all(each.is_killed for each in verdicts) else 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from fuzz.campaign import failures
 from fuzz.campaign.campaign import Campaign, Plan
 from fuzz.campaign.failures import Failure
+from fuzz.campaign.interrupts import noting_interrupts
 from fuzz.campaign.places import Places, shown
 from fuzz.campaign.watch import Watch, replay, shrink
 from fuzz.campaign.worker import find_targets
@@ -59,7 +60,12 @@ def _repeat_in_worker(failure: Failure) -> int:
 
 def _run(plan: Plan) -> dict[str, Failure]:
     with tempfile.TemporaryDirectory() as directory:
-        return Campaign(plan, Places.below(Path(directory))).run().failures
+        campaign = Campaign(plan, Places.below(Path(directory)))
+        with noting_interrupts(campaign.interrupt):
+            done = campaign.run()
+    if done.is_interrupted:
+        raise KeyboardInterrupt  # and not "does not fail any more"
+    return done.failures
 
 
 def minimise(failure: Failure, crashes: Path) -> int:

@@ -16,9 +16,9 @@ from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from fuzz import targets
-from fuzz.__main__ import main
 from fuzz.campaign import chart, failures
 from fuzz.campaign.by_hypothesis import Pace
+from fuzz.campaign.commands import _chosen, _parser, main
 from fuzz.campaign.places import ROOT
 from fuzz.campaign.watch import key
 from fuzz.world.runs import no_bugs
@@ -260,6 +260,29 @@ def test_interrupting_keeps_all_that_was_found(
     assert ", interrupted: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("package", ["hypothesis", "coverage"])
+def test_however_early_it_is_interrupted_it_says_130(
+    package: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    """While the commands are imported, whichever package they have come to."""
+    (tmp_path / f"{package}.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\n")
+    command = [sys.executable, "-m", "fuzz", "run", *PLANTED, "--target", "fine"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_to_be_interrupted_while_branches_are_counted_is_no_other_error(
+    fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coverage.jsonreport.JsonReporter.report", interrupted)
+    assert fuzzer.run("fine") == 130
+
+
 def test_a_worker_that_cannot_start_ends_the_campaign(
     fuzzer: Fuzzer, capsys: Show, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -395,6 +418,10 @@ def test_atheris_may_be_missing(
         (["minimise", "../x"], "there are: none"),
         (["report"], "run a campaign first, with python -m fuzz run"),
         (["cover"], "run a campaign first, with python -m fuzz run"),
+        (["mutants", "--minutes", "nan"], "'nan' is no number of minutes above 0"),
+        (["mutants", "--jobs", "0"], "'0' is no whole number above 0"),
+        (["mutants", "--seed", "-1"], "'-1' is no whole number from 0"),
+        (["mutants", "nonsense"], "there is no mutant 'nonsense'; see python -m fuzz mutants"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -436,19 +463,12 @@ def test_targets_are_listed(capsys: Show) -> None:
 
 
 def test_live_targets_are_run_when_that_is_asked_for(fuzzer: Fuzzer, capsys: Show) -> None:
-    from fuzz.__main__ import _chosen, _parser
-
     def chosen(*arguments: str) -> tuple[str, ...]:
         return _chosen(_parser().parse_args(["run", *PLANTED, *arguments]))
 
     assert "live" not in chosen()
     assert chosen("--live") == tuple(planted.ALL)
     assert chosen("--target", "live", "--target", "fine,live") == ("live", "fine")
-
-
-def test_mutants_have_a_command_line_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fuzz.campaign.mutants.main", lambda arguments: len(arguments))
-    assert main(["mutants", "--list", "x", "y"]) == 3
 
 
 def test_profiles_have_no_deadline() -> None:

@@ -2,13 +2,17 @@
 
 import ast
 import difflib
+import json
+import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from fuzz.campaign import mutants as campaign
-from fuzz.campaign.mutants import PatchFailed, Verdict, copied_tree, plant
+from fuzz.campaign.commands import main
+from fuzz.campaign.mutants import PatchFailed, Plan, Verdict, copied_tree, plant
 from fuzz.mutants import Mutant, read_all
 
 MUTANTS = read_all()
@@ -68,7 +72,7 @@ def test_git_agrees() -> None:
 )
 def test_a_mutant_is_killed(name: str) -> None:
     mutant = MUTANTS[name]
-    verdict = campaign.attack(mutant, 30, 0)
+    verdict = campaign.attack(mutant, Plan(seconds=30))
     assert verdict.killed_by in mutant.targets, verdict
     assert verdict.executions > 0
 
@@ -82,7 +86,7 @@ def test_what_does_not_even_answer_is_an_error(tmp_path: Path) -> None:
     patch.write_text("".join(difflib.unified_diff(*lines, f"a/{name}", f"b/{name}")))
     with copied_tree() as tree:
         subprocess.run(["patch", "-p1", "-i", patch], cwd=tree, check=True, capture_output=True)
-        verdict = campaign._attacked("blunt", tree, [], 5, 0)
+        verdict = campaign._attacked("blunt", tree, [], Plan(seconds=5))
     assert verdict.error == "a simple request is not answered"
 
 
@@ -101,12 +105,45 @@ def test_a_survivor_is_told_with_what_should_have_killed_it() -> None:
 
 
 def test_the_list_names_each_with_its_origin(capsys: pytest.CaptureFixture[str]) -> None:
-    assert campaign.main(["--list"]) == 0
+    assert main(["mutants", "--list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in MUTANTS)
 
 
-def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        campaign.main(["nothing_of_ours"])
-    assert "no such mutant: nothing_of_ours" in capsys.readouterr().err
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_attack_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """No process, no tree; and mutants.json is that of a run that has come to its end."""
+    attacks: list[subprocess.Popen[str]] = []
+    started = campaign._output
+
+    def interrupted(attack: subprocess.Popen[str], plan: Plan) -> tuple[str, bool]:
+        attacks.append(attack)
+        os.kill(os.getpid(), number)
+        return started(attack, plan)
+
+    trees = tmp_path / "trees"
+    trees.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(trees))
+    monkeypatch.setattr(campaign, "_output", interrupted)
+    assert main(["mutants", "--keep-in", str(tmp_path)]) == 130
+    assert [attack.returncode for attack in attacks] == [-signal.SIGKILL]
+    assert list(trees.iterdir()) == []
+    assert list((tmp_path / "build").iterdir()) == []
+
+
+def test_all_attacks_are_interrupted() -> None:
+    """Those that have not begun, too."""
+    plan = Plan(seconds=60, jobs=2)
+    plan.interrupted.set()
+    with pytest.raises(KeyboardInterrupt):
+        campaign._attack_all(list(MUTANTS.values()), plan)
+
+
+def test_the_verdicts_are_kept(tmp_path: Path) -> None:
+    arguments = ("--keep-in", str(tmp_path), "--minutes", "0.1", "nul_in_name")
+    assert main(["mutants", *arguments]) == 0
+    kept = json.loads((tmp_path / "build/mutants.json").read_text())
+    assert (kept["killed"], kept["minutes_for_each"]) == (1, 0.1)
+    assert kept["mutants"][0]["killed_by"] in MUTANTS["nul_in_name"].targets
