@@ -16,6 +16,7 @@ from fuzz.campaign.display import Display
 from fuzz.campaign.failures import Failure
 from fuzz.campaign.interrupts import noting_interrupts
 from fuzz.campaign.places import Places, shown
+from fuzz.campaign.watch import is_readable
 from fuzz.campaign.worker import find_targets
 from fuzz.target import Target
 
@@ -175,6 +176,12 @@ def _failure(options: argparse.Namespace) -> Failure:
         ) from None
     if failure.target not in _targets(failure.module):
         raise Unusable(f"there is no target {failure.target!r} any more in {failure.module}")
+    examples = (failure.choices, failure.first_choices)
+    if any(examples) and not all(map(is_readable, examples)):
+        raise Unusable(
+            f"the choices in {shown(crashes / failure.id / 'failure.json')} are damaged; "
+            f"its batch was {failures.seed_options(failure)}"
+        )
     return failure
 
 

@@ -161,6 +161,15 @@ def as_blob(saved: bytes) -> str:
     return encode_failure(choices_from_bytes(saved) or ()).decode()
 
 
+def is_readable(choices: str) -> bool:
+    """Whether Hypothesis can make anything of it."""
+    try:
+        decode_failure(choices.encode())
+    except Exception:  # it says InvalidArgument, and whatever else junk leads to
+        return False
+    return True
+
+
 def shown(target: Target, example: dict[str, Any]) -> str:
     arguments = "".join(
         f"    {name}={pprint.pformat(value, width=90).replace(chr(10), chr(10) + '    ')},\n"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -448,6 +449,21 @@ def test_a_failure_of_a_target_that_is_gone(fuzzer: Fuzzer, capsys: Show) -> Non
     (fuzzer.directory / "crashes/x-1/failure.json").write_text("{}")
     assert fuzzer("repro", "x-1") == 2
     assert "there is no failure 'x-1'" in one_line(capsys)
+
+
+@pytest.mark.parametrize("command", ["repro", "minimise"])
+@pytest.mark.parametrize("name", ["choices", "first_choices"])
+@pytest.mark.parametrize("junk", ["?", "AQ==", "AXg=", "é", 5])
+def test_choices_that_are_damaged(
+    fuzzer: Fuzzer, capsys: Show, command: str, name: str, junk: Any
+) -> None:
+    failure = failures.Failure("numbers-1", "numbers", "hypothesis", 1, "", "", "", batch=10)
+    failures.write(
+        fuzzer.directory / "crashes",
+        replace(failure, module="tests.fuzz.planted", **{name: junk}),
+    )
+    assert fuzzer(command, "numbers-1") == 2
+    assert "are damaged; its batch was --seed 1 --batch 10" in one_line(capsys)
 
 
 def one_line(capsys: Show) -> str:
