@@ -16,6 +16,18 @@ from fuzz.campaign.failures import Failure, kind_of, repro_command, versions
 
 _POINTS: Final = 600  # of the timeline that are kept: enough for a chart, whatever its length
 
+# What the kinds of a tally are in the plural; those of anybody else's targets are as they are.
+_PLURALS: Final = {
+    "beneath": "paths beneath a root",
+    "cancellation point": "cancellation points",
+    "combination": "combinations",
+    "common head": "common heads",
+    "fault": "faults",
+    "helper": "what helpers did",
+    "mincore": "what mincore said",
+    "nginx difference": "differences from nginx",
+    "schedule": "runs, each with a schedule",
+}
 _SHOWN: Final = 40  # of the details of a kind, the most frequent first; the JSON has all
 
 
@@ -173,12 +185,12 @@ def _branches(summary: Mapping[str, Any]) -> str:
 
 
 def _tally(tally: Mapping[str, Any]) -> Iterable[str]:
-    """Kinds are what the targets call them; all that is known here is how to show faults."""
     for kind, found in tally.items():
+        name = _PLURALS.get(kind, kind)
         if list(found["counts"]) == [""]:
-            yield f"{kind}s: {many(found['total'])}"
+            yield f"{name}: {many(found['total'])}"
             continue
-        yield f"{kind}s: {many(found['total'])}, {found['different']} different"
+        yield f"{name}: {many(found['total'])}, {found['different']} different"
         yield from _grid(found["counts"]) if kind == "fault" else _most(found["counts"])
 
 

@@ -309,7 +309,9 @@ def test_the_summary_counts(fuzzer: Fuzzer, capsys: Show) -> None:
     assert summary["timeline"][-1][1] == executions
 
     told = capsys.readouterr().out
-    assert f"schedules: {executions}\n" in told
+    assert f"runs, each with a schedule: {executions}\n" in told  # of which some may be the same
+    assert f"faults: {2 * executions}, 2 different\n" in told
+    assert "\nrefusal: " in told
     assert fuzzer("report") == 0
     assert capsys.readouterr().out in told
 
