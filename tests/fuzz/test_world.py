@@ -20,7 +20,8 @@ from fuzz.world.hosts import hosting
 from fuzz.world.points import Points
 from fuzz.world.requests import LIMITS
 from fuzz.world.runs import run
-from fuzz.world.scenes import CONFIG, Scene, content
+from fuzz.world.scenes import CONFIG, Scene, content, is_answer, is_start
+from tests.serving.client import Answer
 from tests.serving.peers import WAYS
 from tests.simulated import NOW
 from trio_amped.disk.interface import FileChanged
@@ -146,6 +147,27 @@ def test_a_disk_that_hangs_gives_up_in_the_end() -> None:
 def test_files_differ() -> None:
     assert content(b"a.txt", 5000) != content(b"b.txt", 5000)
     assert len({content(b"a.txt", 70_000)[at : at + 20] for at in range(251)}) == 251
+
+
+# ------------------------------------------------------------------ what is taken for an answer
+
+
+def test_only_the_bytes_that_are_due_are_a_start() -> None:
+    """Of several parts too, whatever the delimiter is."""
+    wire = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1,4-5\r\n\r\n"
+    (expected,) = Scene(FILES, wire).expected()
+    data = content(b"a.txt", 10)
+    head = (
+        b"\r\n--x\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes %b/10\r\n\r\n"
+    )
+    first, second = head % b"0-1" + data[:2], head % b"4-5" + data[4:6]
+    whole = first + second + b"\r\n--x--\r\n"
+    fields = expected.answer.fields | {"content-type": "multipart/byteranges; boundary=x"}
+    due = Answer(206, fields | {"content-length": str(len(whole))}, whole, True)
+    assert is_answer(due, expected)
+    assert is_start(replace(due, body=first), expected)
+    for body in (b"JUNK", second, first + first, whole, whole.replace(b"plain", b"html")):
+        assert not is_start(replace(due, body=body), expected)
 
 
 # ------------------------------------------------------------------ cancellation points
