@@ -10,7 +10,8 @@ import trio
 from hypothesis import strategies as st
 
 from fuzz.tally import note
-from tests.simulated import DAY, NANO, NOW, failure
+from tests.reference import Form
+from tests.simulated import DAY, DIRECTORY, NANO, NOW, failure
 from trio_amped.disk.interface import FileChanged, Listing, OpenFile, WouldWait
 from trio_amped.semantics.listing import View
 from trio_amped.testing import Entry, SimDisk, SimFile
@@ -81,7 +82,8 @@ class WorldDisk(SimDisk):
         self.calls: list[str] = []
         self.busy = 0  # jobs under way
         self.reached: set[str] = set()
-        self.versions: dict[bytes, list[bytes]] = {}
+        self.versions: dict[bytes, list[Form | None]] = {}  # None: there was no file
+        self.listings: dict[bytes, list[bytes]] = {}  # what was shown, by the path with its slash
         for path in self.entries:
             self._note_version(path)
 
@@ -90,6 +92,7 @@ class WorldDisk(SimDisk):
     def change(self, change: Change) -> None:
         """Let it happen now."""
         if isinstance(self.entries.get(change.path), SimFile) or change.kind == "replace":
+            self.versions.setdefault(change.path, [None])
             getattr(self, f"_{change.kind}")(change)
             self._note_version(change.path)
 
@@ -106,7 +109,7 @@ class WorldDisk(SimDisk):
     def _replace(self, change: Change) -> None:
         """By a rename, of a file as old as others: nothing but its inode and size tell."""
         self.reached.add("replacement")
-        pattern = b"%d," % len(self.versions.get(change.path, ()))
+        pattern = b"%d," % len(self.versions[change.path])
         content = (pattern * change.size)[: change.size]
         mtime_ns = (NOW - DAY) * NANO + change.size
         self.entries[change.path] = SimFile(content, mtime_ns=mtime_ns)
@@ -117,8 +120,10 @@ class WorldDisk(SimDisk):
 
     def _note_version(self, path: bytes) -> None:
         inode = self.entries.get(path)
-        if isinstance(inode, SimFile):
-            self.versions.setdefault(path, []).append(inode.content)
+        version = None
+        if isinstance(inode, SimFile) and inode.mode != DIRECTORY:
+            version = Form(inode.content, inode.mtime_ns)
+        self.versions.setdefault(path, []).append(version)
 
     # ---------------------------------------------------------------- each call
 
@@ -176,10 +181,9 @@ class WorldDisk(SimDisk):
         return await super().list(path, view)
 
     def rendered(self, path: bytes, view: View) -> bytes:
-        """One more version of what is answered where a directory's index was asked for."""
+        """Noted as one more version of the listing."""
         content = super().rendered(path, view)
-        index = path + b"/index.html" if path else b"index.html"
-        self.versions.setdefault(index, []).append(content)
+        self.listings.setdefault(path + b"/" if path else b"", []).append(content)
         return content
 
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:
