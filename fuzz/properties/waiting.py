@@ -6,17 +6,18 @@ from typing import Final
 
 import trio
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
 from fuzz.target import Target
 from fuzz.world.clients import CUTS, Client, Script, split
 from fuzz.world.disk import PATIENCE, Change, Plan
 from fuzz.world.hosts import LINKS, hosting
+from fuzz.world.requests import DOWNLOADS, WIRES
 from fuzz.world.runs import SCHEDULES, run
 from fuzz.world.scenes import CONFIG, Scene, check_answers, is_answer, is_start, read, scenes
 from tests.reference import Answer
 from tests.serving.client import parse
 from tests.serving.peers import WAYS
-from trio_amped.config import Config
 
 # ------------------------------------------------------------------ a disk that hangs
 
@@ -55,11 +56,13 @@ async def _hung(scene: Scene, cold: int) -> None:
 
 # ------------------------------------------------------------------ clients that take their time
 
-_CONFIG: Final = Config(
-    head_timeout=10, keep_alive_timeout=60, send_timeout=30, send_minimum=3000, max_head=2048
+_CONFIG: Final = replace(
+    CONFIG, head_timeout=10, keep_alive_timeout=60, send_timeout=30, send_minimum=3000
 )
 _LINGER: Final = 5.0
-_SWEEPS: Final = 2.5  # seconds: the lane looks for those who are late once a second
+_SWEEP: Final = 1.0  # seconds: the lane looks for those who are late once in so many
+_SWEEPS: Final = 2.5 * _SWEEP
+_MOMENT: Final = 1e-3  # seconds: more than the sum of what floats are off
 
 
 def check_deadlines(
@@ -112,6 +115,37 @@ def _most_bytes(answer: Answer) -> int:
     return 500 + len(answer.body or b"") + parts
 
 
+def check_idle(scene: Scene, pieces: list[tuple[float, bytes]]) -> None:
+    """Who has its answers is left alone for as long as the config says, and no longer."""
+    scene = replace(scene, wire=b"".join(wire for _, wire in pieces))
+    asked = tuple(pieces[: len(scene.expected())])  # what is beyond those is after the end
+    for each in scene.in_all_ways():
+        run(_left_alone, each, Script(asked, "hold"), schedule=scene.schedule, turns=scene.turns)
+
+
+async def _left_alone(scene: Scene, script: Script) -> None:
+    """Until the server ends its side; and then, if that was no surprise, until it closes."""
+    expected = scene.expected()
+    disk = scene.disk()
+    async with hosting(scene.way, disk, _CONFIG) as host:
+        client = Client(host.connect(scene.link), script)
+        await client.run()
+        check_answers(bytes(client.received), expected)
+        waited = client.ended_at - client.received_at
+        if expected and expected[-1].closes:
+            assert waited == 0
+            await trio.sleep_until(client.ended_at + _LINGER - _MOMENT)
+            assert host.server.stats.connections_open == 1
+            await trio.sleep(_SWEEP + 2 * _MOMENT)
+        else:
+            least = _CONFIG.keep_alive_timeout if expected else _CONFIG.head_timeout
+            assert least <= waited <= least + _SWEEP + _MOMENT
+            await wait_all_tasks_blocked()
+        host.check_is_idle()
+    await trio.aclose_forcefully(client.stream)
+    disk.note_combination("idle")
+
+
 def check_stalls(stall: float, change: Change | None, link: str, schedule: int) -> None:
     """Who stops reading for a while gets the file that was asked for, or a start of it."""
     wire = b"GET /large.bin HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -156,6 +190,19 @@ async def _dripping(head: bytes, pause: float, way: str) -> None:
     assert is_in_time or client.ended_at <= _CONFIG.head_timeout + _LINGER + pause
 
 
+_PROMPT: Final = st.builds(
+    Plan,
+    resident=st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
+    latencies=st.sampled_from([(0.0,), (7.0, 0.5)]),
+)
+_LULLS: Final = st.sampled_from([0.0, 1.0, 9.0, 11.0, 59.0])
+
+
+def _in_time(pieces: list[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
+    """The same with a first head that is not late."""
+    return [(min(lull, 9.0) if not at else lull, wire) for at, (lull, wire) in enumerate(pieces)]
+
+
 TARGETS: Final = (
     Target(
         "hung",
@@ -179,6 +226,14 @@ TARGETS: Final = (
             "appetite": st.sampled_from(
                 [(1 << 16, 0.0), (300, 29.0), (1000, 0.5), (1, 29.0), (0, 1000.0)]
             ),
+        },
+    ),
+    Target(
+        "idle",
+        check_idle,
+        {
+            "scene": scenes(most=1, plans=_PROMPT),
+            "pieces": st.lists(st.tuples(_LULLS, WIRES | DOWNLOADS), max_size=4).map(_in_time),
         },
     ),
     Target(

@@ -16,8 +16,9 @@ GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 @dataclass(frozen=True)
 class Script:
     """What one client does: `pieces` are sent after a pause each, then it ends its side ("eof"),
-    closes on whatever comes ("reset"), or waits for the other end ("stay"). It reads at most `bite`
-    bytes, then pauses; a bite of 0: it reads nothing for `pause` seconds, then all there is."""
+    closes on whatever comes ("reset"), waits for the other end ("stay"), or does not even close
+    then ("hold"). It reads at most `bite` bytes, then pauses; a bite of 0: it reads nothing for
+    `pause` seconds, then all there is."""
 
     pieces: tuple[tuple[float, bytes], ...]
     ending: str = "eof"
@@ -45,12 +46,14 @@ APPETITES: Final = st.sampled_from(
 
 
 class Client:
-    """One client at work; `received` is all that it got until it ended, at `ended_at`."""
+    """One client at work; `received` is all that it got until it ended, at `ended_at`, and the
+    last of it came at `received_at`."""
 
     def __init__(self, stream: Stream, script: Script) -> None:
         self.stream = stream
         self.script = script
         self.received = bytearray()
+        self.received_at = 0.0
         self.ended_at = 0.0
         self.saw_end = False
 
@@ -60,7 +63,8 @@ class Client:
             await self._write()
             if self.script.ending == "reset":
                 nursery.cancel_scope.cancel()
-        await trio.aclose_forcefully(self.stream)
+        if self.script.ending != "hold":
+            await trio.aclose_forcefully(self.stream)
         self.ended_at = trio.current_time()
 
     async def _write(self) -> None:
@@ -79,6 +83,7 @@ class Client:
         with contextlib.suppress(*GONE):
             while data := await self.stream.receive_some(bite):
                 self.received += data
+                self.received_at = trio.current_time()
                 if pause:
                     await trio.sleep(pause)
         self.saw_end = True

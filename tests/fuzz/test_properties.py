@@ -25,6 +25,7 @@ _COSTS: Final = {
     "drips": 3,
     "faults": 10,
     "hung": 2,
+    "idle": 2,
     "lane": 2,
     "reference": 2,
     "replacements": 2,
