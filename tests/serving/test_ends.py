@@ -49,6 +49,21 @@ async def test_drain_lets_a_body_finish(autojump_clock: MockClock) -> None:
     assert not answer.closes  # the head had been sent
 
 
+async def test_drain_answers_what_has_come_while_a_body_was_sent(
+    autojump_clock: MockClock,
+) -> None:
+    """To close on it would be a reset, which can destroy the end of that body."""
+    disk = SimDisk(FILES, load_latency=1, real_descriptors=True)
+    async with connected(disk, link=by_unix_socket) as peer:
+        await peer.send(get("/large.bin"))
+        await trio.sleep(1.5)
+        await peer.send(get("/a.txt"))
+        peer.connection.drain()
+        first, last = parse(await peer.receive_all(), [])
+    assert (first.body, first.closes) == (LARGE, False)
+    assert (last.body, last.closes) == (b"0123456789", True)
+
+
 async def test_drain_answers_a_head_that_has_begun(autojump_clock: MockClock) -> None:
     request = get("/a.txt")
     async with connected(SimDisk(FILES)) as peer:

@@ -201,12 +201,12 @@ class Connection:
         raise HttpError(408, "the head took too long")
 
     async def _first_bytes(self, idle_until: float) -> bool:
-        """Whether a head begins before this time; `drain` ends the wait."""
-        if self._is_draining:
-            return False
+        """Whether a head begins before this time; `drain` ends the wait, but not what is here."""
         if (data := self.transport.try_receive()) is not None:
             self._reader.feed(data)
             return bool(data)
+        if self._is_draining:
+            return False
         with trio.move_on_at(idle_until) as self._idle_scope:
             return await self._receive()
         return False

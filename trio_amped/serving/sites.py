@@ -28,8 +28,8 @@ class Sites:
     def drain(self) -> None:
         """Have each connection end after the answer that it sends; those that are idle end now.
 
-        What is passed to `handle_connection` from now on ends at once. Wait for your tasks, with
-        the deadline that you like.
+        What is passed to `handle_connection` from now on ends at once too (a socket: after the
+        answer, if its request is there). Wait for your tasks, with the deadline that you like.
         """
         self._is_draining = True
         for connection in self._connections:
