@@ -14,11 +14,11 @@ from fuzz.world.clients import APPETITES, CUTS, ENDINGS, PAUSES, Client, Script,
 from fuzz.world.disk import OPENING, READING, Change, WorldDisk
 from fuzz.world.hosts import hosting, wait_for_sweeps
 from fuzz.world.points import Points
+from fuzz.world.requests import LIMITS
 from fuzz.world.runs import run
 from fuzz.world.scenes import (
     CONFIG,
     FOLDER,
-    LIMITS,
     Listed,
     Scene,
     is_answer,

@@ -454,6 +454,20 @@ async def test_the_end_with_idle_clients_and_one_that_was_not_accepted() -> None
         assert peer.laned.stats.connections == 2
 
 
+async def test_a_drain_answers_a_request_that_has_just_come(autojump_clock: MockClock) -> None:
+    """To close on it would be a reset, and the client would not know whether it was served."""
+    async with on_the_lane(SimDisk(FILES)) as laned:
+        used, new = laned.connect(), laned.connect()
+        await ask(used, get("/a.txt"))
+        for client in (used, new):
+            assert isinstance(client.stream, trio.SocketStream)
+            os.write(client.stream.socket.fileno(), get("/a.txt"))
+        laned.server.drain()
+        for client in (used, new):
+            (answer,) = parse(await client.receive_all(), [])
+            assert (answer.body, answer.closes) == (A, True)
+
+
 async def test_a_connection_whose_task_ends_while_draining_is_not_parked(
     autojump_clock: MockClock,
 ) -> None:

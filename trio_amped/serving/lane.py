@@ -104,7 +104,7 @@ class Lane:
         self._tells = config.on_request is not None  # whoever wants to know of answers
 
     async def run(self, listeners: list[socket.socket]) -> None:
-        """Accept and answer until cancelled; then listeners and idle connections are closed."""
+        """Accept and answer until cancelled; then listeners are closed, and tasks have the rest."""
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._resume_accepting()
         self._has_work.set()
@@ -119,17 +119,17 @@ class Lane:
             self.stop_accepting()
             for listener in listeners:
                 listener.close()
-            for fd, parked in list(self._parked.items()):
-                if parked.rest:  # a task finishes that, and says that it is the last
-                    self._unpark(fd)
-                    self._hand_over(Handover(parked.sock, parked.rest))
-                elif parked.lingers:  # a task waits for the end of their side
-                    self._unpark(fd)
-                    last = Unfinished(b"", (), self._answers.any_disk, None, closes=True)
-                    self._hand_over(Handover(parked.sock, b"", None, last))
-                else:
-                    self._close(fd)
+            for fd in list(self._parked):
+                self._hand_over(self._left(self._unpark(fd)))
             self._epoll.close()
+
+    def _left(self, parked: Parked) -> Handover:
+        """What a task does about it in the end: wait for the end of their side, or answer what was
+        received and what has just come, and say that this is the last."""
+        if not parked.lingers:
+            return Handover(parked.sock, parked.rest)
+        last = Unfinished(b"", (), self._answers.any_disk, None, closes=True)
+        return Handover(parked.sock, b"", None, last)
 
     def park(self, sock: socket.socket, received: bytes) -> None:
         """Take over a connection that a task is done with; `received` is to be answered yet.
