@@ -143,6 +143,8 @@ def test_an_empty_root_is_none() -> None:
     """An unset variable of a shell must not publish the folder that one happens to be in."""
     with pytest.raises(ValueError, match="root must not be empty"):
         Config(root="")
+    with pytest.raises(ValueError, match="root must not have a NUL in it"):
+        Config(root="a\0b")
 
 
 @pytest.mark.parametrize("name", LISTS)

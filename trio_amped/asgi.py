@@ -34,6 +34,7 @@ ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 # Longer bodies are watched: a server may let us send all of it to a client that is gone.
 _WATCHED: Final = 512 * 1024  # bytes
+_OF_NO_FILE: Final = (400, 404, 405, 417, 421, 501)
 _ZERO_COPY: Final = "http.response.zerocopysend"
 
 
@@ -44,7 +45,7 @@ class StaticFiles:
     `Config` counts what is about files and their disk; sockets, deadlines of clients, Date and the
     log of requests are the ASGI server's; a `fallback` can be a page only, or it is a ValueError.
     `otherwise` is another ASGI application, which gets all that is no GET or HEAD of a file that is
-    there, and the lifespan; without it that is a 404 or 405 of ours.
+    there (nor OPTIONS, whose CORS is ours), and the lifespan; without it that is an error of ours.
 
     The disk is opened when it is first needed, and stays open until this run of trio ends. To open
     it before, and hear of a root that cannot be used: let the server send the lifespan to it, or
@@ -71,15 +72,12 @@ class StaticFiles:
         """Answer what the scope is about; see the ASGI specification."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
-            if await self._answer(scope, receive, send):
-                return
-            assert self._otherwise
-            await self._otherwise(scope, receive, send)
-        elif self._otherwise:
+        elif self._otherwise and not _may_be_file(scope):
             await self._otherwise(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            if not await self._answer(scope, receive, send):
+                assert self._otherwise
+                await self._otherwise(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close"})  # before it is accepted: 403
@@ -91,7 +89,7 @@ class StaticFiles:
         """`async with files.opened():` around serving: the disk is open, and closed at the end.
 
         Where it is open already, that is all. Raises OSError about the root, and RuntimeError where
-        there is no trio. Its helpers live in a nursery: what the body raises leaves in an
+        there is no trio. Otherwise its helpers live in a nursery: what the body raises leaves in an
         ExceptionGroup.
         """
         opening = self._current()
@@ -124,14 +122,26 @@ class StaticFiles:
                 for site in self.config.all_sites:
                     log.info("serving %s", os.fspath(site.root))
                 await router.introduce()
+                if self._otherwise:
+                    for root in router.roots:
+                        root.application = _leave
                 opening.router = router
                 opening.is_over.set()
-                yield
+                try:
+                    yield
+                finally:
+                    self._forget(opening)
         except Exception as error:
             opening.failure = error
             raise
         finally:
             opening.is_over.set()
+            self._forget(opening)
+
+    def _forget(self, opening: "_Opening") -> None:
+        """It closes: the next request opens the disk anew."""
+        opening.is_closed = True
+        if self._opening.get() is opening:
             self._opening.set(None)
 
     async def _keep_open(self, opening: "_Opening") -> None:
@@ -157,7 +167,7 @@ class StaticFiles:
                 await stack.enter_async_context(self.opened())
             except (OSError, RuntimeError) as error:
                 await receive()
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                await send({"type": "lifespan.startup.failed", "message": _explain(error)})
                 return
             if self._otherwise:
                 await self._otherwise(scope, receive, send)
@@ -173,7 +183,7 @@ class StaticFiles:
         self.stats.requests += 1
         extensions = scope.get("extensions") or {}
         outlet = _Outlet(send, self.stats, can_send_files=_ZERO_COPY in extensions)
-        responder = _Responder(scope, receive, outlet, leaves_404=self._otherwise is not None)
+        responder = _Responder(scope, receive, outlet, leaves=self._otherwise is not None)
         request = _request(scope)
         if request.target[:1] in (b"", b"?") and request.method in (b"GET", b"HEAD", b"OPTIONS"):
             # The folder itself, without the slash on which the relative links in its index rest.
@@ -193,11 +203,12 @@ class _Opening:
         self.router: Router | None = None
         self.failure: Exception | None = None
         self.is_over = trio.Event()
+        self.is_closed = False
 
     async def result(self) -> Router:
         """Raises OSError."""
         await self.is_over.wait()
-        if self.router is None:
+        if self.router is None or self.is_closed:
             raise self.failure or OSError("opening the disk was cancelled")
         return self.router
 
@@ -265,26 +276,29 @@ class _File:
 class _Responder:
     """Implements handler.Responder: one request of an ASGI server, and its response.
 
-    `leaves_404`: what is not found is not sent, and `is_left` to another application.
+    `leaves`: what is about no file is not answered, and `is_left` to another application.
     """
 
-    def __init__(
-        self, scope: Scope, receive: Receive, outlet: _Outlet, *, leaves_404: bool
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, outlet: _Outlet, *, leaves: bool) -> None:
         self.is_left = False
         self._scope = scope
         self._receive = receive
         self._outlet = outlet
-        self._leaves_404 = leaves_404
+        self._leaves = leaves
+        self._has_read = False  # all of the request's body
 
     @property
     def transport(self) -> Outlet:
         return self._outlet
 
     async def respond(self, response: Response, body: BodySender) -> None:
-        if response.status == 404 and self._leaves_404:
+        if self._leaves and response.status in _OF_NO_FILE:
             self.is_left = True
             return
+        if self._scope.get("http_version", "1.1") >= "2":
+            await self._read_out()
+            if self._outlet.is_gone:
+                return
         await self._outlet.start(_mounted(response, self._scope))
         if _length(response.body) <= _WATCHED:
             await body.send(b"")
@@ -292,13 +306,37 @@ class _Responder:
             await self._send_watched(body)
 
     async def pass_on(self, application: Application) -> None:
-        raise NotImplementedError  # there is none: see _config
+        self.is_left = True
+
+    async def _read_out(self) -> None:
+        """To the end of the request's body: an answer before it ends the stream of HTTP/2, and not
+        every server bears what comes after that (Hypercorn 0.18 ends)."""
+        while not self._has_read and not self._outlet.is_gone:
+            await self._take_message()
+
+    async def _take_message(self) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            # No `send` is cancelled: a server says this too while it deals with the last message.
+            self._outlet.is_gone = True
+        elif not message.get("more_body", False):
+            self._has_read = True
+        await trio.lowlevel.checkpoint()  # for those whose `receive` is none
 
     async def _send_watched(self, body: BodySender) -> None:
         """Send it for as long as the client stays."""
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
+
+            async def watch() -> None:
+                nonlocal failure
+                try:
+                    await self._watch()
+                except Exception as error:
+                    failure = error
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
             try:
                 await body.send(b"")
             except ClientGone:
@@ -310,10 +348,23 @@ class _Responder:
             raise failure
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass  # parts of a body that nobody reads
-        # Its `send` is not cancelled: a server says this too while it deals with the last message.
-        self._outlet.is_gone = True
+        await self._read_out()
+        if not self._outlet.is_gone:
+            await self._take_message()  # anything else than its end says nothing of the client
+
+
+def _may_be_file(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
+
+
+async def _leave(exchange: object) -> None:
+    """Stands for the other application, so that a handler leaves to it what is about no file."""
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot serve {os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def _config(site: str | os.PathLike[str] | Site) -> Config:
@@ -351,8 +402,9 @@ def _target(scope: Scope) -> bytes:
     is_below = path == root or path.startswith(root + "/")
     below = path[len(root) :] if is_below and _decoded(raw) != root + path else path
     for prefix in (b"", root.encode(), quote(root).encode()):
-        if raw.startswith(prefix) and _decoded(raw[len(prefix) :]) == below:
-            return raw[len(prefix) :]
+        rest = raw.removeprefix(prefix)
+        if raw.startswith(prefix) and _decoded(rest) == below and rest[:1] in (b"", b"/"):
+            return rest
     return quote(below).encode()  # somebody has changed it
 
 

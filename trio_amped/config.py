@@ -131,6 +131,8 @@ class Site:
         self._check_types()
         if not os.fspath(self.root):
             raise ValueError("root must not be empty")
+        if "\0" in os.fspath(self.root):
+            raise ValueError("root must not have a NUL in it")
         if not (self.fallback is None or isinstance(self.fallback, str) or callable(self.fallback)):
             raise ValueError("fallback must be the path of a page, or an async callable")
         Routes([(self.hosts, self.prefix)])

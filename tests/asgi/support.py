@@ -75,16 +75,23 @@ class Reply:
         self.messages.append((kind.rpartition(".")[2], len(data)))
 
 
-async def nobody_leaves() -> Mapping[str, Any]:
-    """A `receive` of a client that has sent its request, and waits."""
-    await trio.sleep_forever()
-    raise AssertionError
+class Patient:
+    """A client that has sent its request, in so many parts, and waits."""
+
+    def __init__(self, parts: int = 1) -> None:
+        self.parts = parts
+
+    async def receive(self) -> Mapping[str, Any]:
+        if not self.parts:
+            await trio.sleep_forever()
+        self.parts -= 1
+        return {"type": "http.request", "body": b"x", "more_body": self.parts > 0}
 
 
 async def call(
     app: ASGIApp,
     request: Mapping[str, Any],
-    receive: Callable[[], Awaitable[Mapping[str, Any]]] = nobody_leaves,
+    receive: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
     reply: Reply | None = None,
 ) -> Reply:
     """Have it answered; `reply` gets what was sent also where that ends with an exception."""
@@ -94,7 +101,7 @@ async def call(
         await trio.lowlevel.checkpoint()
         reply.note(message)
 
-    await app(request, receive, send)
+    await app(request, receive or Patient().receive, send)
     return reply
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import h11
 import pytest
@@ -117,6 +118,7 @@ async def test_it_says_what_the_server_says(row: Row, use: Use) -> None:
         ("/at/", "/at", b"/at/", b"/"),
         ("", "", b"", b""),
         ("/a/b", "", b"/a%2Fb", b"/a%2Fb"),  # a name, and not two
+        ("/s/a", "/s", b"/s%2Fa", b"/a"),  # whoever mounts has taken it for a slash
         ("/at/a/b", "/at", b"/at/a%2fb", b"/a%2fb"),
         ("/\ufffd", "", b"/%FF", b"/%FF"),  # no UTF-8
         ("/at/\ufffd", "/at", b"/at/%FF", b"/%FF"),
@@ -293,7 +295,11 @@ class Other:
         ("/bare/", "GET", False),
         ("/nothing", "HEAD", False),
         ("/a.txt", "POST", False),
-        ("/a.txt", "OPTIONS", False),
+        ("/a.txt", "OPTIONS", True),
+        ("/nothing", "OPTIONS", False),
+        ("/100%", "GET", False),
+        ("/a%00b", "GET", False),
+        ("/%2e%2e/x", "GET", False),
         ("/a.txt", "BREW", False),
     ],
 )
@@ -305,8 +311,24 @@ async def test_otherwise_another_application_answers(
     config = Config(root="site", error_pages=["404=/index.html"])
     reply = await ask(StaticFiles(config, otherwise=other), target, method=method)
     assert (reply.body == b"other") == (not is_ours)
-    assert other.asked == ([] if is_ours else [("http", method, target)])
+    assert other.asked == ([] if is_ours else [("http", method, unquote(target))])
     assert disk.open_files == 0
+
+
+async def test_a_preflight_for_a_file_is_ours(use: Use) -> None:
+    use(SimDisk(FILES))
+    files = StaticFiles(Site("site", cors=["https://a.example"]), otherwise=Other())
+    fields = ((b"origin", b"https://a.example"), (b"access-control-request-method", b"GET"))
+    reply = await ask(files, "/a.txt", *fields, method="OPTIONS")
+    assert reply.headers["access-control-allow-origin"] == "https://a.example"
+
+
+async def test_what_is_about_no_file_is_for_the_other_application(use: Use) -> None:
+    use(SimDisk(FILES))
+    files = StaticFiles(Site("site", hosts=["a.example"]), otherwise=Other())
+    assert (await ask(files, "/a.txt")).body == b"other"
+    reply = await ask(StaticFiles("site", otherwise=Other()), "/a.txt", (b"expect", b"x"))
+    assert reply.body == b"other"
 
 
 @pytest.mark.parametrize("kind", ["websocket", "gopher"])

@@ -30,6 +30,7 @@ class Disks:
         self.latency = 0.0
         self.failure: Exception | None = None
         self.fails_later = trio.Event()
+        self.may_close: trio.Event | None = None
 
     @contextlib.asynccontextmanager
     async def open_router(self, config: Config, stats: Stats) -> AsyncIterator[Router]:
@@ -44,6 +45,9 @@ class Disks:
                 yield Router(config, [SimDisk(FILES)])
                 nursery.cancel_scope.cancel()
         finally:
+            if self.may_close is not None:
+                with trio.CancelScope(shield=True):
+                    await self.may_close.wait()
             self.open -= 1
 
     async def _fail(self) -> None:
@@ -190,6 +194,30 @@ async def test_those_who_wait_for_one_who_gives_up(disks: Disks, autojump_clock:
     assert (await ask(files, "/a.txt")).status == 200
 
 
+async def test_a_request_while_it_is_being_closed(disks: Disks) -> None:
+    """It opens the disk anew: descriptors of the other may be somebody else's by then."""
+    files, scope = StaticFiles("site"), trio.CancelScope()
+    disks.may_close = trio.Event()
+
+    async def open_for_a_while() -> None:
+        with scope:
+            async with files.opened():
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_for_a_while)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert disks.open == 1
+        await ask(files, "/a.txt")
+        assert disks.opened == 2
+        disks.may_close.set()
+        await wait_all_tasks_blocked()
+        await ask(files, "/a.txt")
+        assert (disks.opened, disks.open) == (2, 1)
+
+
 async def test_a_real_root_that_cannot_be_opened(tmp_path: Path) -> None:
     files = StaticFiles(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError):
@@ -217,6 +245,8 @@ async def test_a_server_does_not_start_without_a_root(tmp_path: Path) -> None:
     server = Lifespan()
     await server.run(StaticFiles(tmp_path / "nothing", otherwise=Other()))
     assert server.said == ["startup.failed"]
+    problem = f"cannot serve {tmp_path / 'nothing'}: No such file or directory"
+    assert server.sent[0]["message"] == problem
     assert "No such file" in server.sent[0]["message"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.asgi.support import ZERO_COPY, Reply, ask, call, scope
+from tests.asgi.support import ZERO_COPY, Patient, Reply, ask, call, scope
 from tests.simulated import failure
 from trio_amped.asgi import StaticFiles
 from trio_amped.disk.interface import FileChanged
@@ -128,17 +128,67 @@ async def test_what_a_server_raises_it_gets_back(use: Use, target: str) -> None:
     assert disk.open_files == 0
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("version", "left"), [("1.1", 3), ("2", 0)])
+async def test_the_body_of_a_request_by_http_2_is_read_first(
+    use: Use, version: str, left: int, method: str
+) -> None:
+    """Hypercorn ends when a stream that has had its answer goes on."""
+    use(SimDisk(FILES))
+    client, reply = Patient(3), Reply()
+    seen = []
+
+    async def send(message: Mapping[str, Any]) -> None:
+        reply.note(message)
+        seen.append(client.parts)
+
+    request = scope("/small", version=version, method=method)
+    await StaticFiles("site")(request, client.receive, send)
+    assert (reply.status, reply.is_complete) == (200 if method == "GET" else 405, True)
+    assert set(seen) == {left}
+
+
+async def test_who_leaves_within_a_body_by_http_2_has_no_answer(use: Use) -> None:
+    use(SimDisk(FILES))
+    client = Leaving()
+    client.leaves.set()
+    client.parts = 0
+    reply = await call(StaticFiles("site"), scope("/small", version="2"), client.receive)
+    assert reply.messages == []
+
+
+async def test_a_server_that_says_the_same_again_and_again(use: Use) -> None:
+    """Not as it should be, but some middleware does; it must not stop the event loop."""
+    use(SimDisk(FILES))
+
+    async def receive() -> Mapping[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    assert (await call(StaticFiles("site"), scope("/large"), receive)).is_complete
+
+
+async def test_what_receive_raises_is_alone(use: Use) -> None:
+    disk = use(SimDisk(FILES))
+
+    async def receive() -> Mapping[str, Any]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await call(StaticFiles("site"), scope("/large"), receive)
+    assert disk.open_files == 0
+
+
 class Leaving:
     """A client that sends a body, and leaves when it is told to."""
 
     def __init__(self) -> None:
         self.leaves = trio.Event()
-        self._parts = 2
+        self.parts = 2
 
     async def receive(self) -> Mapping[str, Any]:
-        if self._parts:
-            self._parts -= 1
-            return {"type": "http.request", "body": b"x", "more_body": bool(self._parts)}
+        if self.parts > 0:
+            self.parts -= 1
+            return {"type": "http.request", "body": b"x", "more_body": self.parts > 0}
         await self.leaves.wait()
         return {"type": "http.disconnect"}
 

@@ -10,12 +10,15 @@ from typing import Any
 import hypercorn.trio
 import pytest
 import trio
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.middleware.dispatcher import TrioDispatcherMiddleware
 from quart_trio import QuartTrio
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
+from trio.testing import wait_all_tasks_blocked
 
 from tests.real.support import MIB, SIZES, WINDOW, Reply, content, evict, fill, put
 from tests.rig import GUARD, public_directory
@@ -41,11 +44,14 @@ class Client:
     def __init__(self, port: int) -> None:
         self._port = port
 
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self._port)
+
     async def get(
         self, path: str, *fields: str, method: str = "GET", closes: bool = False
     ) -> Reply:
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *fields, "", ""]
-        stream = await trio.open_tcp_stream("127.0.0.1", self._port)
+        stream = await self.connect()
         async with stream:
             await stream.send_all("\r\n".join(lines).encode())
             received = bytearray()
@@ -69,7 +75,7 @@ class Client:
 
     async def leave(self, path: str) -> None:
         """Ask, take the first bytes, and be gone."""
-        stream = await trio.open_tcp_stream("127.0.0.1", self._port)
+        stream = await self.connect()
         async with stream:
             await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             await stream.receive_some(1024)
@@ -105,6 +111,33 @@ async def test_hypercorn(root: Path, size: int) -> None:
         again = await client.get(f"/{size}.bin", f"If-None-Match: {reply.fields['etag']}")
         assert (again.status, again.body) == (304, b"")
     assert files.stats.files_open == 0
+
+
+async def test_a_body_by_http_2_does_not_end_the_server(root: Path) -> None:
+    """Hypercorn 0.18 ends when more comes of a request that has been answered."""
+    h2 = H2Connection()
+    h2.initiate_connection()
+    fields = [(":authority", "a"), (":scheme", "http"), (":path", "/index.html")]
+    async with hypercorn_with(StaticFiles(root)) as client, await client.connect() as stream:
+
+        async def answer(number: int) -> list[tuple[bytes, bytes]]:
+            while True:
+                for event in h2.receive_data(await stream.receive_some()):
+                    if isinstance(event, ResponseReceived) and event.stream_id == number:
+                        return list(event.headers)
+
+        h2.send_headers(1, [(":method", "POST"), *fields])
+        await stream.send_all(h2.data_to_send())
+        await wait_all_tasks_blocked(0.01)
+        h2.send_data(1, bytes(1000))
+        await stream.send_all(h2.data_to_send())
+        await wait_all_tasks_blocked(0.01)
+        h2.send_data(1, bytes(1000), end_stream=True)
+        await stream.send_all(h2.data_to_send())
+        assert (b":status", b"405") in await answer(1)
+        h2.send_headers(3, [(":method", "GET"), *fields], end_stream=True)
+        await stream.send_all(h2.data_to_send())
+        assert (b":status", b"200") in await answer(3)
 
 
 async def test_ranges_and_errors(root: Path) -> None:

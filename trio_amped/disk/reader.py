@@ -27,6 +27,7 @@ class File:
         self._disk = disk
         self._file = file
         self.name = name
+        """The path by which it was opened."""
 
     @property
     def size(self) -> int:
