@@ -108,7 +108,7 @@ def _mutants(options: argparse.Namespace) -> int:
     if options.list:
         return mutants.show(chosen)
     _make(reports)
-    plan = mutants.Plan(options.minutes * 60, options.seed, options.jobs)
+    plan = mutants.Plan(options.minutes * 60, options.seed, options.jobs, options.blind)
     with noting_interrupts(plan.interrupted.set):
         return mutants.run(chosen, plan, reports)
 
@@ -259,6 +259,7 @@ def _add_mutants_options(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=_minutes, default=5.0, help="for each, at most (default: 5)")
     add("--jobs", type=_count, default=2, help="so many at a time (default: 2)")
     add("--seed", type=_seed, default=0, help="the first seed (default: 0)")
+    add("--blind", action="store_true", help="all targets by turns: no hints from the patches")
     add("--list", action="store_true", help="show the mutants")
 
 

@@ -39,6 +39,7 @@ class Plan:
     seconds: float  # for each, at most
     seed: int = 0
     jobs: int = 1
+    is_blind: bool = False  # all targets by turns, whichever the patch names
     interrupted: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def check(self) -> None:
@@ -107,11 +108,12 @@ def attack(mutant: Mutant | None, plan: Plan) -> Verdict:
                 plant(mutant, tree)
             except PatchFailed as error:
                 return Verdict(name, None, 0.0, 0, error=str(error))
-        return _attacked(name, tree, [mutant.name] if mutant else [], plan)
+        hint = [mutant.name] if mutant and not plan.is_blind else []
+        return _attacked(name, tree, hint, plan)
 
 
-def _attacked(name: str, tree: Path, which: list[str], plan: Plan) -> Verdict:
-    command = [sys.executable, "-m", "fuzz.mutants.attack", *which]
+def _attacked(name: str, tree: Path, hint: list[str], plan: Plan) -> Verdict:
+    command = [sys.executable, "-m", "fuzz.mutants.attack", *hint]
     command += ["--seconds", str(plan.seconds), "--seed", str(plan.seed)]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     started = time.monotonic()
@@ -197,6 +199,7 @@ def _save(path: Path, mutants: dict[str, Mutant], verdicts: Sequence[Verdict], p
     ]
     facts = {
         "minutes_for_each": plan.seconds / 60,
+        "blind": plan.is_blind,
         "python": platform.python_version(),
         "hypothesis": hypothesis.__version__,
         "killed": sum(verdict.is_killed for verdict in verdicts),

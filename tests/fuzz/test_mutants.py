@@ -2,18 +2,24 @@
 
 import ast
 import difflib
+import itertools
 import json
 import os
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import strategies as st
 
 from fuzz.campaign import mutants as campaign
 from fuzz.campaign.commands import main
 from fuzz.campaign.mutants import PatchFailed, Plan, Verdict, copied_tree, plant
 from fuzz.mutants import Mutant, read_all
+from fuzz.mutants.attack import BATCH, Attack
+from fuzz.target import Target
+from fuzz.targets import ALL
 
 MUTANTS = read_all()
 REPOSITORY = Path(__file__).parents[2]
@@ -141,9 +147,45 @@ def test_all_attacks_are_interrupted() -> None:
         campaign._attack_all(list(MUTANTS.values()), plan)
 
 
+def test_an_attack_that_is_blind_has_no_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    hints: list[list[str]] = []
+
+    def attacked(name: str, tree: Path, hint: list[str], plan: Plan) -> Verdict:
+        hints.append(hint)
+        return Verdict(name, "streams", 1.0, 1)
+
+    monkeypatch.setattr(campaign, "_attacked", attacked)
+    for is_blind in (False, True):
+        campaign.attack(MUTANTS["nul_in_name"], Plan(seconds=1, is_blind=is_blind))
+    assert hints == [["nul_in_name"], []]
+    every = [target for target in ALL.values() if not target.is_live]
+    turns = itertools.islice(Attack([], 1, 0)._turns(), 2 * len(every))
+    assert [target for target, _ in turns] == 2 * every
+
+
+def test_without_a_hint_no_target_has_more_than_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=itertools.count(0, 0.3).__next__)
+    monkeypatch.setattr("fuzz.mutants.attack.time", clock)
+    passing = Target("passing", lambda number: None, {"number": st.integers()})
+    for likely, executions in (([], 3), ([passing], BATCH)):
+        attack = Attack(likely, 100, 0)
+        assert attack._fault(passing, 0) is None
+        assert attack.executions == executions
+
+
+def test_what_fails_at_the_end_of_a_turn_is_no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(number: int) -> None:
+        raise ValueError("planted")
+
+    clock = SimpleNamespace(monotonic=itertools.count(0, 0.9).__next__)
+    monkeypatch.setattr("fuzz.mutants.attack.time", clock)
+    failing = Target("failing", fail, {"number": st.integers()})
+    assert Attack([], 100, 0)._fault(failing, 0) == "ValueError: planted"
+
+
 def test_the_verdicts_are_kept(tmp_path: Path) -> None:
     arguments = ("--keep-in", str(tmp_path), "--minutes", "0.1", "nul_in_name")
     assert main(["mutants", *arguments]) == 0
     kept = json.loads((tmp_path / "build/mutants.json").read_text())
-    assert (kept["killed"], kept["minutes_for_each"]) == (1, 0.1)
+    assert (kept["killed"], kept["minutes_for_each"], kept["blind"]) == (1, 0.1, False)
     assert kept["mutants"][0]["killed_by"] in MUTANTS["nul_in_name"].targets
