@@ -261,6 +261,14 @@ def test_interrupting_keeps_all_that_was_found(
     assert ", interrupted: " in capsys.readouterr().out
 
 
+def test_to_be_interrupted_is_not_to_fail_no_more(fuzzer: Fuzzer, capsys: Show) -> None:
+    dead = failures.Failure("interruption-1", "interruption", "hypothesis", 1, "", "", "")
+    dead = replace(dead, module="tests.fuzz.planted", is_death=True, batch=1_000_000)
+    failures.write(fuzzer.directory / "crashes", dead)
+    assert fuzzer("repro", "interruption-1") == 130
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("package", ["hypothesis", "coverage"])
 def test_however_early_it_is_interrupted_it_says_130(
