@@ -1,10 +1,13 @@
 """A disk that answers, waits, fails and changes as it was planned, call by call."""
 
+import contextlib
 import errno
 import mmap
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from unittest import mock
 
 import trio
 from hypothesis import strategies as st
@@ -12,10 +15,12 @@ from hypothesis import strategies as st
 from fuzz.tally import note
 from tests.reference import Form
 from tests.simulated import DAY, DIRECTORY, NANO, NOW, failure
+from trio_amped.disk.descriptors import Descriptor
 from trio_amped.disk.interface import FileChanged, Listing, OpenFile, WouldWait
 from trio_amped.semantics.listing import View
 from trio_amped.testing import Entry, SimDisk, SimFile
 
+_BELIEVED: Final = 0.1  # seconds; a page that was in memory so lately is not evicted yet
 PATIENCE: Final = 30.0  # seconds; then the disk itself gives up, see Config.disk_timeout
 
 OPENING: Final = (
@@ -69,6 +74,44 @@ PLANS: Final = st.builds(
     latencies=st.lists(st.sampled_from([0.0, 0.5, 7.0, 29.0]), min_size=1, max_size=3).map(tuple),
 )
 """Nothing fails and nothing changes: only the way is drawn on which the answers come."""
+
+
+class Gates:
+    """What the disks have vouched for, of each descriptor: the part, and when it was said."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, list[tuple[range, float]]] = {}
+
+    def register(self, fd: int) -> None:
+        self._said[fd] = []
+
+    def close(self, fd: int) -> None:
+        del self._said[fd]
+        os.close(fd)
+
+    def vouch(self, fd: int, offset: int, count: int) -> int:
+        if count and fd in self._said:
+            self._said[fd].append((range(offset, offset + count), trio.current_time()))
+        return count
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whoever sends what was not vouched for fails."""
+        with mock.patch.object(os, "sendfile", self._send):
+            yield
+
+    def _send(self, out: int, fd: int, offset: int, count: int) -> int:
+        """The real one waits for the disk where a page is not in memory."""
+        latest = trio.current_time() - _BELIEVED
+        assert fd not in self._said or any(
+            offset in part and offset + count <= part.stop and said >= latest
+            for part, said in self._said[fd]
+        ), f"a cold page may be sent: {count} bytes at {offset}"
+        return _sendfile(out, fd, offset, count)
+
+
+GATES: Final = Gates()
+_sendfile: Final = os.sendfile
 
 
 class WorldDisk(SimDisk):
@@ -126,6 +169,14 @@ class WorldDisk(SimDisk):
         self.versions.setdefault(path, []).append(version)
 
     # ---------------------------------------------------------------- each call
+
+    def _descriptor(self, inode: SimFile) -> Descriptor:
+        """One of which `GATES` knows what may be sent."""
+        fd = super()._descriptor(inode).fd
+        if fd >= 0:
+            GATES.register(fd)
+            return Descriptor(fd, GATES.close)
+        return Descriptor(fd, lambda _: None)
 
     def _begin(self, call: str) -> int:
         """Count a call, with all that is due before it. Raises OSError, FileChanged."""
@@ -191,7 +242,7 @@ class WorldDisk(SimDisk):
         await self._wait(number, self._open[file])
         count = await super().ready(file, offset, end)
         self._happen(number, after=True)
-        return self._reach(number, count)
+        return GATES.vouch(file.fd, offset, self._reach(number, count))
 
     async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
         number = self._begin("read")
@@ -219,7 +270,7 @@ class WorldDisk(SimDisk):
             return 0
         count = super().ready_at_once(file, offset, end)
         self._happen(number, after=True)
-        return self._reach(number, count)
+        return GATES.vouch(file.fd, offset, self._reach(number, count))
 
     def read_at_once(self, file: OpenFile, offset: int, end: int) -> bytes:
         number = self._begin("read_at_once")

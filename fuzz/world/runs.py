@@ -19,6 +19,7 @@ from trio._core import _run
 from trio.testing import MockClock
 
 from fuzz.tally import note
+from fuzz.world.disk import GATES
 from tests.simulated import NOW
 
 Result = TypeVar("Result")
@@ -97,12 +98,12 @@ def run(
     turns: float = 0.0,
     instruments: Sequence[trio.abc.Instrument] = (),
 ) -> Result:
-    """What the scenario returns; nothing of it is left, and no bug was logged."""
+    """What the scenario returns; nothing is left, no bug was logged, no gate was passed by."""
     assert _run._ALLOW_DETERMINISTIC_SCHEDULING, "the plugin of trio for Hypothesis is missing"
     note("schedule")
     _SCHEDULER.seed(schedule)
     before = descriptors()
-    with no_bugs(), virtual_time(turns), ending():
+    with no_bugs(), virtual_time(turns), GATES.kept(), ending():
         result = trio.run(
             scenario, *arguments, clock=MockClock(autojump_threshold=0), instruments=instruments
         )
