@@ -29,7 +29,7 @@ async def tell_time() -> dict[str, float]:
 
 # Any ASGI server on trio runs this: `hypercorn --worker-class trio examples.asgi_quart:app`. To
 # have the files below one path only, leave out `otherwise` and mount them: Starlette's
-# Mount("/static", StaticFiles(SITE)), or Hypercorn's TrioDispatcherMiddleware.
+# Mount("/static", StaticFiles(SITE)), or hypercorn.middleware.dispatcher.TrioDispatcherMiddleware.
 app = StaticFiles(SITE, otherwise=api)
 
 

@@ -17,13 +17,23 @@ SITE = Path(__file__).parent / "site"
 TEXT = ("Content-Type", "text/plain; charset=utf-8")
 
 
+async def drain_on_signals(server: trio_amped.Server) -> None:
+    """What is being sent has three seconds to finish, after a second signal none; then
+    `server.serve` returns."""
+    seconds = 3.0
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            server.drain(seconds)
+            seconds = 0.0
+
+
 async def main() -> None:
     async def api(exchange: trio_amped.Exchange) -> None:
-        request = exchange.request
-        if (request.method, request.target) == (b"GET", b"/api/counters"):
+        path = exchange.request.target.partition(b"?")[0]
+        if path == b"/api/counters" and exchange.request.method in (b"GET", b"HEAD"):
             counters = json.dumps(server.stats.as_dict()).encode()
             await exchange.respond(200, [("Content-Type", "application/json")], counters)
-        elif request.target == b"/api/shout":
+        elif path == b"/api/shout":
             data = await exchange.receive_some()  # first, for clients that wait to be told to send
             await exchange.start(200, [TEXT])
             while data:
@@ -34,15 +44,12 @@ async def main() -> None:
 
     # Port 0 is any free port; `start` waits until it is known, and clients can come.
     server = trio_amped.Server(trio_amped.Config(root=SITE, port=0, fallback=api))
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as application:
-            [(host, port)] = await application.start(server.serve)
+    async with trio.open_nursery() as application:
+        application.start_soon(drain_on_signals, server)
+        async with trio.open_nursery() as serving:
+            [(host, port)] = await serving.start(server.serve)
             print(f"serving http://{host}:{port}/", flush=True)
-            async for _ in signals:
-                break
-            # What is being sent has three seconds to finish; then `server.serve` returns. To stop
-            # everything at once, cancel: application.cancel_scope.cancel().
-            server.drain(3)
+        application.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ whether the part is in memory and needs a thread only if it is not, and by `trio
 needs one for every call. Give it the path of a large file of your own to see it cold.
 """
 
+import os
 import statistics
 import sys
 import tempfile
@@ -44,6 +45,8 @@ async def main(path: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
+        if not os.path.isfile(sys.argv[1]) or os.path.getsize(sys.argv[1]) < PART * PARTS:
+            sys.exit(f"{sys.argv[1]} is no file of at least {PART * PARTS} bytes")
         trio.run(main, sys.argv[1])
     else:
         with tempfile.NamedTemporaryFile() as made:

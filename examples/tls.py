@@ -32,8 +32,8 @@ async def main(authority_file: str) -> None:
 
 
 if __name__ == "__main__":
-    made = Path(tempfile.mkdtemp(), "authority.pem")
-    try:
-        trio.run(main, sys.argv[1] if len(sys.argv) > 1 else str(made))
-    except* KeyboardInterrupt:
-        print("stopped")
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            trio.run(main, sys.argv[1] if len(sys.argv) > 1 else f"{made}/authority.pem")
+        except* KeyboardInterrupt:
+            print("stopped")

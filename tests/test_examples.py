@@ -1,6 +1,7 @@
 """The examples run, and do what their readers will copy them for."""
 
 import ast
+import contextlib
 import http.client
 import json
 import os
@@ -11,7 +12,6 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +24,7 @@ EXAMPLES = REPOSITORY / "examples"
 SITE = EXAMPLES / "site"
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_example(name: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """An example as a process of its own, from a folder that is not its own, and its output."""
     argv = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
@@ -74,6 +74,22 @@ def test_embed(number: signal.Signals) -> None:
         assert output.read() == ""
 
 
+def test_embed_is_told_twice() -> None:
+    """A client that is half-way through a request does not keep it."""
+    with running_example("embed.py") as (process, output):
+        port = int(output.readline().rstrip("/\n").rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=GUARD) as client:
+            client.sendall(b"PUT /api/shout HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\na")
+            assert b"200 OK" in client.recv(1000)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionRefusedError):  # once it has begun to drain
+                while True:
+                    socket.create_connection(("127.0.0.1", port), timeout=GUARD).close()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(GUARD) == 0
+        assert output.read() == ""
+
+
 def test_tls(tmp_path: Path) -> None:
     authority = tmp_path / "authority.pem"
     with running_example("tls.py", str(authority)) as (process, output):
@@ -104,6 +120,22 @@ def test_unix_socket(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(GUARD) == 0
         assert not path.exists()
+
+
+def test_unix_socket_takes_no_place_that_is_not_its_own(tmp_path: Path) -> None:
+    file, used = tmp_path / "file", tmp_path / "used"
+    file.write_text("precious")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(used))
+        sock.listen()
+        for path in (file, used):
+            with running_example("unix_socket.py", str(path)) as (process, output):
+                assert output.read() == f"{path}: Address already in use\n"
+                assert process.wait(GUARD) == 1
+    assert file.read_text() == "precious"
+    assert used.is_socket()
+    with running_example("unix_socket.py", str(used)) as (process, output):  # nobody listens now
+        assert output.readline() == f"serving at {used}\n"
 
 
 def test_gate_only() -> None:

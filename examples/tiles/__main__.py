@@ -5,7 +5,6 @@ archive, is made first (archive.py). Nothing else is needed: no tile server, no 
 """
 
 import shutil
-import signal
 import tempfile
 from pathlib import Path
 
@@ -18,19 +17,19 @@ PAGE = Path(__file__).parent / "page"
 
 
 async def main(folder: Path) -> None:
-    server = trio_amped.Server(trio_amped.Config(root=folder, port=0))
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            [(host, port)] = await nursery.start(server.serve)
-            print(f"map at http://{host}:{port}/", flush=True)
-            async for _ in signals:
-                break
-            server.drain()
+    async with trio.open_nursery() as nursery:
+        config = trio_amped.Config(root=folder, port=0)
+        [(host, port)] = await nursery.start(trio_amped.serve, config)
+        print(f"map at http://{host}:{port}/", flush=True)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        shutil.copytree(PAGE, folder, dirs_exist_ok=True)
-        (folder / "primes.pmtiles").write_bytes(archive())
-        trio.run(main, folder)
+        try:
+            print("making the map ...", flush=True)
+            shutil.copytree(PAGE, folder, dirs_exist_ok=True)
+            (folder / "primes.pmtiles").write_bytes(archive())
+            trio.run(main, folder)
+        except* KeyboardInterrupt:
+            print("stopped")

@@ -101,6 +101,7 @@ def test_its_dots_are_the_primes(archive: tuple[Any, bytes]) -> None:
 @pytest.fixture
 def running() -> Iterator[tuple[subprocess.Popen[str], IO[str], str]]:
     with running_example("tiles") as (process, output):
+        assert output.readline() == "making the map ...\n"
         line = output.readline()
         found = re.fullmatch(r"map at (http://127\.0\.0\.1:\d+/)\n", line)
         assert found, line + output.read()
@@ -111,7 +112,7 @@ def test_it_stops(running: tuple[subprocess.Popen[str], IO[str], str]) -> None:
     process, output, _ = running
     process.send_signal(signal.SIGINT)
     assert process.wait(GUARD) == 0
-    assert output.read() == ""
+    assert output.read() == "stopped\n"
 
 
 @needs_chromium
