@@ -1,6 +1,7 @@
 """Clients that do what they are told: pieces, pauses, half-closes, resets, and a slow appetite."""
 
 import contextlib
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -46,8 +47,8 @@ APPETITES: Final = st.sampled_from(
 
 
 class Client:
-    """One client at work; `received` is all that it got until it ended, at `ended_at`, and the
-    last of it came at `received_at`."""
+    """One client at work; `received` is all that it got until it ended, at `ended_at`. The last of
+    it came at `received_at`, and the end at `saw_end_at`; `sent_at`: when each piece was sent."""
 
     def __init__(self, stream: Stream, script: Script) -> None:
         self.stream = stream
@@ -55,7 +56,12 @@ class Client:
         self.received = bytearray()
         self.received_at = 0.0
         self.ended_at = 0.0
-        self.saw_end = False
+        self.saw_end_at = math.inf
+        self.sent_at: list[float] = []
+
+    @property
+    def saw_end(self) -> bool:
+        return self.saw_end_at < math.inf
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -72,6 +78,7 @@ class Client:
             for pause, piece in self.script.pieces:
                 await trio.sleep(pause)
                 await self.stream.send_all(piece)
+                self.sent_at.append(trio.current_time())
             if self.script.ending == "eof":
                 await self.stream.send_eof()
 
@@ -86,4 +93,4 @@ class Client:
                 self.received_at = trio.current_time()
                 if pause:
                     await trio.sleep(pause)
-        self.saw_end = True
+        self.saw_end_at = trio.current_time()

@@ -1,6 +1,7 @@
-"""Servers of a simulated disk, in all three ways; what they had open is returned in the end."""
+"""Servers of a simulated disk, in all ways; what they had open is returned in the end."""
 
 import contextlib
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
@@ -18,17 +19,21 @@ from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Handover, Lane
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
+from trio_amped.serving.sites import Sites, handle_connection
 from trio_amped.serving.transport import Pace, StreamTransport
 
 LINKS: Final = st.sampled_from(["memory", "lockstep"])
 """Besides sockets; the lane takes those alone."""
+
+EMBEDDED: Final = "embedded"
+"""One more way: the accept loop of another program, whose connections `Sites` serve."""
 
 
 class Host:
     """A server that was started in one of the ways. `scope` is that of all it does."""
 
     def __init__(self, way: str, disk: WorldDisk, config: Config) -> None:
-        assert way in WAYS
+        assert way in (*WAYS, EMBEDDED)
         self.way = way
         self.disk = disk
         self.config = config
@@ -36,6 +41,7 @@ class Host:
         self.site = Router(config, [disk] * len(config.all_sites))
         self.lane: Lane | None = None
         self.answers: Answers | None = None
+        self.sites: Sites | None = None
         self.scope = trio.CancelScope()
         self.task: trio.lowlevel.Task | None = None
         disk.has_real_descriptors = True
@@ -53,9 +59,11 @@ class Host:
 
     async def _run_tasks(self, task_status: trio.TaskStatus[None]) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            if self.way == "answers":
+            if self.way in ("answers", EMBEDDED):
                 self.answers = Answers(self.site, self.config)
                 await stack.enter_async_context(self.answers.swept())
+            if self.way == EMBEDDED:
+                self.sites = Sites(self.config, self.server.stats, self.site, self.answers)
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
                 await trio.sleep_forever()
@@ -74,6 +82,19 @@ class Host:
         self._start(lambda: self._serve_stream(server), scope)
         return client
 
+    @property
+    def is_accepting(self) -> bool:
+        """The lane accepts by itself, and ends when it is drained; all others are handed streams,
+        now and then one that was accepted just before."""
+        return self.lane is None or not self.lane._epoll.closed
+
+    def drain(self) -> None:
+        """Without a deadline."""
+        if self.sites:
+            self.sites.drain()
+        else:
+            self.server.drain(timeout=math.inf)
+
     def _start(
         self, serve: Callable[[], Awaitable[object]], scope: trio.CancelScope | None
     ) -> None:
@@ -81,10 +102,15 @@ class Host:
             with scope or trio.CancelScope():
                 await serve()
 
-        self.server.stats.connections_open += 1
+        if not self.sites:
+            self.server.stats.connections_open += 1
         self._nursery.start_soon(serve_within)
 
     async def _serve_socket(self, sock: socket.socket) -> None:
+        if self.sites:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            await self._serve_stream(stream)
+            return
         deadline = trio.current_time() + self.config.head_timeout
         try:
             await self.server._handle(Handover(sock, b"", deadline), self.site, self.answers)
@@ -92,6 +118,9 @@ class Host:
             self.server.stats.connections_open -= 1
 
     async def _serve_stream(self, stream: trio.abc.Stream) -> None:
+        if self.sites:
+            await handle_connection(stream, self.sites)
+            return
         connection = Connection(
             StreamTransport(stream, Pace(self.config, self.server.stats)),
             self.config,
@@ -100,16 +129,15 @@ class Host:
             answers=self.answers,
             first_deadline=trio.current_time() + self.config.head_timeout,
         )
-        self.server._connections.add(connection)
         try:
-            await connection.run()
+            await self.server._run(connection)
         finally:
-            self.server._connections.discard(connection)
             self.server.stats.connections_open -= 1
 
     def check_is_idle(self) -> None:
         """Nobody is connected and no job is under way: tasks are where they were."""
-        assert self.server.stats.connections_open == len(self.server._connections) == 0
+        connections = (self.sites or self.server)._connections
+        assert self.server.stats.connections_open == len(connections) == 0
         assert self.disk.busy == 0
 
     async def check_becomes_idle(self) -> None:

@@ -23,6 +23,7 @@ _COSTS: Final = {
     "deadlines": 2,
     "drains": 2,
     "drips": 3,
+    "farewells": 4,
     "faults": 10,
     "hung": 2,
     "idle": 2,
