@@ -3,6 +3,7 @@
 from typing import Final
 
 from fuzz.properties import (
+    accepting,
     answers,
     applications,
     beneath,
@@ -33,6 +34,7 @@ _MODULES: Final = (
     answers.TARGETS,
     cancellation.TARGETS,
     draining.TARGETS,
+    accepting.TARGETS,
     faults.TARGETS,
     changes.TARGETS,
     waiting.TARGETS,
