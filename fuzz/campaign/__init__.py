@@ -3,7 +3,8 @@
 commands.py   the command line
 campaign.py   the parent: who does what for how long, and what comes back
 job.py        a worker process, as the parent has it
-worker.py     a worker process: what it was told to do, and the pipe on which it reports
+worker.py     a worker process
+desk.py       what it was told to do, and the pipe on which it reports
 by_hypothesis.py, by_atheris.py   the engines, inside a worker
 watch.py      a target whose executions are counted and whose failures are kept
 covering.py   which branches of trio_amped were reached

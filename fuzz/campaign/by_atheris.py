@@ -8,8 +8,8 @@ import os
 import time
 from typing import Any, Final
 
+from fuzz.campaign.desk import Desk, find_targets
 from fuzz.campaign.watch import Over, Watch, shrink
-from fuzz.campaign.worker import Desk, find_targets
 from fuzz.target import Target
 
 MISSING: Final = (

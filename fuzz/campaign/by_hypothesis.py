@@ -12,10 +12,10 @@ import hypothesis
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from fuzz.campaign.desk import Desk, find_targets
 from fuzz.campaign.places import Places
 from fuzz.campaign.profiles import CAMPAIGN
 from fuzz.campaign.watch import Over, Watch, replay, reuse, run
-from fuzz.campaign.worker import Desk, find_targets
 from fuzz.target import Target
 
 MEASURED: Final = 4  # every so many turns coverage is measured, which halves the speed

@@ -16,6 +16,7 @@ from typing import Any, Final
 from fuzz.campaign import failures
 from fuzz.campaign.corpus import Corpus
 from fuzz.campaign.covering import Reached
+from fuzz.campaign.desk import Assignment, Flight, find_targets
 from fuzz.campaign.display import Display
 from fuzz.campaign.failures import Failure
 from fuzz.campaign.job import Job, top_of_stack
@@ -23,7 +24,6 @@ from fuzz.campaign.places import Places, shown
 from fuzz.campaign.summary import Summary
 from fuzz.campaign.watch import as_blob, example_of, raw
 from fuzz.campaign.watch import shown as example_shown
-from fuzz.campaign.worker import Assignment, Flight, find_targets
 
 _TICK: Final = 0.5  # seconds between two points of the timeline
 _GRACE: Final = 15.0  # seconds for a worker to end its last example

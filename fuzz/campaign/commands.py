@@ -12,12 +12,12 @@ from typing import Final, NoReturn
 from fuzz.campaign import by_atheris, failures, repeat, summary
 from fuzz.campaign.campaign import Campaign, Plan, Unable
 from fuzz.campaign.covering import missing_report
+from fuzz.campaign.desk import find_targets
 from fuzz.campaign.display import Display
 from fuzz.campaign.failures import Failure
 from fuzz.campaign.interrupts import noting_interrupts
 from fuzz.campaign.places import Places, shown
 from fuzz.campaign.watch import is_readable
-from fuzz.campaign.worker import find_targets
 from fuzz.target import Target
 
 _UNUSABLE: Final = 2

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
+from fuzz.campaign.desk import Assignment
 from fuzz.campaign.places import ROOT, shown
-from fuzz.campaign.worker import Assignment
 
 _FRAME: Final = re.compile(r'\s+File "(.+)", line (\d+) in (\S+)')  # as faulthandler writes it
 

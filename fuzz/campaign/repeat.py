@@ -6,11 +6,11 @@ from pathlib import Path
 
 from fuzz.campaign import failures
 from fuzz.campaign.campaign import Campaign, Plan
+from fuzz.campaign.desk import find_targets
 from fuzz.campaign.failures import Failure
 from fuzz.campaign.interrupts import noting_interrupts
 from fuzz.campaign.places import Places, shown
 from fuzz.campaign.watch import Watch, replay, shrink
-from fuzz.campaign.worker import find_targets
 from fuzz.target import Target
 
 
