@@ -1,9 +1,12 @@
 """Files that change under the server's hands, and everything at once."""
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
+from unittest import mock
 
 import trio
 from hypothesis import strategies as st
@@ -11,8 +14,8 @@ from hypothesis import strategies as st
 from fuzz.target import Target
 from fuzz.world import reference
 from fuzz.world.clients import APPETITES, CUTS, ENDINGS, PAUSES, Client, Script, split
-from fuzz.world.disk import OPENING, READING, Change, WorldDisk
-from fuzz.world.hosts import hosting, wait_for_sweeps
+from fuzz.world.disk import OPENING, PLANS, READING, Change, Plan, WorldDisk
+from fuzz.world.hosts import Host, hosting, wait_for_sweeps
 from fuzz.world.points import Points
 from fuzz.world.requests import LIMITS
 from fuzz.world.runs import run
@@ -27,7 +30,7 @@ from fuzz.world.scenes import (
     scenes,
     wires,
 )
-from tests.reference import Form
+from tests.reference import Form, date_texts
 from tests.serving.client import Answer
 from tests.simulated import NOW
 from trio_amped.testing import SimFile
@@ -37,12 +40,12 @@ from trio_amped.testing import SimFile
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds that pass, a change if there is one, and then a request."""
+    """Seconds that pass, a request, and then a change if there is one."""
 
     pause: float
-    change: Change | None
     path: bytes
     coding: bytes = b""
+    change: Change | None = None
 
     @property
     def wire(self) -> bytes:
@@ -65,41 +68,54 @@ class History:
         entry = self._disk.entries.get(path)
         return entry if isinstance(entry, SimFile) else None
 
-    def files(self, path: bytes) -> list[SimFile | None]:
+    def files(self, path: bytes, *, is_sidecar: bool) -> list[SimFile | None]:
         """A rename is seen within the time in which names are looked up again; so is a sidecar
         that was not there, or was older than its original."""
         since = trio.current_time() - CONFIG.revalidate
         lately = [(changed, file) for at, changed, file in self._before if at > since]
-        unseen = [None] if lately and path.endswith((b".br", b".gz")) else []
+        unseen = [None] if lately and is_sidecar else []
         return [self._now(path), *(file for changed, file in lately if changed == path), *unseen]
 
     def expected(self, step: Step) -> Iterator[reference.Expected]:
         """What may be answered now: a file that was changed in place is seen as it is at once."""
         paths = [step.path, step.path + b".br", step.path + b".gz", b"404.html"]
-        for found in product(*map(self.files, paths)):
+        may_lead_to = [self.files(path, is_sidecar=path in paths[1:3]) for path in paths]
+        for found in product(*may_lead_to):
             files = {p: Form(f.content, f.mtime_ns) for p, f in zip(paths, found, strict=True) if f}
             yield reference.answer(step.wire, files, NOW)
 
 
-def check_replacements(scene: Scene, steps: list[Step]) -> None:
+def check_replacements(scene: Scene, links: frozenset[bytes], steps: list[Step]) -> None:
     """An answer is of the file as it is; of a renamed one as it was a moment ago, at most."""
+    scene = replace(scene, plan=replace(scene.plan, latencies=(0.0,), links=links))
     for each in scene.in_all_ways():
         run(_replaced, each, steps, schedule=scene.schedule)
 
 
 async def _replaced(scene: Scene, steps: list[Step]) -> None:
-    disk = scene.disk(replace(scene.plan, latencies=(0.0,)))
-    async with hosting(scene.way, disk, CONFIG) as host:
-        history = History(disk)
-        for step in steps:
-            await trio.sleep(step.pause)
-            if step.change:
-                history.change(step.change)
-            expected = list(history.expected(step))
-            (answer,) = read(await host.ask(step.wire, scene.link), expected[:1])
-            assert any(is_answer(answer, each) for each in expected), (step, answer, expected)
-        await wait_for_sweeps(host)
+    disk = scene.disk()
+    with mock.patch.object(time, "time", _wall_clock):
+        async with hosting(scene.way, disk, CONFIG) as host:
+            history = History(disk)
+            for step in steps:
+                await trio.sleep(step.pause)
+                await _check_step(step, history, host, scene.link)
+            await wait_for_sweeps(host)
     disk.note_combination()
+
+
+def _wall_clock() -> float:
+    return NOW + trio.current_time()
+
+
+async def _check_step(step: Step, history: History, host: Host, link: str) -> None:
+    expected = list(history.expected(step))
+    date, _, _ = date_texts(math.floor(_wall_clock()))
+    (answer,) = read(await host.ask(step.wire, link), expected[:1])
+    assert any(is_answer(answer, each) for each in expected), (step, answer, expected)
+    assert answer.headers["date"] == date
+    if step.change:
+        history.change(step.change)
 
 
 # ------------------------------------------------------------------ at every call of the disk
@@ -108,7 +124,7 @@ async def _replaced(scene: Scene, steps: list[Step]) -> None:
 def check_truncations(scene: Scene, change: Change) -> None:
     """Whenever a file is cut off, replaced or removed: an honest answer, or a start of one."""
     path, _, _ = change.path.replace(b".br", b"+").replace(b".gz", b"+").partition(b"+")
-    scene = replace(scene, wire=Step(0.0, None, path, b"br, gzip").wire + scene.wire)
+    scene = replace(scene, wire=Step(0.0, path, b"br, gzip").wire + scene.wire)
     for each in scene.in_all_ways():
         calls, _ = run(_changing, each, schedule=scene.schedule, turns=scene.turns)
         for number in range(calls):
@@ -221,8 +237,10 @@ def _tells_fault(answer: Answer, method: str, disk: WorldDisk) -> bool:
 
 # ------------------------------------------------------------------ how they are made up
 
-_ASKED: Final = st.sampled_from([b"s.js", b"large.bin", b"a.txt"])
-_PATHS: Final = _ASKED | st.sampled_from([b"s.js.br", b"s.js.gz"])
+_FILES: Final = (b"s.js", b"large.bin", b"a.txt")
+_ASKED: Final = st.sampled_from(_FILES)
+_PATHS: Final = st.sampled_from([*_FILES, b"s.js.br", b"s.js.gz"])
+_LINKS: Final = frozenset(name + suffix for name in _FILES for suffix in (b"", b".br", b".gz"))
 _SIZES: Final = st.sampled_from([0, 1, 10, 11, 5000, 40_000])
 _CHANGES: Final = st.builds(
     Change,
@@ -233,20 +251,18 @@ _CHANGES: Final = st.builds(
     after=st.booleans(),
 )
 _KINDS: Final = st.sampled_from(["truncate", "replace", "remove"])
-_PAUSES: Final = st.sampled_from([0.0, 0.5, 1.0, 2.0, 40.0])
+_PAUSES: Final = st.sampled_from([0.0, 0.5, 0.5, 0.5, 1.0, 1.0, 40.0])
 
 
 @st.composite
 def _steps(draw: st.DrawFn) -> list[Step]:
-    """One file is asked for again and again, and what happens, happens to it or to a sidecar."""
-    path = draw(_ASKED)
-    steps = []
-    for _ in range(draw(st.integers(2, 8))):
-        changed = path + draw(st.sampled_from([b"", b"", b".br", b".gz"]))
-        change = Change(0, changed, draw(_KINDS), draw(_SIZES)) if draw(st.booleans()) else None
-        coding = draw(st.sampled_from([b"", b"br", b"gzip, br"]))
-        steps.append(Step(draw(st.just(0.0) | _PAUSES), change, path, coding))
-    return steps
+    """One file is asked for again and again, or a sidecar of it, and one of the two changes."""
+    path, coding = draw(st.just(b"s.js") | _ASKED), draw(st.sampled_from([b"br", b"gzip, br"]))
+    either = st.sampled_from([path, path + (b".br" if coding == b"br" else b".gz")])
+    changes = st.none() | st.builds(Change, st.just(0), either, _KINDS, _SIZES)
+    codings = st.sampled_from([b"", coding, coding, coding])
+    steps = st.builds(Step, _PAUSES, either, codings, changes)
+    return draw(st.lists(steps, min_size=6, max_size=20))
 
 
 @st.composite
@@ -269,7 +285,11 @@ TARGETS: Final = (
     Target(
         "replacements",
         check_replacements,
-        {"scene": scenes(most=1), "steps": _steps()},
+        {
+            "scene": scenes(most=1, largest=40_000, plans=st.just(Plan()) | PLANS),
+            "links": st.sampled_from([frozenset(), _LINKS]),
+            "steps": _steps(),
+        },
     ),
     Target(
         "truncations",

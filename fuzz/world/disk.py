@@ -16,7 +16,7 @@ from fuzz.tally import note
 from tests.reference import Form
 from tests.simulated import DAY, DIRECTORY, NANO, NOW, failure
 from trio_amped.disk.descriptors import Descriptor
-from trio_amped.disk.interface import FileChanged, Listing, OpenFile, WouldWait
+from trio_amped.disk.interface import FileChanged, Listing, OpenFile, Stamp, WouldWait
 from trio_amped.semantics.listing import View
 from trio_amped.testing import Entry, SimDisk, SimFile
 
@@ -63,6 +63,7 @@ class Plan:
     faults: Mapping[int, str] = field(default_factory=dict)  # by number of the call
     changes: tuple[Change, ...] = ()
     cold: frozenset[bytes] = frozenset()  # files that are never in memory
+    links: frozenset[bytes] = frozenset()  # names of files that are in another folder
 
 
 PLANS: Final = st.builds(
@@ -260,9 +261,20 @@ class WorldDisk(SimDisk):
 
     def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
         number = self._begin("identify_at_once")
-        if not self._is_resident(number, None, path):
+        is_known = self._is_resident(number, None, path)
+        if not is_known or (path in self.plan.links and not follow):
             raise WouldWait
         return super().identify_at_once(path, follow=follow)
+
+    def stamp_at_once(self, path: bytes) -> Stamp:
+        """Another one for each change in a folder; it does not know what becomes of a link's."""
+        inodes = [
+            inode.inode
+            for name, inode in sorted(self.entries.items())
+            if isinstance(inode, SimFile) and name not in self.plan.links
+            if name.rpartition(b"/")[0] == path
+        ]
+        return 1, 1, hash(tuple(inodes))
 
     def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
         number = self._begin("ready_at_once")

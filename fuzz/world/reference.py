@@ -22,6 +22,7 @@ _NAME: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"
 _AUTHORITY: Final = re.compile(rf"(?:\[([0-9A-Fa-f:.]+)\]|{_NAME})(?::[0-9]*)?")
 _KNOWN: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE")
 _TYPES: Final = {"html": "text/html", "txt": "text/plain", "js": "text/javascript"}
+_ARCHIVES: Final = {"br": "application/x-brotli", "gz": "application/gzip"}
 _CODINGS: Final = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # in the order of preference
 LINE_SLACK: Final = 32  # Policy: a request line may be longer than its target by so much
 
@@ -261,5 +262,7 @@ def status_of(name: str, call: str) -> int:
 
 
 def media_type(path: bytes) -> str:
-    kind = _TYPES.get(path.decode("latin-1").rpartition(".")[2])
-    return f"{kind}; charset=utf-8" if kind else "application/octet-stream"
+    ending = path.decode("latin-1").rpartition(".")[2]
+    if kind := _TYPES.get(ending):
+        return f"{kind}; charset=utf-8"
+    return _ARCHIVES.get(ending, "application/octet-stream")
