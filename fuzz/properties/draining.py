@@ -98,6 +98,8 @@ _VISITS: Final = st.builds(
         max_size=3,
     ).map(tuple),
 )
+_MEANWHILE: Final = Visit(0.0, ((0.0, _LARGE), (0.25, _LARGE)))
+"""A request that comes while the answer before it is sent."""
 _SLOW: Final = st.builds(
     Plan,
     resident=st.just((False,)) | st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
@@ -105,19 +107,19 @@ _SLOW: Final = st.builds(
 )
 _CAME_MEANWHILE: Final = {
     "scene": Scene({b"large.bin": 192 * 1024}, plan=Plan((False,), latencies=(0.25,))),
-    "visits": [Visit(0.0, ((0.0, _LARGE), (0.25, _LARGE)))],
+    "visits": [_MEANWHILE],
     "drained_at": 1.5,
     "rounds": 0,
 }
-"""A request that comes while the answer before it is sent."""
 
 TARGETS: Final = (
     Target(
         "farewells",
         check_farewells,
         {
-            "scene": scenes(most=1, plans=_SLOW),
-            "visits": st.lists(_VISITS, min_size=1, max_size=3),
+            "scene": scenes(most=1, plans=_SLOW)
+            | scenes(most=1, plans=st.just(Plan((False,), latencies=(0.25,)))),
+            "visits": st.lists(_VISITS | st.just(_MEANWHILE), min_size=1, max_size=3),
             "drained_at": _MOMENTS,
             "rounds": st.integers(0, 12),
         },
