@@ -14,7 +14,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from fuzz.target import Target
 from fuzz.world.clients import Client, Script
-from fuzz.world.requests import PIPELINE
+from fuzz.world.requests import LAST, PIPELINE
 from fuzz.world.runs import SCHEDULES, run
 from fuzz.world.scenes import CONFIG, TURNS, Scene, check_answer, read
 from tests.serving.peers import Stream
@@ -26,7 +26,6 @@ from trio_amped.stats import Stats
 
 _FILES: Final = {b"a.txt": 10, b"index.html": 13}
 _ASKING: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n"
-_LAST: Final = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
 class _Memory(trio.abc.Listener[trio.abc.Stream]):
@@ -195,7 +194,7 @@ _ENDING: Final = 6.0  # seconds: who is told that it was the last has this long 
 _SCRIPTS: Final = st.builds(
     Script,
     st.lists(
-        st.tuples(st.sampled_from([0.0, 0.0, 1.0]), st.sampled_from([_ASKING, _LAST, PIPELINE])),
+        st.tuples(st.sampled_from([0.0, 0.0, 1.0]), st.sampled_from([_ASKING, LAST, PIPELINE])),
         max_size=3,
     ).map(tuple),
     st.sampled_from(["eof", "stay", "reset"]),
