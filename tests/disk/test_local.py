@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def a_file(path: Path, size: int = 4 * WINDOW, *, is_cold: bool = True) -> bytes
     if is_cold:
         evict(path)
     return content
+
+
+def waits_for_disk(thread: int) -> bool:
+    """Whether a thread of this process is in an uninterruptible sleep; see proc(5)."""
+    status = Path(f"/proc/self/task/{thread}/stat").read_text()
+    return status.rpartition(")")[2].split()[0] == "D"
 
 
 async def whole(disk: LocalDisk, file: OpenFile) -> int:
@@ -624,8 +631,19 @@ async def test_truncated_while_a_helper_loads_it(broken: BrokenDisk, kind: str) 
                 with pytest.raises(FileChanged):
                     await whole(disk, file)
 
+            cutter: list[int] = []
+
+            def cut() -> None:
+                cutter.append(threading.get_native_id())
+                os.truncate(path, 100)
+
+            def wait_until_it_waits() -> None:
+                while not (cutter and waits_for_disk(cutter[0])):
+                    os.sched_yield()
+
             await in_thread(broken.disk.wait_hanging)
-            nursery.start_soon(in_thread, lambda: os.truncate(path, 100))
+            nursery.start_soon(in_thread, cut)
+            await in_thread(wait_until_it_waits)
             broken.disk.release()
 
 
