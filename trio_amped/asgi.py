@@ -34,7 +34,8 @@ ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 # Longer bodies are watched: a server may let us send all of it to a client that is gone.
 _WATCHED: Final = 512 * 1024  # bytes
-_OF_NO_FILE: Final = (400, 404, 405, 417, 421, 501)
+# What a handler says before it asks whether an application is there, for which _leave stands.
+_REFUSED: Final = (400, 417, 421)
 _ZERO_COPY: Final = "http.response.zerocopysend"
 
 
@@ -292,7 +293,7 @@ class _Responder:
         return self._outlet
 
     async def respond(self, response: Response, body: BodySender) -> None:
-        if self._leaves and response.status in _OF_NO_FILE:
+        if self._leaves and response.status in _REFUSED:
             self.is_left = True
             return
         if self._scope.get("http_version", "1.1") >= "2":
