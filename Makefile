@@ -7,6 +7,7 @@ OPTIONS ?=
 MINUTES ?= 5
 
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
 .PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
@@ -97,18 +98,23 @@ clean:  ## remove the environment and everything that tools left here
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/runtime: pyproject.toml .venv/made
-	$(BIN)/pip install -q --disable-pip-version-check -e .
+# The groups of pyproject.toml need a pip that knows them, here and nowhere else.
+.venv/pip: .venv/made
+	$(INSTALL) 'pip >= 25.1'
 	@touch $@
 
-.venv/test: pyproject.toml .venv/made
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[test]'
+.venv/runtime: pyproject.toml .venv/made
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/test: pyproject.toml .venv/pip
+	$(INSTALL) -e . --group test
 	@touch $@ .venv/docs .venv/runtime
 
-.venv/docs: pyproject.toml .venv/made
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[docs]'
+.venv/docs: pyproject.toml .venv/pip
+	$(INSTALL) -e . --group docs
 	@touch $@ .venv/runtime
 
-.venv/bench: pyproject.toml .venv/made
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
+.venv/bench: pyproject.toml .venv/pip
+	$(INSTALL) -e . --group bench
 	@touch $@ .venv/test .venv/docs .venv/runtime

@@ -51,7 +51,7 @@ bounds:
                             has the right CRC, and the hot file stayed in memory
 
 needs: Linux, root, the cgroup controller blkio (v1) or io (v2), ext4 and util-linux (mkfs.ext4,
-losetup, unshare, setpriv), nginx for its rows, the extra `test`, and about 1.5 GB below --dir,
+losetup, unshare, setpriv), nginx for its rows, the group `test`, and about 1.5 GB below --dir,
 which must be on a block device and open to all users. Python itself may be in a closed directory
 such as /root: for the rows `nobody` it is bound to the same path in a mount namespace of the
 server's own. Load goes to 127.0.0.1 only. A full run takes about 8 minutes, a short one 1 to 2.

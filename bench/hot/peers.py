@@ -53,7 +53,7 @@ class Peer:
         if self.nobody and (reason := rig.missing("nobody")):
             return reason
         if self.package and importlib.util.find_spec(self.package) is None:
-            return f"no {self.package}: pip install -e '.[bench]'"
+            return f"no {self.package}: pip install --group bench"
         return None
 
 

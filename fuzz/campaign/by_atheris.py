@@ -14,7 +14,7 @@ from fuzz.target import Target
 
 MISSING: Final = (
     "--engine atheris needs the package atheris, which is not installed: "
-    "pip install 'trio-amped[atheris]' (it has wheels for Python 3.11 to 3.13), "
+    "pip install --group atheris (it has wheels for Python 3.11 to 3.13), "
     "or leave out --engine"
 )
 

@@ -405,7 +405,7 @@ def test_atheris_may_be_missing(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert fuzzer.run("fine", "--engine", "atheris") == 2
-    assert "pip install 'trio-amped[atheris]'" in one_line(capsys)
+    assert "pip install --group atheris" in one_line(capsys)
 
 
 # ------------------------------------------------------------------ the command line
