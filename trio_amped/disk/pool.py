@@ -1,23 +1,21 @@
 """The bounded pool of helpers: jobs in, replies out as I/O events. Awaits, never blocks."""
 
-import array
 import contextlib
 import errno
 import logging
-import os
 import socket
-import struct
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 import trio
 
 from ..stats import Stats
 from .carriers import Carrier
+from .channels import Channel, HelperDied
 from .descriptors import Closer, Descriptor
 from .jobs import Job
-from .messages import ANCILLARY_SIZE, FREE, MAX_MESSAGE, Order, Reply, descriptors_in
+from .messages import Order, Reply
 
 log = logging.getLogger("trio_amped.disk")
 
@@ -26,83 +24,6 @@ _FIRST_PAUSE: Final = 0.05  # seconds before a helper that failed at once is rep
 _LONGEST_PAUSE: Final = 5.0
 _START_PATIENCE: Final = 1.0  # seconds for a helper to start, before another one is
 _SPARE: Final = 2  # helpers that are started before the first job
-_CLOSED: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
-
-
-class HelperDied(Exception):
-    """The socket of a helper ended, or it says what makes no sense: it is given up then.
-
-    `has_order` if it may have begun the work.
-    """
-
-    def __init__(self, has_order: bool) -> None:
-        self.has_order = has_order
-
-
-def _privileges() -> tuple[int, int, list[int]]:
-    return os.geteuid(), os.getegid(), os.getgroups()
-
-
-class _Helper:
-    """The event loop's end of one helper."""
-
-    def __init__(self, channel: socket.socket, close_received: Callable[[int], None]) -> None:
-        self._close_received = close_received
-        self._privileges = _privileges()
-        self._channel = trio.socket.from_stdlib_socket(channel)
-        self._orders = 0
-        self.has_ended = False
-        self.idle_scope = trio.CancelScope()
-
-    async def call(self, job: Job) -> tuple[Reply, int | None]:
-        """Raises HelperDied."""
-        if self._privileges != _privileges():
-            # The program has dropped its own since: a process would go on with the old ones.
-            raise HelperDied(has_order=False)
-        rights = []
-        if job.descriptor:
-            fds = array.array("i", [job.descriptor.fd])
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-        self._orders += 1
-        order = job.order._replace(number=self._orders)
-        try:
-            await self._channel.sendmsg([order.pack()], rights)
-        except OSError as error:
-            if error.errno in _CLOSED:
-                raise HelperDied(has_order=False) from None
-            return Reply(error.errno or errno.EIO), None
-        try:
-            message, ancillary, _, _ = await self._channel.recvmsg(
-                MAX_MESSAGE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
-            )
-        except OSError:
-            raise HelperDied(has_order=True) from None
-        return self._understand(order, message, descriptors_in(ancillary))
-
-    def _understand(
-        self, order: Order, message: bytes, received: list[int]
-    ) -> tuple[Reply, int | None]:
-        """Whatever is no reply to this order must not be taken for one. Raises HelperDied."""
-        with contextlib.suppress(struct.error):  # b"", at the end of the socket, is none either
-            reply = Reply.unpack(message)
-            most = int(order.operation.hands_over and reply.errno == 0)
-            if reply.number == order.number and len(received) <= most:
-                return reply, received[0] if received else None
-        for number in received:
-            self._close_received(number)
-        raise HelperDied(has_order=True)
-
-    async def is_free(self) -> None:
-        """Wait until it says so: at its start, and after what it has handed over. Or HelperDied."""
-        try:
-            message = await self._channel.recv(len(FREE) + 1)
-        except OSError:
-            message = b""
-        if message != FREE:
-            raise HelperDied(has_order=False)
-
-    def close(self) -> None:
-        self._channel.close()
 
 
 class HelperPool:
@@ -231,7 +152,7 @@ class HelperPool:
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _start(self, helper: _Helper) -> None:
+    async def _start(self, helper: Channel) -> None:
         """Wait for its first word. Raises HelperDied.
 
         It may never come: to fork and exec is to close descriptors, which hangs where one is of a
@@ -256,14 +177,14 @@ class HelperPool:
             self._becoming_free -= 1
 
     @contextlib.contextmanager
-    def _new_helper(self) -> Iterator[_Helper]:
+    def _new_helper(self) -> Iterator[Channel]:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
             log.error("cannot start a disk helper: %s", error)
             raise HelperDied(has_order=False) from None
         theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
-        helper = _Helper(ours, self._closer.close_in_thread)
+        helper = Channel(ours, self._closer.close_in_thread)
 
         async def carry() -> None:
             await self._carry(theirs)
@@ -276,7 +197,7 @@ class HelperPool:
         finally:
             helper.close()
 
-    async def _next_job(self, helper: _Helper) -> Job:
+    async def _next_job(self, helper: Channel) -> Job:
         """Raises HelperDied when the helper ends while it is idle."""
         while not helper.has_ended:
             while self._queue:
@@ -289,7 +210,7 @@ class HelperPool:
         self._idle.unpark()  # the wake-up may have been for a job: let another helper look
         raise HelperDied(has_order=False)
 
-    async def _do(self, job: Job, helper: _Helper) -> None:
+    async def _do(self, job: Job, helper: Channel) -> None:
         self._busy = self._stats.helpers_busy = self._busy + 1
         try:
             reply, received = await helper.call(job)
