@@ -14,16 +14,21 @@ INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@printf '\n  Variables:'
+	@printf ' %s' $(foreach name,PYTHON ROOT PORT MINUTES OPTIONS,$(name)=$(call quoted,$(name)))
 	@echo
-	@echo "  Variables: PYTHON=$(PYTHON) ROOT=$(ROOT) PORT=$(PORT) MINUTES=$(MINUTES) OPTIONS='$(OPTIONS)'"
+
+# A variable as one word for the shell, whatever is in it: quotes, spaces, dollar signs.
+quoted = '$(subst ','\'',$(value $1))'
 
 # The example shows a folder without an index; what is in a folder of yours is shown if you say so.
-LISTING := $(if $(filter examples/site,$(ROOT)),--listing)
+LISTING := $(if $(subst examples/site,,$(value ROOT)),,--listing)
 
 # The trap keeps the shell alive through ^C, so that the server can drain and make stays quiet.
+# OPTIONS are words as the shell reads them: those with spaces are quoted in it.
 serve: .venv/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the server can do)
-	@trap : INT; $(BIN)/python -m trio_amped --root '$(ROOT)' --port $(PORT) $(LISTING) $(OPTIONS) \
-	    || test $$? -eq 130
+	@trap : INT; $(BIN)/python -m trio_amped --root=$(call quoted,ROOT) --port $(PORT) $(LISTING) \
+	    $(value OPTIONS) || test $$? -eq 130
 
 test: .venv/test  ## lint, types, then all tests with branch coverage
 	$(BIN)/ruff check .
