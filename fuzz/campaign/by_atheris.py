@@ -41,7 +41,7 @@ def _options(desk: Desk, target: str) -> list[str]:
     return [
         "fuzz",
         str(corpus),  # what is new comes here
-        *([str(seeds)] if seeds.is_dir() else []),
+        *(str(each) for each in seeds if each.is_dir()),
         f"-seed={desk.work.seed % (1 << 32) or 1}",  # 0 would be any
         f"-artifact_prefix={places.reports}/",
         "-handle_term=0",

@@ -10,8 +10,8 @@ from typing import Final
 
 import hypothesis
 from hypothesis import settings
-from hypothesis.database import DirectoryBasedExampleDatabase
 
+from fuzz.campaign.corpus import database
 from fuzz.campaign.desk import Desk, find_targets
 from fuzz.campaign.places import Places
 from fuzz.campaign.profiles import CAMPAIGN
@@ -58,11 +58,10 @@ def _targets(desk: Desk) -> list[Target]:
 
 def _replay_corpus(desk: Desk, target: Target) -> None:
     desk.begin(target.name, desk.work.seed)
-    database = DirectoryBasedExampleDatabase(desk.work.kept_in().corpus / "hypothesis")
     watch = desk.watch(target)
     with _metered(desk):
         try:
-            reuse(watch, database)
+            reuse(watch, database(desk.work.kept_in()))
         except Exception as error:
             desk.report_error(error)
         finally:
@@ -132,7 +131,8 @@ def measure(desk: Desk) -> None:
 
 def _kept_since(places: Places, target: str, since: float) -> list[Path]:
     """Oldest first. A second more, since libFuzzer keeps what it finds a little later."""
-    paths = [*places.atheris_seeds(target).glob("*"), *places.atheris_corpus(target).glob("*")]
+    directories = (*places.atheris_seeds(target), places.atheris_corpus(target))
+    paths = (path for directory in directories for path in directory.glob("*"))
     dated = sorted((path.stat().st_mtime, path) for path in paths)
     return [path for date, path in dated if date >= since - 1]
 

@@ -1,6 +1,6 @@
 """The parent of a campaign: gives workers what to do, and keeps what comes back from them.
 
-It alone writes to the corpus and to the crashes. A worker that dies or hangs is a failure with
+It alone writes new examples and crashes. A worker that dies or hangs is a failure with
 the seed of its batch, and a new worker goes on with the next seed.
 """
 

@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     targets = _chosen(options)
     if options.engine == "atheris" and not by_atheris.is_installed():
         raise Unusable(by_atheris.MISSING)
-    _make(places.corpus, places.crashes, places.reports)
+    _make(places.crashes, places.reports)
     seed = random.randrange(10**6) if options.seed is None else options.seed
     plan = Plan(
         targets=targets,

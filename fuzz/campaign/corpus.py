@@ -1,10 +1,18 @@
-"""The examples that matter: the first to reach a branch. They are committed, so kept small."""
+"""The examples that matter: the first to reach a branch. Some are committed, so all are small.
+
+A campaign leaves the committed ones as they are: what is new is kept beside its reports.
+"""
 
 import base64
 import hashlib
 from typing import Final
 
-from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.database import (
+    DirectoryBasedExampleDatabase,
+    ExampleDatabase,
+    MultiplexedDatabase,
+    ReadOnlyDatabase,
+)
 
 from fuzz.campaign.places import Places
 from fuzz.campaign.watch import as_saved, key
@@ -13,12 +21,21 @@ _MOST: Final = 8  # examples of each target and engine
 _LARGEST: Final = 4096  # bytes of an example
 
 
+def database(places: Places) -> ExampleDatabase:
+    """Hypothesis's: all examples are read, new ones are written."""
+    committed, new = (
+        DirectoryBasedExampleDatabase(corpus / "hypothesis")
+        for corpus in (places.corpus, places.new)
+    )
+    return MultiplexedDatabase(ReadOnlyDatabase(committed), new)
+
+
 class Corpus:
     """Hypothesis's choices in its own database, atheris's bytes in files."""
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._database = DirectoryBasedExampleDatabase(places.corpus / "hypothesis")
+        self._database = database(places)
 
     def keep(self, target: str, choices: str, data: str) -> bool:
         """Of the two there is one, or none. Returns whether it is new, and there was room."""
@@ -34,11 +51,11 @@ class Corpus:
         return True
 
     def _keep_bytes(self, target: str, data: bytes) -> bool:
-        directory = self._places.atheris_seeds(target)
-        path = directory / hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16]
-        known = set(directory.glob("*"))
-        if path in known or len(known) >= _MOST or len(data) > _LARGEST:
+        committed, new = self._places.atheris_seeds(target)
+        name = hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16]
+        known = {path.name for seeds in (committed, new) for path in seeds.glob("*")}
+        if name in known or len(known) >= _MOST or len(data) > _LARGEST:
             return False
-        directory.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        new.mkdir(parents=True, exist_ok=True)
+        (new / name).write_bytes(data)
         return True

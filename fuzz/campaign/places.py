@@ -9,7 +9,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Places:
-    corpus: Path  # examples that matter, committed
+    corpus: Path  # examples that matter, committed: they are read only
     crashes: Path  # a directory for each failure, not committed
     reports: Path  # the last campaign: its summary, its chart, the logs of its workers
 
@@ -22,8 +22,14 @@ class Places:
         directory = directory.absolute()
         return cls(directory / "corpus", directory / "crashes", directory / "build")
 
-    def atheris_seeds(self, target: str) -> Path:
-        return self.corpus / "atheris" / target
+    @property
+    def new(self) -> Path:
+        """Examples that are to be in the corpus, too; the next campaign begins with all of them."""
+        return self.reports / "corpus"
+
+    def atheris_seeds(self, target: str) -> tuple[Path, Path]:
+        """The committed ones, and the new ones."""
+        return self.corpus / "atheris" / target, self.new / "atheris" / target
 
     def atheris_corpus(self, target: str) -> Path:
         """All that libFuzzer keeps: too much to commit."""

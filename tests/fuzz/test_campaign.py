@@ -1,5 +1,6 @@
 """The command line of the fuzzer, with planted failures: what is found is kept, told, repeated."""
 
+import base64
 import json
 import logging
 import os
@@ -14,15 +15,17 @@ from xml.etree import ElementTree
 
 import pytest
 from hypothesis import settings
-from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.database import DirectoryBasedExampleDatabase, choices_to_bytes
 
 from fuzz import targets
 from fuzz.campaign import chart, failures
 from fuzz.campaign.by_hypothesis import Pace
 from fuzz.campaign.commands import _chosen, _parser, main
-from fuzz.campaign.places import ROOT
-from fuzz.campaign.watch import key
+from fuzz.campaign.corpus import Corpus
+from fuzz.campaign.places import ROOT, Places
+from fuzz.campaign.watch import as_blob, key
 from fuzz.world.runs import no_bugs
+from tests.clients.support import tree
 from tests.fuzz import planted
 
 PLANTED: Final = ("--targets-in", "tests.fuzz.planted")
@@ -332,13 +335,55 @@ def test_the_summary_counts(fuzzer: Fuzzer, capsys: Show) -> None:
 def test_the_corpus_has_what_reached_something_first(fuzzer: Fuzzer) -> None:
     assert fuzzer.run("fine") == 0
     kept = fuzzer.summary["kept"]
-    database = DirectoryBasedExampleDatabase(fuzzer.directory / "corpus/hypothesis")
+    new = fuzzer.directory / "build/corpus"
+    database = DirectoryBasedExampleDatabase(new / "hypothesis")
     assert len(list(database.fetch(key("fine")))) == kept > 0
     reached = fuzzer.summary["branches"]["reached"]
-    # The next campaign begins with it, and finds nothing new.
-    assert fuzzer.run("fine") == 0
-    assert fuzzer.summary["kept"] == 0
-    assert fuzzer.summary["branches"]["reached"] >= reached
+    # The next campaign begins with it, and finds nothing new; nor does it when all is committed.
+    for place in (new, fuzzer.directory / "corpus"):
+        new.rename(place)
+        assert fuzzer.run("fine") == 0
+        assert fuzzer.summary["kept"] == 0
+        assert fuzzer.summary["branches"]["reached"] >= reached
+
+
+def choices(number: int) -> tuple[str, str]:
+    return as_blob(choices_to_bytes((number,))), ""
+
+
+def data(number: int) -> tuple[str, str]:
+    return "", base64.b64encode(b"%d" % number).decode()
+
+
+@pytest.mark.parametrize("example", [choices, data])
+def test_the_committed_corpus_is_read_only(
+    tmp_path: Path, example: Callable[[int], tuple[str, str]]
+) -> None:
+    """What is new is kept elsewhere, and counts together with what is committed."""
+    places = Places.below(tmp_path)
+
+    def kept(*numbers: int) -> list[int]:
+        corpus = Corpus(places)
+        return [number for number in numbers if corpus.keep("fine", *example(number))]
+
+    assert kept(0, 1, 2, 3, 4) == [0, 1, 2, 3, 4]
+    places.new.rename(places.corpus)
+    committed = tree(places.corpus)
+    assert kept(0, 4, 5, 6) == [5, 6]
+    assert kept(6, 7, 8, 9) == [7]  # eight are the most
+    assert tree(places.corpus) == committed
+    places.new.rename(tmp_path / "another")
+    assert kept(7, 8, 9, 10) == [7, 8, 9]
+
+
+def test_a_campaign_leaves_the_clone_clean() -> None:
+    """All that is written to is ignored by git."""
+    places = Places.of_the_project()
+    ignored = {ROOT / "build", ROOT / "fuzz/crashes"}
+    rules = (ROOT / ".gitignore").read_text().splitlines()
+    assert {f"{place.relative_to(ROOT)}/" for place in ignored} <= set(rules)
+    for place in (places.new, places.crashes, places.reports):
+        assert not ignored.isdisjoint((place, *place.parents))
 
 
 def test_slow_targets_and_fast_ones_have_the_same_time() -> None:
@@ -397,7 +442,7 @@ def test_atheris_drives_the_same_targets(
     assert fuzzer("repro", fuzzer.crash().name) == 1
     assert fuzzer.run("fine", *arguments) == 0
     assert fuzzer.summary["branches"]["reached"] > 0
-    assert list((fuzzer.directory / "corpus/atheris/fine").iterdir())
+    assert list((fuzzer.directory / "build/corpus/atheris/fine").iterdir())
 
 
 def test_atheris_may_be_missing(
@@ -448,7 +493,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path, capsys: Show) -> None:
     (tmp_path / "file").touch()
     assert Fuzzer(tmp_path / "file").run("fine") == 2
-    assert "file/corpus cannot be made: Not a directory; --keep-in is" in one_line(capsys)
+    assert "file/crashes cannot be made: Not a directory; --keep-in is" in one_line(capsys)
 
 
 def test_a_failure_of_a_target_that_is_gone(fuzzer: Fuzzer, capsys: Show) -> None:
