@@ -56,8 +56,8 @@ class Closer:
         """Close a descriptor on a local file system: here, if that cannot wait."""
         found = os.fstat(fd)
         is_folder = stat.S_ISDIR(found.st_mode)
-        is_at_rest = stat.S_ISREG(found.st_mode) and found.st_nlink > 0
-        if is_folder or (is_at_rest and time.time() - found.st_mtime > _WRITTEN_OUT):
+        is_old = stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _WRITTEN_OUT
+        if found.st_nlink > 0 and (is_folder or is_old):
             os.close(fd)
         else:
             self.close_in_thread(fd)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from . import kernel, opening
+from . import kernel, names, opening
 from .messages import (
     ANCILLARY_SIZE,
     FREE,
@@ -92,6 +92,9 @@ def _perform(order: Order, received: list[int]) -> tuple[Reply, int | None]:
                 return Reply(0, _read(received[0], order)), None
             case Operation.LIST:
                 return _listed(received[0], order)
+            case Operation.NAMES:
+                memory, facts = names.read(received[0], order.length)
+                return Reply(0, facts), memory
     except OSError as error:
         return Reply(error.errno or errno.EIO), None
 

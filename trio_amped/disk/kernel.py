@@ -224,6 +224,26 @@ def file_system(descriptor: int) -> int:
     return int.from_bytes(answer.raw[:4], sys.byteorder)
 
 
+@functools.cache
+def _getdents64() -> Any:
+    try:
+        return _function(_releasing_gil, "getdents64", ctypes.c_ssize_t, _int, _pointer, _size)
+    except AttributeError:  # glibc has it since 2.30
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+
+
+def getdents64(descriptor: int, buffer: ctypes.Array[ctypes.c_char]) -> bytes:
+    """The next entries of an open directory, as the kernel packs them; none at the end.
+
+    Waits for the disk. Raises OSError. (os.scandir takes and gives the GIL for each name, and a
+    loop in another thread waits as many times.)
+    """
+    length = _getdents64()(descriptor, buffer, len(buffer))
+    if length < 0:
+        raise _failure()
+    return ctypes.string_at(buffer, length)
+
+
 @functools.lru_cache(maxsize=4096)
 def _bytes(count: int) -> type[ctypes.Array[ctypes.c_char]]:
     """What ctypes.create_string_buffer makes, in a quarter of the time."""

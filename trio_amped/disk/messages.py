@@ -38,6 +38,20 @@ def unpack_read(content: bytes) -> tuple[int, int, bytes]:
     return size, mtime_ns, content[_VERSION.size :]
 
 
+_NAMES: Final = struct.Struct("!qQQ")
+
+
+def pack_names(ctime_ns: int, end_of_folders: int, end: int) -> bytes:
+    """What is said of the file in memory that is the answer to NAMES."""
+    return _NAMES.pack(ctime_ns, end_of_folders, end)
+
+
+def unpack_names(content: bytes) -> tuple[int, int, int]:
+    """The directory's ctime, where the names of folders end, and the size of the file."""
+    ctime_ns, end_of_folders, end = _NAMES.unpack(content)
+    return ctime_ns, end_of_folders, end
+
+
 class Operation(enum.IntEnum):
     """What the event loop asks of a helper, because it may wait for the disk."""
 
@@ -47,6 +61,7 @@ class Operation(enum.IntEnum):
     READ = 4  # a part of a file that the loop must not read even then (FUSE, network)
     LIST = 5  # a directory below the root: a file in memory that shows it comes back
     FILE = 6  # any file, by its own path: the descriptor comes back
+    NAMES = 7  # the names in a directory, at most `length`: a file in memory that holds them
 
     @property
     def hands_over(self) -> bool:
@@ -56,7 +71,7 @@ class Operation(enum.IntEnum):
         sends FREE. Whether that is to be expected follows from the order and the errno: not
         from a descriptor having arrived, as the kernel drops one that there is no room for.
         """
-        return self in (Operation.OPEN, Operation.ROOT, Operation.LIST, Operation.FILE)
+        return self not in (Operation.LOAD, Operation.READ)
 
     @property
     def needs_descriptor(self) -> bool:

@@ -26,6 +26,10 @@ ST_NOATIME: Final = 1024  # statvfs(3), f_flag
 ST_RELATIME: Final = 4096
 _DAY: Final = 86_400 * 10**9
 
+# ns: a change that is older shares its stamp with none that is still to come. The kernel's clock
+# ticks every 10 ms, that of ext3 every second, and that of FAT every other one.
+SETTLED: Final = 3 * 10**9
+
 
 class Volume(NamedTuple):
     """What is known of the file system under a file: asked once, never on the event loop."""
@@ -213,14 +217,34 @@ def directory_cached(root: int, path: bytes, volume: Volume) -> os.stat_result:
 def _status_cached(
     root: int, path: bytes, volume: Volume, flags: int, follow: bool
 ) -> os.stat_result:
-    """O_PATH: it opens nothing, so there is nothing whose closing could wait."""
-    resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
-    resolve |= 0 if follow else kernel.RESOLVE_NO_SYMLINKS
-    descriptor = kernel.openat2(root, path or b".", flags, resolve)
+    descriptor = _open_path_cached(root, path, volume, flags, follow)
     try:
         return os.fstat(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_path_cached(root: int, path: bytes, volume: Volume, flags: int, follow: bool) -> int:
+    """O_PATH: it opens nothing, so there is nothing whose closing could wait."""
+    resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
+    resolve |= 0 if follow else kernel.RESOLVE_NO_SYMLINKS
+    return kernel.openat2(root, path or b".", flags, resolve)
+
+
+def open_folder_cached(root: int, path: bytes, volume: Volume) -> int:
+    """A directory that no symbolic link leads to, opened to be asked about and no more (O_PATH).
+
+    Cannot wait; raises OSError.
+    """
+    return _open_path_cached(root, path, volume, os.O_PATH | os.O_DIRECTORY, False)
+
+
+def open_to_read(directory: int) -> int:
+    """The same directory, whose names can be read. Can wait; raises OSError."""
+    descriptor, _ = _opened_quietly(
+        lambda flags: os.open(b".", flags | os.O_DIRECTORY, dir_fd=directory)
+    )
+    return descriptor
 
 
 def open_waiting(root: int, path: bytes) -> Opened:

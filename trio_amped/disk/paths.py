@@ -29,7 +29,6 @@ class WouldWait(Exception):
 
 # What the caches' answer may mean: not known, beyond a mount (or outside of the root), stale.
 _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR))
-_SETTLED: Final = 3 * 10**9  # ns
 _PATH_MAX: Final = 4096  # bytes, with the NUL at the end; linux/limits.h
 
 
@@ -113,8 +112,8 @@ class PathGate:
     def stamp_at_once(self, path: bytes) -> Stamp | None:
         """What changes whenever a name in a directory does; None where that cannot be told.
 
-        The kernel's clock ticks every 10 ms, and that of FAT every 2 s: another change that falls
-        on the same tick leaves no trace, so a directory that was changed just now has no stamp.
+        Another change that falls on the same tick of the clock leaves no trace, so a directory
+        that was changed just now has no stamp.
         """
         self._check_root()
         if not self.asks_caches:
@@ -123,9 +122,24 @@ class PathGate:
             found = opening.directory_cached(self.directory.fd, path, self.root.volume)
         except OSError:
             return None
-        if time.time_ns() - found.st_ctime_ns < _SETTLED:
+        if time.time_ns() - found.st_ctime_ns < opening.SETTLED:
             return None
         return found.st_dev, found.st_ino, found.st_ctime_ns
+
+    def open_folder_at_once(self, path: bytes) -> int:
+        """A directory that no symbolic link leads to, opened to be asked about and no more.
+
+        Raises WouldWait, OSError.
+        """
+        self._check_root()
+        if self._config.gate == "never" or not self.asks_caches:
+            raise WouldWait
+        try:
+            return opening.open_folder_cached(self.directory.fd, path, self.root.volume)
+        except OSError as error:
+            if error.errno in _ASK_A_HELPER:
+                raise WouldWait from None
+            raise
 
     def _at_once(
         self,
