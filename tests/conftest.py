@@ -3,7 +3,8 @@ what tests in several folders need."""
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from types import FrameType
 
 import pytest
 import trio
@@ -11,6 +12,10 @@ from hypothesis import settings
 
 from fuzz.campaign import profiles
 from tests.rig.server import COMMON_OPTIONS
+
+# Seconds of CPU time that one test may take. A test that spins fails by this limit, on an idle
+# machine as on a busy one; a test that waits for ever by pytest-timeout's (pyproject.toml).
+CPU_LIMIT = 600.0
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -68,6 +73,25 @@ def pytest_configure(config: pytest.Config) -> None:
         COMMON_OPTIONS.extend(("--max-open-files", "0"))
     if IN_CI:
         config.pluginmanager.register(NoSkips(), "no-skips")
+    signal.signal(signal.SIGPROF, _end_spinning)
+
+
+class Spinning(BaseException):
+    """A test that does not end. No server, nor Hypothesis, takes this for an error of its own."""
+
+
+def _end_spinning(_number: int, _frame: FrameType | None) -> None:
+    raise Spinning(f"it did not end in {CPU_LIMIT:g} s of CPU time")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Limit the CPU time of a test."""
+    signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""A skipped test is a failure in CI: the rule of conftest.py, by a test run of its own."""
+"""The rules of conftest.py, by test runs of their own: skipped tests in CI, and tests that spin."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,14 @@ import pytest
 
 from tests.rig import REPOSITORY
 
+# What a spinning test is limited to here; that of a real one is in conftest.py.
+LIMITED = "from tests import conftest\nconftest.CPU_LIMIT = 0.5\n"
+SPINNING = {
+    "a task": "import trio\nasync def spin():\n    while True: await trio.lowlevel.checkpoint()\n"
+    "def test_it(): trio.run(spin)\n",
+    "an example": "from hypothesis import given, strategies as st\n"
+    "@given(st.integers())\ndef test_it(number):\n    while True: pass\n",
+}
 SKIPPING = {
     "a test": "import pytest\ndef test_it(): pytest.skip('no')\n",
     "a module": "import pytest\npytest.importorskip('no_such_module')\n",
@@ -21,14 +30,30 @@ SKIPPING = {
 def test_a_skip_fails_in_ci_alone(what: str, in_ci: str, tmp_path: Path) -> None:
     (tmp_path / "test_runs.py").write_text("def test_it(): pass\n")
     (tmp_path / "test_skips.py").write_text(SKIPPING[what])
+    done = run_tests(tmp_path, in_ci)
+    is_failure = bool(in_ci) and what != "nothing"
+    assert done.returncode == is_failure, done.stdout + done.stderr
+    assert ("which is a failure" in done.stdout) == is_failure
+
+
+@pytest.mark.parametrize("what", SPINNING)
+def test_what_spins_fails_by_its_cpu_time(what: str, tmp_path: Path) -> None:
+    (tmp_path / "test_spins.py").write_text(LIMITED + SPINNING[what])
+    done = run_tests(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "it did not end in 0.5 s of CPU time" in done.stdout
+    assert re.search(r"^test_spins\.py:\d+: ", done.stdout, re.MULTILINE), "it does not show where"
+    assert "1 failed" in done.stdout
+
+
+def run_tests(folder: Path, in_ci: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the tests of a folder by pytest, with conftest.py and nothing else of this repository."""
     plugins = ("-p", "tests.conftest", "-p", "no:cacheprovider", "-p", "no:trio")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, "-c", os.devnull, str(tmp_path)],
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugins, "-c", os.devnull, str(folder)],
         env=os.environ | {"CI": in_ci, "PYTHONPATH": str(REPOSITORY), "COVERAGE_PROCESS_START": ""},
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
-    is_failure = bool(in_ci) and what != "nothing"
-    assert done.returncode == is_failure, done.stdout + done.stderr
-    assert ("which is a failure" in done.stdout) == is_failure

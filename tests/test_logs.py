@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.rig import GUARD
 from trio_amped import logs
 
 log = logging.getLogger("trio_amped.test")
@@ -22,17 +23,24 @@ class StuckStream(io.StringIO):
 
     def write(self, text: str) -> int:
         self.has_begun.set()
-        assert self.may_go_on.wait(30)
+        assert self.may_go_on.wait(GUARD)
         return super().write(text)
 
 
 @pytest.fixture(autouse=True)
 def _root_logger() -> Iterator[None]:
+    """What a test does to it is undone."""
     root = logging.getLogger()
     before = root.level, list(root.handlers)
     yield
     root.setLevel(before[0])
     assert root.handlers == before[1], "nothing of ours is left there"
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last lines are waited for, also on a busy machine."""
+    monkeypatch.setattr(logs, "_PATIENCE", GUARD)
 
 
 def test_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +82,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(logs, "_WAITING", 10)
     with logs.to_stderr("info"):
         log.info("first")
-        assert stream.has_begun.wait(30)
+        assert stream.has_begun.wait(GUARD)
         for number in range(100):
             log.info("line %d", number)
         stream.may_go_on.set()
@@ -92,5 +100,5 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end(
     monkeypatch.setattr(logs, "_PATIENCE", 0.01)
     with logs.to_stderr("info"):
         log.info("a line")
-        assert stream.has_begun.wait(30)
+        assert stream.has_begun.wait(GUARD)
     stream.may_go_on.set()
