@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.rig import GUARD
 from tests.serving.client import Answer, parse
 from tests.serving.peers import converse
 from tests.simulated import DIRECTORY, FIFO, NOW
@@ -27,6 +28,15 @@ FILES: Final[dict[bytes, Entry]] = {
     b".well-known/token": b"known",
     b".hidden": b"secret",
 }
+PATIENT: Final = Config(
+    head_timeout=GUARD,
+    keep_alive_timeout=GUARD,
+    send_timeout=GUARD,
+    disk_timeout=GUARD,
+    drain_timeout=GUARD,
+)
+"""For tests on the real clock: none of the server's deadlines passes on a busy machine."""
+
 LIMITED: Final = Config(max_head=512, max_target=64, max_fields=8)
 
 FOLLOWING: Final = b"GET /a.txt HTTP/1.1\r\nHost: after\r\nRange: bytes=3-5\r\n\r\n"

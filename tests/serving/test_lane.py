@@ -9,13 +9,15 @@ import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.serving.cases import ETAG, FILES, LARGE, get
+from tests.rig import GUARD
+from tests.serving.cases import ETAG, FILES, LARGE, PATIENT, get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import (
     WAYS,
@@ -35,7 +37,6 @@ from trio_amped.serving.answers import Answer as KeptAnswer
 from trio_amped.serving.answers import Answers
 from trio_amped.testing import SimDisk, SimFile
 
-PATIENCE = 20.0  # seconds: a wait that takes this long has failed
 SWEEP = 1.0  # seconds: how late the end of an idle connection may be
 HUGE = LARGE * 50  # more than the kernel's buffers hold
 CONFIG = Config(head_timeout=10, keep_alive_timeout=60)
@@ -166,15 +167,16 @@ class HeldDisk(SimDisk):
         return await super().ready(file, offset, end)
 
 
-class ByTcp:
-    """Clients of the same, over the kernel's TCP."""
+class Listening:
+    """A lane that accepts, and its clients."""
 
-    def __init__(self, laned: Laned, address: tuple[str, int]) -> None:
+    def __init__(self, laned: Laned, family: int, address: object) -> None:
         self.laned = laned
+        self._family = family
         self._address = address
 
     async def connect(self, receive_buffer: int = 0) -> Client:
-        sock = trio.socket.socket()
+        sock = trio.socket.socket(self._family)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await sock.connect(self._address)
@@ -190,12 +192,31 @@ class ByTcp:
 
 
 @contextlib.asynccontextmanager
-async def by_tcp(disk: SimDisk, config: Config = CONFIG) -> AsyncIterator[ByTcp]:
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    address = listeners[0].socket.getsockname()
-    with trio.fail_after(PATIENCE):
-        async with on_the_lane(disk, config, listeners) as laned:
-            yield ByTcp(laned, address)
+async def listening(
+    family: int, address: tuple[str, int] | str, disk: SimDisk, config: Config
+) -> AsyncIterator[Listening]:
+    sock = socket.socket(family)
+    sock.bind(address)
+    sock.listen()
+    address = sock.getsockname()
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    with trio.fail_after(GUARD):
+        async with on_the_lane(disk, config, [listener]) as laned:
+            yield Listening(laned, family, address)
+
+
+def by_tcp(
+    disk: SimDisk, config: Config = PATIENT
+) -> contextlib.AbstractAsyncContextManager[Listening]:
+    """Not on virtual time: TCP has timers of its own, and nothing would wait for them."""
+    return listening(socket.AF_INET, ("127.0.0.1", 0), disk, config)
+
+
+def by_unix_socket(
+    disk: SimDisk, config: Config = CONFIG
+) -> contextlib.AbstractAsyncContextManager[Listening]:
+    """Whoever connects or sends has done so when the system call returns."""
+    return listening(socket.AF_UNIX, "", disk, config)  # Linux makes up a name
 
 
 def reset(client: Client) -> None:
@@ -209,13 +230,13 @@ def reset(client: Client) -> None:
 MISSES = pytest.mark.parametrize("path", [b"a.txt", b"large.bin"])
 
 
-async def begin_a_miss(peer: ByTcp, path: bytes) -> tuple[Client, int]:
+async def begin_a_miss(peer: Listening, path: bytes) -> tuple[Client, int]:
     """A client that asks for what is not in memory, and its descriptor in the server."""
     client = await peer.connect()
     fd = await peer.parked()
     await client.send(get("/" + path.decode()))
-    await wait_all_tasks_blocked()
-    assert peer.laned.tasks == 1
+    while not peer.laned.tasks:
+        await trio.lowlevel.checkpoint()
     assert fd not in peer.laned.lane._parked, "a task owns it"
     return client, fd
 
@@ -352,7 +373,8 @@ async def test_more_connections_than_there_may_be_wait_in_the_queue(
     autojump_clock: MockClock,
 ) -> None:
     """However one of those that are open ends: by its client, by a task, by the sweep."""
-    async with by_tcp(SimDisk(FILES), Config(max_connections=2, keep_alive_timeout=10)) as peer:
+    config = Config(max_connections=2, keep_alive_timeout=10)
+    async with by_unix_socket(SimDisk(FILES), config) as peer:
         clients = [await peer.connect() for _ in range(5)]
         for client in clients:
             await client.send(get("/a.txt"))
@@ -388,7 +410,7 @@ async def test_without_room_for_a_connection_it_pauses_and_goes_on(
             raise failure(number)
         return real(self)
 
-    async with by_tcp(SimDisk(FILES)) as peer:
+    async with by_unix_socket(SimDisk(FILES)) as peer:
         monkeypatch.setattr(socket.socket, "accept", accept)
         other = peer.laned.connect()
         client = await peer.connect()
@@ -413,7 +435,7 @@ async def test_a_client_that_is_gone_before_it_is_accepted(
         return real(self)
 
     monkeypatch.setattr(socket.socket, "accept", accept)
-    async with by_tcp(SimDisk(FILES)) as peer:
+    async with by_unix_socket(SimDisk(FILES)) as peer:
         assert (await ask(await peer.connect(), get("/a.txt"))).body == A
         assert trio.current_time() == 0
 
@@ -441,7 +463,7 @@ async def test_drain_closes_what_is_idle_and_finishes_what_is_not(
 
 
 async def test_the_end_with_idle_clients_and_one_that_was_not_accepted() -> None:
-    async with by_tcp(SimDisk(FILES), Config(max_connections=2)) as peer:
+    async with by_tcp(SimDisk(FILES), replace(PATIENT, max_connections=2)) as peer:
         clients = [await peer.connect() for _ in range(3)]
         for client in clients[:2]:
             await ask(client, get("/a.txt"))
@@ -524,14 +546,17 @@ async def test_what_is_sent_after_connection_close_is_not_answered(
         assert (answer.body, answer.closes) == (A, True)
 
 
-async def test_what_is_sent_after_connection_close_does_not_destroy_the_answer() -> None:
+async def test_what_is_sent_after_connection_close_does_not_destroy_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """RFC 9112 9.6: to close on what was not read is a reset, and what is on its way is lost."""
+    monkeypatch.setattr(lane_module, "_LINGER_SECONDS", GUARD)
     body = LARGE[:60_000]
     async with by_tcp(SimDisk({b"b": body})) as peer:
         client = await peer.connect(receive_buffer=4096)
         await client.send(get("/b", "Connection: close"))
-        await wait_all_tasks_blocked()
-        assert peer.laned.stats.by_lane == 1
+        while not peer.laned.stats.by_lane:
+            await trio.lowlevel.checkpoint()
         await client.send(b"\r\n")
         (answer,) = parse(await client.receive_all(), [])
     assert answer.is_complete
@@ -790,7 +815,7 @@ async def test_the_kernel_has_no_room_to_watch_a_connection(
         def __getattr__(self, name: str) -> object:
             return getattr(self._real, name)
 
-    async with by_tcp(SimDisk(FILES)) as peer:
+    async with by_unix_socket(SimDisk(FILES)) as peer:
         other = await peer.connect()
         await ask(other, get("/a.txt"))
         with monkeypatch.context() as patch:

@@ -3,13 +3,14 @@
 import logging
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.serving.cases import FILES, LARGE, get
+from tests.serving.cases import FILES, LARGE, PATIENT, get
 from tests.serving.peers import by_lockstep, connected, converse, on_the_lane
 from tests.serving.test_exchange import chunked, echo, fail
 from trio_amped import Answered, Config, Server
@@ -129,7 +130,7 @@ async def test_a_hook_that_fails(
 async def test_the_address_of_a_client(tmp_path: Any, fast_lane: bool) -> None:
     calls: list[Answered] = []
     (tmp_path / "a.txt").write_bytes(b"0123456789")
-    config = Config(root=tmp_path, port=0, on_request=calls.append, fast_lane=fast_lane)
+    config = replace(PATIENT, root=tmp_path, port=0, on_request=calls.append, fast_lane=fast_lane)
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(Server(config).serve)
         async with await trio.open_tcp_stream(*address) as stream:

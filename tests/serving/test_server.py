@@ -6,13 +6,15 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.serving.cases import LARGE, get
+from tests.rig import GUARD
+from tests.serving.cases import LARGE, PATIENT, get
 from tests.serving.client import Answer, parse
 from tests.simulated import failure
 from trio_amped import Config, Server, Site, serve
@@ -23,8 +25,6 @@ from trio_amped.serving.server import _BoundedListener
 from trio_amped.stats import Stats
 from trio_amped.testing import SimDisk
 
-PATIENCE = 20.0  # seconds: a wait that takes this long has failed
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -34,13 +34,13 @@ def root(tmp_path: Path) -> Path:
 
 
 def config(root: Path, max_connections: int = 100) -> Config:
-    return Config(root=root, port=0, max_helpers=2, max_connections=max_connections)
+    return replace(PATIENT, root=root, port=0, max_helpers=2, max_connections=max_connections)
 
 
 @contextlib.asynccontextmanager
 async def running(server: Server) -> AsyncIterator[tuple[str, int]]:
     """A server, which has ended when this ends; cancelled unless it was drained."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             (address,) = await nursery.start(server.serve)
             yield address
@@ -84,7 +84,7 @@ async def test_several_roots_share_what_serves_them(root: Path, tmp_path: Path) 
     static.mkdir()
     (static / "b.txt").write_bytes(b"other")
     sites = [Site(root), Site(static, prefix="/static")]
-    server = Server(Config(sites=sites, port=0, max_helpers=2))
+    server = Server(replace(PATIENT, sites=sites, port=0, max_helpers=2))
     async with running(server) as address:
         for _ in range(2):
             assert (await ask(address, get("/a.txt"))).body == b"0123456789"
@@ -104,7 +104,7 @@ async def test_what_a_listing_shows_is_what_its_own_root_serves(tmp_path: Path) 
         Site(outer, prefix="/outer", listing=True),
         Site(inner, prefix="/inner", listing=True),
     ]
-    server = Server(Config(sites=sites, port=0, max_helpers=2))
+    server = Server(replace(PATIENT, sites=sites, port=0, max_helpers=2))
     async with running(server) as address:
         shown = [(await ask(address, get(f"/{name}/d/"))).body for name in ("outer", "inner")]
     assert [b"link.txt" in body for body in shown] == [True, False]
@@ -144,7 +144,7 @@ async def test_connections_are_counted_and_bounded(root: Path) -> None:
 
 async def test_drain_closes_what_is_idle_and_ends_the_server(root: Path) -> None:
     server = Server(config(root))
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             (address,) = await nursery.start(server.serve)
             idle = await trio.open_tcp_stream(*address)
@@ -157,7 +157,7 @@ async def test_drain_closes_what_is_idle_and_ends_the_server(root: Path) -> None
 
 async def test_drain_lets_a_body_finish(root: Path) -> None:
     server = Server(config(root))
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             (address,) = await nursery.start(server.serve)
             busy = await trio.open_tcp_stream(*address)
@@ -171,7 +171,7 @@ async def test_drain_lets_a_body_finish(root: Path) -> None:
 
 async def test_drain_does_not_wait_for_ever(root: Path) -> None:
     server = Server(config(root))
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             (address,) = await nursery.start(server.serve)
             stuck = await trio.open_tcp_stream(*address)

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,8 @@ import trio
 import trustme
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from tests.serving.cases import FILES, LARGE, get
+from tests.rig import GUARD
+from tests.serving.cases import FILES, LARGE, PATIENT, get
 from tests.serving.client import Answer, parse
 from trio_amped import (
     Answered,
@@ -31,7 +33,6 @@ from trio_amped import (
 from trio_amped.serving.router import Router
 from trio_amped.testing import SimDisk
 
-PATIENCE: Final = 20.0  # seconds: a wait that takes this long has failed
 CLOSE: Final = "Connection: close"
 BODY: Final = LARGE * 20
 Connect = Callable[[], Any]  # an async function that gives a client's stream
@@ -169,8 +170,8 @@ async def test_draining_ends_what_is_idle(autojump_clock: MockClock) -> None:
 
 
 async def test_an_accept_loop_of_ones_own(root: Path) -> None:
-    with trio.fail_after(PATIENCE):
-        async with open_sites(Config(root=root)) as sites, trio.open_nursery() as nursery:
+    with trio.fail_after(GUARD):
+        async with open_sites(replace(PATIENT, root=root)) as sites, trio.open_nursery() as nursery:
 
             async def handler(stream: trio.SocketStream) -> None:
                 await handle_connection(stream, sites, bytes(await stream.receive_some(5)))
@@ -189,20 +190,23 @@ async def test_an_accept_loop_of_ones_own(root: Path) -> None:
 
 async def test_a_root_that_cannot_be_used(root: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        async with open_sites(Config(root=root / "missing")):
+        async with open_sites(replace(PATIENT, root=root / "missing")):
             raise AssertionError
 
 
 async def test_what_the_body_raises(root: Path) -> None:
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        async with open_sites(Config(root=root)):
+        async with open_sites(replace(PATIENT, root=root)):
             raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_open_files": 0}, {"helpers": "process"}])
 async def test_with_other_settings(root: Path, settings: dict[str, Any]) -> None:
     client, server = memory_stream_pair()
-    async with open_sites(Config(root=root, **settings)) as sites, trio.open_nursery() as nursery:
+    async with (
+        open_sites(replace(PATIENT, root=root, **settings)) as sites,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(handle_connection, server, sites)
         answers = await ask(client, get("/a.txt"), get("/a.txt", CLOSE))
     assert [each.body for each in answers] == [b"0123456789"] * 2
@@ -372,7 +376,7 @@ async def running(
     server: Server, listeners: Sequence[trio.abc.Listener[Any]]
 ) -> AsyncIterator[list[Any]]:
     """A server, which has ended when this ends; cancelled unless it was drained."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             yield await nursery.start(server.serve, listeners)
             nursery.cancel_scope.cancel()
@@ -390,7 +394,7 @@ async def test_listeners_of_all_kinds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    server = Server(Config(root=root, **settings))
+    server = Server(replace(PATIENT, root=root, **settings))
     async with running(server, place.listeners) as addresses:
         tcp, unix, tls, memory = addresses
         assert (tcp[0], unix, tls[0], memory) == (
@@ -418,7 +422,7 @@ async def test_where_clients_come_from(root: Path, place: Place) -> None:
         await exchange.respond(200, [], f"from {exchange.peer}".encode())
 
     calls: list[Answered] = []
-    server = Server(Config(root=root, fallback=tell, on_request=calls.append))
+    server = Server(replace(PATIENT, root=root, fallback=tell, on_request=calls.append))
     async with running(server, place.listeners):
         answers = [
             each
@@ -446,8 +450,8 @@ async def test_draining_ends_those_of_all_listeners(
         await may_answer.wait()
         await exchange.respond(200, [], b"slow")
 
-    server = Server(Config(root=root, fallback=slow, **settings))
-    with trio.fail_after(PATIENCE):
+    server = Server(replace(PATIENT, root=root, fallback=slow, **settings))
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, place.listeners)
             idle = [await connect() for connect in place.connects]
@@ -472,7 +476,7 @@ async def test_draining_ends_those_of_all_listeners(
 
 
 async def test_all_listeners_share_the_places(root: Path, place: Place) -> None:
-    server = Server(Config(root=root, max_connections=2))
+    server = Server(replace(PATIENT, root=root, max_connections=2))
     async with running(server, place.listeners):
         for first, second in ((0, 2), (3, 2), (1, 0)):
             streams = [await place.connects[number]() for number in (first, second)]
@@ -496,7 +500,7 @@ async def test_all_listeners_share_the_places(root: Path, place: Place) -> None:
 
 
 async def test_accepting_can_be_stopped(root: Path, place: Place) -> None:
-    server = Server(Config(root=root))
+    server = Server(replace(PATIENT, root=root))
     async with running(server, place.listeners):
         streams = [await connect() for connect in place.connects]
         for stream in streams:
@@ -514,9 +518,9 @@ async def test_accepting_can_be_stopped(root: Path, place: Place) -> None:
 
 
 async def test_serve_takes_listeners_as_well(root: Path, place: Place) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(serve, Config(root=root), place.listeners)
+            addresses = await nursery.start(serve, replace(PATIENT, root=root), place.listeners)
             assert len(addresses) == len(place.listeners)
             nursery.cancel_scope.cancel()
 
@@ -527,4 +531,4 @@ async def test_what_a_listener_raises(root: Path) -> None:
             raise ZeroDivisionError
 
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        await Server(Config(root=root)).serve([Failing()])
+        await Server(replace(PATIENT, root=root)).serve([Failing()])

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from tests.serving.cases import FILES, LARGE, get
+from tests.serving.cases import FILES, LARGE, PATIENT, get
 from tests.serving.client import parse
 from tests.serving.peers import Peer, Stream, by_tcp_socket, by_unix_socket, connected
 from tests.simulated import failure
@@ -37,7 +37,7 @@ def reset(peer: Peer) -> None:
 
 async def test_a_body_over_tcp() -> None:
     disk = SimDisk(HUGE, real_descriptors=True)
-    async with connected(disk, link=by_tcp_socket) as peer:
+    async with connected(disk, PATIENT, by_tcp_socket) as peer:
         await peer.send(get("/large", "Connection: close"))
         (answer,) = parse(await peer.receive_all(), [])
     assert answer.body == HUGE[b"large"]
@@ -48,7 +48,7 @@ async def test_a_reset_ends_a_connection_quietly(
     request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = SimDisk(HUGE, real_descriptors=True)
-    async with connected(disk, link=by_tcp_socket) as peer:
+    async with connected(disk, PATIENT, by_tcp_socket) as peer:
         await peer.send(request_)
         await wait_all_tasks_blocked()
         reset(peer)
