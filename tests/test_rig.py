@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.support import eventually
 from tests.rig import (
+    GUARD,
     NOBODY,
     FuseDisk,
     as_nobody,
@@ -253,10 +255,10 @@ def test_fuse_hangs_and_lets_go(disk: FuseDisk, threads: ThreadPoolExecutor) -> 
     assert not any(opener.done() for opener in openers)
     assert file.stat().st_size == MIB  # the others go on
     disk.release("readdir")
-    assert lister.result(30) == ["file"]
+    assert lister.result(GUARD) == ["file"]
     assert disk.hanging() == 3
     disk.release()
-    assert {len(opener.result(30)) for opener in openers} == {MIB}
+    assert {len(opener.result(GUARD)) for opener in openers} == {MIB}
 
 
 @needs("fuse")
@@ -269,7 +271,7 @@ def test_fuse_hangs_many_calls(backing: Path, disk: FuseDisk, threads: ThreadPoo
     disk.wait_hanging(24)
     assert (disk.path / "file").stat().st_size == MIB
     disk.release()
-    assert {len(read.result(30)) for read in reads} == {mmap.PAGESIZE}
+    assert {len(read.result(GUARD)) for read in reads} == {mmap.PAGESIZE}
 
 
 @needs("fuse")
@@ -278,14 +280,14 @@ def test_fuse_hangs_a_lookup_and_a_close(disk: FuseDisk, threads: ThreadPoolExec
     stat = threads.submit((disk.path / "file").stat)
     disk.wait_hanging()
     disk.release()
-    assert stat.result(30).st_size == MIB
+    assert stat.result(GUARD).st_size == MIB
     fd = os.open(disk.path / "file", os.O_RDONLY)
     disk.hang("flush")
     close = threads.submit(os.close, fd)
     disk.wait_hanging()
     assert not close.done()
     disk.release()
-    close.result(30)
+    close.result(GUARD)
 
 
 @needs("fuse")
@@ -302,7 +304,7 @@ def test_fuse_fails_also_a_call_that_hung(disk: FuseDisk, threads: ThreadPoolExe
     disk.fail("open", errno.EACCES)
     disk.release()
     with pytest.raises(PermissionError):
-        opener.result(30)
+        opener.result(GUARD)
 
 
 @needs("fuse")
@@ -316,7 +318,7 @@ def test_fuse_delays(disk: FuseDisk, threads: ThreadPoolExecutor) -> None:
     slow = threads.submit((disk.path / "file").read_bytes)
     disk.wait_counted("open", before + 1)
     disk.reset()  # cuts short a delay that has begun
-    assert len(slow.result(30)) == MIB
+    assert len(slow.result(GUARD)) == MIB
 
 
 @needs("fuse")
@@ -327,7 +329,7 @@ def test_fuse_leaves_when_calls_hang(place: Path, backing: Path) -> None:
             read = threads.submit((disk.path / "file").read_bytes)
             disk.wait_hanging()
         with contextlib.suppress(OSError):  # it was let go, or its file system went first
-            assert len(read.result(30)) == MIB
+            assert len(read.result(GUARD)) == MIB
 
 
 @needs("fuse")
@@ -358,14 +360,11 @@ def test_fuse_ends_with_its_tests(place: Path, backing: Path, operation: str) ->
         [sys.executable, "-c", program],
         capture_output=True,  # the FUSE process does not have it: it ends with the tests
         text=True,
-        timeout=60,
+        timeout=GUARD,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     path = Path(done.stdout.strip())
-    deadline = time.monotonic() + 30
-    while str(path) in Path("/proc/self/mounts").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: str(path) not in Path("/proc/self/mounts").read_text())
     path.rmdir()
 
 
@@ -406,13 +405,13 @@ def test_an_ext4_on_fuse_has_its_faults(
         assert file.stat().st_size == MIB
         assert not cold.done()
         disk.release()
-        assert cold.result(30) == content
+        assert cold.result(GUARD) == content
 
         evict(file)
         disk.hang("read")  # and leave so: it is let go before the unmount
         cold = threads.submit(file.read_bytes)
         disk.wait_hanging()
-    assert cold.result(30) == content
+    assert cold.result(GUARD) == content
 
 
 # ---------------------------------------------------------------- a slow disk, another user
@@ -421,20 +420,24 @@ def test_an_ext4_on_fuse_has_its_faults(
 @needs("loop", "blkio")
 def test_a_slow_cgroup_slows_cold_reads_of_its_processes_only(place: Path) -> None:
     with loop_ext4(place, 32 * MIB, read_ahead_kb=128) as mount:
-        file = mount / "file"
-        file.write_bytes(os.urandom(MIB))
-        with slow_cgroup(file, 4 * MIB) as slow:
+        slowly, freely = mount / "slowly", mount / "freely"
+        for file in (slowly, freely):
+            file.write_bytes(os.urandom(MIB))
+            evict(file)
+        with slow_cgroup(mount, 4 * MIB) as slow:
+            command = slow.command(["cat", str(slowly)])
+            start = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            assert time.monotonic() - start > 0.2
 
-            def seconds(argv: list[str]) -> float:
-                evict(file)
-                start = time.monotonic()
-                subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-                return time.monotonic() - start
-
-            assert seconds(slow.command(["cat", str(file)])) > 0.2
-            assert seconds(["cat", str(file)]) < 0.2
-            slow.limit(400 * MIB)
-            assert seconds(slow.command(["cat", str(file)])) < 0.2
+            evict(slowly)
+            slow.limit(1024)  # it would take a quarter of an hour
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as limited:
+                subprocess.run(["cat", str(freely)], check=True, stdout=subprocess.DEVNULL)
+                assert resident_pages(freely) == pages(MIB)
+                assert limited.poll() is None
+                slow.limit(400 * MIB)
+                assert limited.wait(GUARD) == 0
 
 
 @needs("loop", "blkio")
@@ -559,7 +562,7 @@ def test_running_server_ends_helpers_too(place: Path) -> None:
         life = os.pidfd_open(helper)
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
         assert select.select([life], [], [], 0)[0] == [], "killed alone, it leaves its helper"
-    assert select.select([life], [], [], 30)[0] == [life]
+    assert select.select([life], [], [], GUARD)[0] == [life]
     os.close(life)
 
 
