@@ -8,7 +8,7 @@ import array
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import pairwise, product
 from pathlib import Path
@@ -38,10 +38,13 @@ class Hand:
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
-        channel.send(FREE)
         self.received: list[int] = []
         self._hands_over, self._number = False, 0
         self._death = trio.Event()
+
+    def start(self) -> None:
+        """Say that it has started."""
+        self.channel.send(FREE)
 
     async def live(self) -> None:
         with self.channel:
@@ -86,7 +89,8 @@ class Hands:
 
     pool: HelperPool
 
-    def __init__(self, nursery: trio.Nursery, closer: Closer) -> None:
+    def __init__(self, nursery: trio.Nursery, closer: Closer, starts_at_once: bool) -> None:
+        self.starts_at_once = starts_at_once
         self.helpers: list[Hand] = []
         self.stats = Stats()
         self.nursery = nursery
@@ -94,6 +98,8 @@ class Hands:
 
     async def carry(self, channel: socket.socket) -> None:
         helper = Hand(channel)
+        if self.starts_at_once:
+            helper.start()
         self.helpers.append(helper)
         await helper.live()
 
@@ -110,12 +116,16 @@ class Hands:
 
 @asynccontextmanager
 async def a_pool(
-    size: int = 4, queue: int = 8, patience: float = 1e6, start_pause: float = 0
+    size: int = 4,
+    queue: int = 8,
+    patience: float = 1e6,
+    start_pause: float = 0,
+    starts_at_once: bool = True,
 ) -> AsyncIterator[Hands]:
     closer = Closer()
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        hands = Hands(nursery, closer)
+        hands = Hands(nursery, closer, starts_at_once)
         hands.pool = HelperPool(
             hands.carry,
             closer,
@@ -477,6 +487,180 @@ async def test_a_disk_that_does_not_answer(autojump_clock: MockClock, root: Path
         os.close(sent)
         await eventually_async(lambda: descriptors(root) == [])
         assert hands.stats.helpers_busy == 0
+
+
+# ---------------------------------------------------------------- helpers that start slowly
+
+TIMEOUT = 0.2  # seconds for the disk
+LIMIT = 10.0  # seconds for a helper to start
+
+
+class Outcome:
+    """What has become of a job, and when, from the moment at which somebody began to wait."""
+
+    def __init__(self, hands: Hands, order: Order, key: Hashable = None) -> None:
+        self._pool, self._job = hands.pool, hands.pool.submit(order, key=key)
+        self.begin = trio.current_time()
+        self.said = ""
+        self.seconds = 0.0
+        hands.nursery.start_soon(self._wait)
+
+    async def _wait(self) -> None:
+        try:
+            content, _ = await self._pool.result(self._job)
+            self.said = content.decode()
+        except TimeoutError as error:
+            self.said = str(error.strerror)
+        self.seconds = trio.current_time() - self.begin
+
+    async def is_late_after(self, seconds: float, why: str = "the disk does not answer") -> None:
+        """Wait for the deadline, and see that it was in time, and says why."""
+        await trio.sleep(self.begin + seconds + 60 - trio.current_time())
+        assert self.said == why
+        assert self.seconds == pytest.approx(seconds)
+
+
+async def test_the_start_of_a_helper_is_not_held_against_the_disk(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_pool(size=1, patience=TIMEOUT, starts_at_once=False) as hands:
+        outcome = Outcome(hands, load())
+        await trio.sleep(LIMIT - 0.1)
+        assert outcome.said == ""
+        hands.helpers[0].start()
+        helper, _ = await hands.the_order()
+        await trio.sleep(TIMEOUT - 0.1)
+        helper.answer(Reply(0, b"content"))
+        await wait_all_tasks_blocked()
+        assert outcome.said == "content"
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1, 5.0])
+async def test_the_disk_has_its_time_after_a_slow_start(
+    start: float, autojump_clock: MockClock
+) -> None:
+    async with a_pool(size=1, patience=TIMEOUT, starts_at_once=False) as hands:
+        outcome = Outcome(hands, load())
+        await trio.sleep(start)
+        hands.helpers[0].start()
+        await outcome.is_late_after(start + TIMEOUT)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+async def test_a_hung_disk_has_no_more_time_than_that(size: int, autojump_clock: MockClock) -> None:
+    """Whether more helpers could be started or not, and also for a job that waits for one."""
+    async with a_pool(size=size, patience=TIMEOUT) as hands:
+        for outcome in [Outcome(hands, load(number)) for number in range(5)]:
+            await outcome.is_late_after(TIMEOUT)
+        await Outcome(hands, load(9)).is_late_after(TIMEOUT)
+
+
+async def test_another_start_is_no_more_time_for_a_job_under_way(autojump_clock: MockClock) -> None:
+    async with a_pool(size=3, patience=TIMEOUT) as hands:
+        hands.starts_at_once = False  # those that come
+        outcomes = [Outcome(hands, load(number)) for number in range(3)]
+        await wait_all_tasks_blocked()
+        assert [helper.take() is None for helper in hands.helpers] == [False, False, True]
+        for outcome in outcomes[:2]:
+            await outcome.is_late_after(TIMEOUT)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_a_helper_that_never_starts(
+    size: int, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is waited for so long and no longer, by all together, and then the error says so."""
+    why = "no disk helper has started"
+    async with a_pool(size=size, patience=TIMEOUT, starts_at_once=False) as hands:
+        await Outcome(hands, load(0)).is_late_after(LIMIT + TIMEOUT, why)
+        assert caplog.messages == [f"a disk helper has not started in {LIMIT:g} s"] * size
+        await Outcome(hands, load(1)).is_late_after(TIMEOUT, why)
+        outcome = Outcome(hands, load(2))
+        hands.helpers[0].start()
+        (await hands.the_order())[0].answer(Reply(0, b"at last"))
+        await wait_all_tasks_blocked()
+        assert outcome.said == "at last"
+
+
+async def test_a_helper_that_never_starts_is_no_excuse_for_the_others(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_pool(size=2, patience=TIMEOUT, starts_at_once=False) as hands:
+        hands.helpers[0].start()
+        await trio.sleep(LIMIT)
+        outcomes = [Outcome(hands, load(number)) for number in range(2)]
+        for outcome in outcomes:
+            await outcome.is_late_after(TIMEOUT)
+
+
+async def test_another_helper_is_started_in_the_place_of_a_slow_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_pool(size=3, patience=TIMEOUT, starts_at_once=False) as hands:
+        assert len(hands.helpers) == 2
+        outcome = Outcome(hands, load())
+        await trio.sleep(0.9)
+        assert len(hands.helpers) == 2
+        await trio.sleep(0.2)
+        hands.helpers[2].start()
+        (await hands.the_order())[0].answer(Reply(0, b"content"))
+        await wait_all_tasks_blocked()
+        assert outcome.said == "content"
+
+
+async def test_who_joins_a_job_is_not_given_the_time_before(autojump_clock: MockClock) -> None:
+    async with a_pool(size=1, patience=TIMEOUT, starts_at_once=False) as hands:
+        first = Outcome(hands, load(), key="same")
+        await trio.sleep(2)
+        second = Outcome(hands, load(), key="same")
+        await trio.sleep(3)
+        hands.helpers[0].start()
+        await wait_all_tasks_blocked()
+        third = Outcome(hands, load(), key="same")
+        for outcome, seconds in ((first, 5), (second, 3), (third, 0)):
+            await outcome.is_late_after(seconds + TIMEOUT)
+        assert hands.stats.coalesced == 2
+
+
+async def test_the_start_of_a_successor_is_not_held_against_the_disk(
+    autojump_clock: MockClock,
+) -> None:
+    """The job had a helper, which died: it waits for one again."""
+    async with a_pool(size=1, patience=TIMEOUT) as hands:
+        outcome = Outcome(hands, load())
+        helper, _ = await hands.the_order()
+        hands.starts_at_once = False
+        await trio.sleep(0.1)
+        helper.die()
+        await trio.sleep(5)
+        assert outcome.said == ""
+        hands.helpers[1].start()
+        # 0.1 s for the first one, 0.05 s before the second one was started
+        start = trio.current_time() - outcome.begin - 0.15
+        await outcome.is_late_after(start + TIMEOUT)
+
+
+async def test_the_pauses_between_starts_are_not_held_against_the_disk(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_pool(size=5, patience=TIMEOUT, start_pause=1) as hands:
+        outcomes = [Outcome(hands, load(number)) for number in range(6)]
+        for outcome, seconds in zip(outcomes, (0, 0, 0, 1, 2, 3), strict=True):  # the last has none
+            await outcome.is_late_after(seconds + TIMEOUT)
+
+
+async def test_helpers_that_die_at_once_do_not_put_off_a_deadline(
+    autojump_clock: MockClock,
+) -> None:
+    async def carry(channel: socket.socket) -> None:
+        channel.close()
+
+    async with a_pool(size=2, patience=30) as hands:
+        hands.pool._carry = carry
+        for helper in hands.helpers:
+            helper.die()
+        outcome = Outcome(hands, load())
+        await outcome.is_late_after(30, "no disk helper has started")
 
 
 # ---------------------------------------------------------------- the death of helpers

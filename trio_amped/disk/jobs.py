@@ -1,13 +1,41 @@
 """One order to a helper and, later, its reply, for all who need the same. Awaits the reply."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 import trio
 
 from .descriptors import Closer, Descriptor
 from .messages import Order, Reply
+
+
+class StartClock:
+    """A clock that runs only while at least one helper of a pool starts."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._since = 0.0
+        self._total = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The time that the clock shows."""
+        return self._total + (trio.current_time() - self._since if self._under_way else 0.0)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run for the time of this block, which may overlap with others."""
+        if not self._under_way:
+            self._since = trio.current_time()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._total = self.seconds
+            self._since = trio.current_time()
+            self._under_way -= 1
 
 
 class Job:
@@ -28,6 +56,9 @@ class Job:
         self.done = trio.Event()
         self.finished_at = 0.0
         self._closer = closer
+        self._starts: StartClock | None = None  # while the job waits for a helper
+        self._queued_at = 0.0  # by that clock
+        self._excused = 0.0
         self._reply = Reply(errno.EIO)
         self._received: int | None = None
 
@@ -35,6 +66,20 @@ class Job:
     def span(self) -> range:
         """The part of the file that it is about."""
         return range(self.order.offset, self.order.offset + self.order.length)
+
+    def enter_queue(self, starts: StartClock) -> None:
+        """Note that no helper has the job; `starts` is the clock of the pool."""
+        self._starts, self._queued_at = starts, starts.seconds
+
+    def leave_queue(self) -> None:
+        """Note that a helper has the job."""
+        self._starts, self._excused = None, self.excused
+
+    @property
+    def excused(self) -> float:
+        """For how many seconds the job has waited for helpers that start, and not for the disk."""
+        waiting = self._starts.seconds - self._queued_at if self._starts else 0.0
+        return self._excused + waiting
 
     async def wait(self) -> tuple[bytes, int]:
         """The content and the descriptor (-1: none) of the reply. A checkpoint.

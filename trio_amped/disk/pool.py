@@ -14,7 +14,7 @@ from ..stats import Stats
 from .carriers import Carrier
 from .channels import Channel, HelperDied
 from .descriptors import Closer, Descriptor
-from .jobs import Job
+from .jobs import Job, StartClock
 from .messages import Order, Reply
 
 log = logging.getLogger("trio_amped.disk")
@@ -23,14 +23,16 @@ _DEATHS: Final = 3  # a job that has killed so many helpers fails
 _FIRST_PAUSE: Final = 0.05  # seconds before a helper that failed at once is replaced; doubles
 _LONGEST_PAUSE: Final = 5.0
 _START_PATIENCE: Final = 1.0  # seconds for a helper to start, before another one is
+_START_LIMIT: Final = 10.0  # seconds for it, by which a job's deadline is put off at most
 _SPARE: Final = 2  # helpers that are started before the first job
 
 
 class HelperPool:
     """At most `size` helpers, and at most `queue` jobs that wait for one.
 
-    A job is waited for at most `timeout` seconds. More helpers are started as they are needed,
-    `start_pause` seconds one after the other.
+    A job is waited for at most `timeout` seconds, not counting those in which it waits for helpers
+    that start. More helpers are started as they are needed, `start_pause` seconds one after the
+    other.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class HelperPool:
         self._busy = 0
         self._stuck = 0  # do not start
         self._becoming_free = 0  # start, or have answered: each has room for a job
+        self._starts = StartClock()
         self._timeout = timeout
         self._queue: deque[Job] = deque()
         self._shared: dict[Hashable, Job] = {}
@@ -93,6 +96,7 @@ class HelperPool:
         self._stats.jobs += 1
         if key is not None:
             self._shared[key] = job
+        job.enter_queue(self._starts)
         self._queue.append(job)
         self._idle.unpark()
         self._need.unpark()
@@ -109,14 +113,23 @@ class HelperPool:
                 self._finish(job, Reply(errno.ECANCELED))
 
     async def result(self, job: Job) -> tuple[bytes, int]:
-        """The result of a job, which is dropped. Raises TimeoutError when the disk hangs."""
+        """Wait for the result of a job, and drop it.
+
+        The deadline is the disk's: while helpers start that could take the job, it is put off.
+        Raises TimeoutError when the disk hangs, or no helper has started.
+        """
+        begin, excused = trio.current_time(), job.excused
+        deadline = begin + self._timeout
         try:
-            with trio.fail_after(self._timeout):
-                return await job.wait()
-        except trio.TooSlowError:
-            raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer") from None
+            while trio.current_time() < deadline:
+                with trio.move_on_at(deadline):
+                    return await job.wait()
+                grace = min(job.excused - excused, _START_LIMIT)
+                deadline = begin + self._timeout + grace
         finally:
             job.drop()
+        why = "the disk does not answer" if self._busy else "no disk helper has started"
+        raise TimeoutError(errno.ETIMEDOUT, why)
 
     def _finish(self, job: Job, reply: Reply, received: int | None = None) -> None:
         if job.key is not None:
@@ -132,8 +145,9 @@ class HelperPool:
         while self._helpers < self._size:
             while self._helpers - self._busy - self._stuck > len(self._queue):
                 await self._need.park()
-            self._add_helper()
-            await trio.sleep(self._start_pause)
+            with self._starts.running():
+                self._add_helper()
+                await trio.sleep(self._start_pause)
 
     def _add_helper(self) -> None:
         self._helpers = self._stats.helpers = self._helpers + 1
@@ -153,20 +167,25 @@ class HelperPool:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _start(self, helper: Channel) -> None:
-        """Wait for its first word. Raises HelperDied.
+        """Wait for the first word of a helper. Raises HelperDied.
 
-        It may never come: to fork and exec is to close descriptors, which hangs where one is of a
-        file on a FUSE file system that does.
+        The word may never come: to fork and exec is to close descriptors, which hangs where one is
+        of a file on a FUSE file system that does. So another helper is started after
+        _START_PATIENCE, and after _START_LIMIT this one puts off no deadline any more.
         """
-        with self._soon_free(), trio.move_on_after(_START_PATIENCE) as patience:
+        with self._soon_free(), self._starts.running():
+            if await _is_free_within(_START_PATIENCE, helper):
+                return
+        self._stuck += 1
+        self._need.unpark()
+        try:
+            with self._starts.running():
+                if await _is_free_within(_START_LIMIT - _START_PATIENCE, helper):
+                    return
+            log.error("a disk helper has not started in %g s", _START_LIMIT)
             await helper.is_free()
-        if patience.cancelled_caught:
-            self._stuck += 1
-            self._need.unpark()
-            try:
-                await helper.is_free()
-            finally:
-                self._stuck -= 1
+        finally:
+            self._stuck -= 1
 
     @contextlib.contextmanager
     def _soon_free(self) -> Iterator[None]:
@@ -203,6 +222,7 @@ class HelperPool:
             while self._queue:
                 job = self._queue.popleft()
                 if job.owners:
+                    job.leave_queue()
                     return job
                 self._finish(job, Reply(errno.ECANCELED))
             with trio.CancelScope() as helper.idle_scope:
@@ -236,6 +256,7 @@ class HelperPool:
             log.error("%s has ended %d disk helpers: given up", job.order, job.deaths)
             self._finish(job, Reply(errno.EIO))
         else:
+            job.enter_queue(self._starts)
             self._queue.appendleft(job)
             self._idle.unpark()
 
@@ -245,3 +266,10 @@ class HelperPool:
         self._stats.helpers = 0
         while self._queue:
             self._finish(self._queue.popleft(), Reply(errno.ECANCELED))
+
+
+async def _is_free_within(seconds: float, helper: Channel) -> bool:
+    """Return whether a helper has said that it is free in this time. Raises HelperDied."""
+    with trio.move_on_after(seconds) as patience:
+        await helper.is_free()
+    return not patience.cancelled_caught
