@@ -23,7 +23,7 @@ from trio.testing import MockClock
 from tests.disk.support import descriptors, eventually_async, mappings, serving
 from tests.rig import evict, needs
 from trio_amped.config import GateMode
-from trio_amped.disk import paths
+from trio_amped.disk import opening
 from trio_amped.disk.interface import OpenFile, Stamp, WouldWait
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.open_files import OpenFiles
@@ -268,7 +268,7 @@ async def test_a_root_that_is_switched(link: str, place: Path, mock_clock: MockC
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory is believed at once, however lately it was changed."""
-    monkeypatch.setattr(paths, "_SETTLED", -(10**18))
+    monkeypatch.setattr(opening, "SETTLED", -(10**18))
 
 
 @contextlib.contextmanager
