@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import NamedTuple
 import pytest
 
 from tests.disk.support import MIB, Rescuer, descriptors, eventually, mappings
-from tests.rig import FuseDisk, fuse_disk, loop_ext4, overlayfs, public_directory, tmpfs
+from tests.rig import (
+    FuseDisk,
+    fuse_disk,
+    loop_disk,
+    loop_ext4,
+    overlayfs,
+    public_directory,
+    tmpfs,
+)
 
 
 class BrokenDisk(NamedTuple):
@@ -41,6 +50,18 @@ def _ext4(place: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def _tmpfs(place: Path) -> Iterator[Path]:
     with tmpfs(place) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def _xfs(place: Path) -> Iterator[Path]:
+    with loop_disk(place, "xfs") as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def _btrfs(place: Path) -> Iterator[Path]:
+    with loop_disk(place, "btrfs") as mount:
         yield mount
 
 
@@ -95,8 +116,27 @@ def root(_ext4: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def xfs_root(_xfs: Path) -> Iterator[Path]:
+    with temporary_folder_on(_xfs) as path:
+        yield path
+
+
+@pytest.fixture
+def btrfs_root(_btrfs: Path) -> Iterator[Path]:
+    with temporary_folder_on(_btrfs) as path:
+        yield path
+
+
+@pytest.fixture
 def tmpfs_root(_tmpfs: Path) -> Iterator[Path]:
     with temporary_folder_on(_tmpfs) as path:
+        yield path
+
+
+@pytest.fixture(params=["ext4", "xfs", "btrfs", "tmpfs"])
+def any_root(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder on each of the file systems that are local and not stacked."""
+    with temporary_folder_on(request.getfixturevalue(f"_{request.param}")) as path:
         yield path
 
 
@@ -126,6 +166,13 @@ def broken(_broken_ext4: Path, fuse: FuseDisk) -> Iterator[BrokenDisk]:
     with temporary_folder_on(_broken_ext4) as path:
         yield BrokenDisk(fuse, path)
         fuse.reset()
+
+
+@pytest.fixture
+def aged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock on the wall is five seconds ahead of that of the disks: no change is too young."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 5 * 10**9)
 
 
 @pytest.fixture(params=["thread", "process"])

@@ -1,15 +1,28 @@
 """What tests have another user do: each is called in a process of its own, and returns JSON."""
 
 import os
+import time
 from pathlib import Path
 from unittest import mock
 
 import trio
 
 from tests.disk.support import MIB, opened, opened_at, serving
-from trio_amped.disk import kernel
+from trio_amped.disk import kernel, names
 from trio_amped.disk.pages import PageGate
 from trio_amped.stats import Stats
+
+
+def names_errno(path: str) -> int:
+    """Why the names of a directory cannot be read (0: they can)."""
+    later = time.time_ns() + 5 * 10**9
+    try:
+        with mock.patch.object(time, "time_ns", return_value=later):
+            memory, _ = names.read(os.open(path, os.O_PATH), 1000)
+    except OSError as error:
+        return error.errno or -1
+    os.close(memory)
+    return 0
 
 
 def may_write(path: str) -> bool:

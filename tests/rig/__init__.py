@@ -6,7 +6,7 @@ is undone on leaving, also when a test fails. `missing` says what this machine c
 """
 
 from tests.rig.features import Feature, missing, needs
-from tests.rig.file_systems import block_device, loop_ext4, overlayfs, read_ahead, tmpfs
+from tests.rig.file_systems import block_device, loop_disk, loop_ext4, overlayfs, read_ahead, tmpfs
 from tests.rig.fuse import FuseDisk, Operation, fuse_disk
 from tests.rig.mount_points import public_directory
 from tests.rig.page_cache import evict, forget_names, held_in_memory, load, resident_pages
@@ -32,6 +32,7 @@ __all__ = [
     "held_in_memory",
     "identity",
     "load",
+    "loop_disk",
     "loop_ext4",
     "missing",
     "needs",

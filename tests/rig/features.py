@@ -19,8 +19,9 @@ from tests.rig.tools import NOBODY, run_tool, tool
 from tests.rig.users import as_nobody
 
 Feature = Literal[
-    "root", "nobody", "loop", "overlay", "tmpfs", "fuse", "blkio", "strace", "nginx", "curl"
-]
+    "root", "nobody", "loop", "xfs", "btrfs", "casefold", "ascii-ci", "overlay", "tmpfs", "fuse",
+    "blkio", "strace", "nginx", "curl",
+]  # fmt: skip
 
 
 def needs(*features: Feature) -> pytest.MarkDecorator:
@@ -97,6 +98,16 @@ _PROBES: dict[Feature, Callable[[], None]] = {
     ),
     "loop": lambda: _probe_mount(
         "mkdir m; truncate -s 1M i; mkfs.ext4 -q -F -O ^has_journal i; mount -o loop i m"
+    ),
+    "xfs": lambda: _probe_mount("mkdir m; truncate -s 300M i; mkfs.xfs -q i; mount -o loop i m"),
+    "btrfs": lambda: _probe_mount(
+        "mkdir m; truncate -s 128M i; mkfs.btrfs -q i; mount -o loop i m"
+    ),
+    "casefold": lambda: _probe_mount(
+        "mkdir m; truncate -s 16M i; mkfs.ext4 -q -F -O casefold i; mount -o loop i m"
+    ),
+    "ascii-ci": lambda: _probe_mount(
+        "mkdir m; truncate -s 300M i; mkfs.xfs -q -n version=ci i; mount -o loop i m"
     ),
     "fuse": _probe_fuse,
     "blkio": _probe_blkio,

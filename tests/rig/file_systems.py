@@ -1,12 +1,13 @@
-"""tmpfs, overlayfs, and an ext4 on a loop device, as context managers. Blocks."""
+"""tmpfs, overlayfs, and file systems on loop devices, as context managers. Blocks."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final, Literal
 
 from tests.rig.fuse import calm_disks
 from tests.rig.mount_points import mount_point, new_directory, unmount
@@ -42,6 +43,15 @@ def overlayfs(directory: Path, lower: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+# Nothing is left to be initialised later, behind a test's back.
+_MAKE: Final = {
+    "ext4": ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"],
+    "xfs": ["-q", "-K"],
+    "btrfs": ["-q", "-K"],
+}
+_LEAST: Final = {"ext4": 16 << 20, "xfs": 300 << 20, "btrfs": 128 << 20}  # bytes
+
+
 @contextmanager
 def loop_ext4(
     directory: Path,
@@ -60,23 +70,51 @@ def loop_ext4(
     The loop device does direct I/O where the file's file system can, so that there is one page
     cache, not two, and a page that was evicted is read from the place below.
     """
+    with _loop(directory, "ext4", size, read_ahead_kb, image, options) as path:
+        yield path
+
+
+@contextmanager
+def loop_disk(
+    directory: Path,
+    kind: Literal["ext4", "xfs", "btrfs"],
+    *,
+    make: Sequence[str] = (),
+    options: str = "defaults",
+) -> Iterator[Path]:
+    """A small file system of this kind, in a sparse file on a loop device.
+
+    `make`: more options for mkfs.
+    """
+    with _loop(directory, kind, _LEAST[kind], options=options, make=make) as path:
+        yield path
+
+
+@contextmanager
+def _loop(
+    directory: Path,
+    kind: str,
+    size: int,
+    read_ahead_kb: int | None = None,
+    image: Path | None = None,
+    options: str = "defaults",
+    make: Sequence[str] = (),
+) -> Iterator[Path]:
     with ExitStack() as cleanup:
         if image is None:
-            image = new_directory(directory, "image") / "ext4.img"
+            image = new_directory(directory, "image") / f"{kind}.img"
             cleanup.callback(shutil.rmtree, image.parent, ignore_errors=True)
-        path = cleanup.enter_context(mount_point(directory, "ext4"))
+        path = cleanup.enter_context(mount_point(directory, kind))
         cleanup.callback(calm_disks, image)
         if not image.exists():
             with image.open("xb") as file:
                 file.truncate(size)
-            # no initialisation in the background: it would read and write behind a test's back
-            eager = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-            run_tool(tool("mkfs.ext4") or "mkfs.ext4", "-q", "-F", "-m", "0", "-E", eager, image)
+            run_tool(tool(f"mkfs.{kind}") or f"mkfs.{kind}", *_MAKE[kind], *make, image)
         device = _attach(image)
         try:
             if read_ahead_kb is not None:
                 read_ahead(device).write_text(str(read_ahead_kb))
-            run_tool("mount", "-t", "ext4", "-o", options, device, path)
+            run_tool("mount", "-t", kind, "-o", options, device, path)
         finally:
             # In use, so it is detached by the last unmount, whoever does that
             run_tool(tool("losetup") or "losetup", "--detach", device)

@@ -16,11 +16,7 @@ from typing import Final
 from . import kernel, opening
 from .messages import pack_names
 
-# Where a name is these bytes and no others, and where each change of names moves the directory's
-# ctime. (On overlayfs a change below the mount leaves the ctime alone, and yet an open sees it.)
-_FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
-
-# linux/fs.h: FS_IOC_GETFLAGS, for which the kernel fills in an int, and two of the flags.
+# linux/fs.h: FS_IOC_GETFLAGS, for which the kernel fills in an int, and two flags.
 _GET_FLAGS: Final = 2 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 1
 _ENCRYPTED: Final = 0x00000800  # the names are others as soon as there is a key
 _FOLDED: Final = 0x40000000
@@ -40,11 +36,12 @@ def read(directory: int, most: int) -> tuple[int, bytes]:
 
     Each name has a slash behind it; those that may lead to a folder come first. They are all its
     names for as long as its ctime is the same. Raises OSError: EOPNOTSUPP where that can never be
-    said, EBUSY where it cannot be said now, E2BIG for more than `most` names.
+    said, EBUSY where it cannot be said now, E2BIG for more than `most` entries.
     """
     descriptor = opening.open_to_read(directory)
     try:
-        if not _has_exact_names(descriptor):
+        volume = opening.volume_of(descriptor)
+        if not volume.dates_names or _has_other_spellings(descriptor, volume.name):
             raise _failure(errno.EOPNOTSUPP)
         ctime_ns = os.fstat(descriptor).st_ctime_ns
         if time.time_ns() - ctime_ns < opening.SETTLED:
@@ -62,30 +59,23 @@ def _failure(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def _has_exact_names(directory: int) -> bool:
-    """Whether a name leads to an entry if, and only if, it is the same bytes."""
-    name = opening.volume_of(directory).name
-    if name not in _FILE_SYSTEMS or _flags(directory, name) & (_ENCRYPTED | _FOLDED):
-        return False
-    return name != "xfs" or not _xfs_flags(directory) & _XFS_FOLDED
-
-
-def _flags(directory: int, file_system: str) -> int:
-    """What lsattr(1) shows."""
+def _has_other_spellings(directory: int, file_system: str) -> bool:
+    """Whether an entry may also be found by a name that is not the same bytes."""
     try:
         flags = fcntl.ioctl(directory, _GET_FLAGS, bytes(struct.calcsize("i")))
     except OSError as error:
-        if file_system == "tmpfs" and error.errno == errno.ENOTTY:  # before Linux 6.0
-            return 0
-        raise
-    return int.from_bytes(flags, sys.byteorder)
+        if file_system != "tmpfs" or error.errno != errno.ENOTTY:
+            raise
+        return False  # of a kernel whose tmpfs has no flags yet
+    if int.from_bytes(flags, sys.byteorder) & (_ENCRYPTED | _FOLDED):
+        return True
+    return file_system == "xfs" and _xfs_folds(directory)
 
 
-def _xfs_flags(directory: int) -> int:
+def _xfs_folds(directory: int) -> bool:
     geometry = fcntl.ioctl(directory, _GET_XFS_GEOMETRY, bytes(_XFS_GEOMETRY.size))
-    flags: int
     (flags,) = _XFS_GEOMETRY.unpack(geometry)
-    return flags
+    return bool(flags & _XFS_FOLDED)
 
 
 def _read(directory: int, most: int) -> tuple[bytearray, bytearray]:

@@ -55,6 +55,14 @@ class Volume(NamedTuple):
         return self.name in ("overlayfs", "ecryptfs")
 
     @property
+    def dates_names(self) -> bool:
+        """Whether each change of the names in a directory gives it another ctime.
+
+        On overlayfs what changes in the lower directory leaves the ctime alone, and yet is seen.
+        """
+        return self.name in ("ext4", "xfs", "btrfs", "tmpfs")
+
+    @property
     def is_memory(self) -> bool:
         return self.name in ("tmpfs", "ramfs")
 
