@@ -9,7 +9,7 @@ MINUTES ?= 5
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: help serve test test-simulated test-machine test-plain fuzz soak bench bench-packages bench-cold bench-listing bench-asgi docs check-all clean
+.PHONY: help serve test test-simulated test-machine test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -29,6 +29,9 @@ LISTING := $(if $(subst examples/site,,$(value ROOT)),,--listing)
 serve: .venv/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the server can do)
 	@trap : INT; $(BIN)/python -m trio_amped --root=$(call quoted,ROOT) --port $(PORT) $(LISTING) \
 	    $(value OPTIONS) || test $$? -eq 130
+
+packages:  ## install what tests and benches use of Debian's (as root): .ci/packages
+	.ci/install
 
 test: .venv/test  ## lint, types, then all tests with branch coverage
 	$(BIN)/ruff check .
@@ -58,9 +61,6 @@ fuzz: .venv/test  ## run a fuzz campaign for MINUTES (OPTIONS='--help' lists how
 
 bench: .venv/bench  ## measure resident files beside other servers, 15 minutes (OPTIONS=--short)
 	$(BIN)/python -m bench.hot $(OPTIONS)
-
-bench-packages:  ## install what make bench needs of Debian's (as root): nginx, wrk
-	.ci/install nginx wrk
 
 bench-cold: .venv/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
 	$(BIN)/python -m bench.cold $(OPTIONS)

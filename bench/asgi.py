@@ -33,7 +33,7 @@ from bench.hot.measure import Sample
 from bench.hot.peers import Peer, Running, running
 from bench.hot.workloads import WORKLOADS, Workload
 from tests import rig
-from tests.rig.tools import tool
+from tests.rig.tools import require
 
 OURS, BASE, LIMIT = "trio_amped.asgi", "Starlette", "canned"
 APPS: Final = {OURS: "amped", BASE: "starlette", LIMIT: "canned"}
@@ -160,8 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.umask(0o022)
     try:
-        if tool("wrk") is None:
-            raise RuntimeError("no wrk: make bench-packages installs it, as root")
+        require("wrk")
         is_well = measure_hot(options.rounds, options.seconds)
         if reason := rig.missing("root") or rig.missing("blkio"):
             print(f"\nNo slow disk: {reason}")

@@ -111,7 +111,7 @@ def conditions(scratch: Path) -> dict[str, object]:
 
 def check_machine(rows: list[Row]) -> None:
     """Fail early and in words where the rig cannot run."""
-    needed: list[rig.Feature] = ["root", "blkio", "loop"]
+    needed: list[str] = ["root", "blkio", "loop"]
     needed += ["nobody"] if any(row.nobody for row in rows) else []
     needed += ["overlay"] if any(row.overlay for row in rows) else []
     needed += ["nginx"] if any(row.nginx for row in rows) else []

@@ -33,8 +33,7 @@ import trio_amped.asgi
 import trio_amped.disk
 import trio_amped.testing
 from fuzz.targets import ALL
-from tests.clients.support import needs_programs
-from tests.rig import GUARD, REPOSITORY, ServerProcess
+from tests.rig import GUARD, REPOSITORY, ServerProcess, needs
 
 PAGES: Final = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 PUBLIC: Final = (trio_amped, trio_amped.asgi, trio_amped.disk, trio_amped.testing)
@@ -48,7 +47,7 @@ NOT_RUN: Final = {
     r"make (test|test-plain|fuzz|soak|bench(-cold|-listing|-asgi)?|docs|check-all)\b.*": (
         "it takes long, or is what runs this test"
     ),
-    r"make bench-packages": "it installs, as root",
+    r"make packages": "it installs, as root",
     r"python -m fuzz (run|repro|minimise|cover|report|mutants)\b.*": (
         "a campaign takes long, or there must have been one"
     ),
@@ -264,7 +263,7 @@ def quiet_log() -> Iterator[None]:
     log.setLevel(level)
 
 
-@needs_programs("curl", "make")
+@needs("curl", "make")
 @pytest.mark.usefixtures("quiet_log")
 @pytest.mark.parametrize(
     "page",

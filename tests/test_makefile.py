@@ -10,10 +10,9 @@ from typing import Final
 
 import pytest
 
-from tests.clients.support import needs_programs
-from tests.rig import GUARD, REPOSITORY
+from tests.rig import GUARD, REPOSITORY, needs
 
-pytestmark = needs_programs("make")
+pytestmark = needs("make")
 
 SHOWS_ARGUMENTS: Final = "import json, sys; print(json.dumps(sys.argv[1:]))"
 

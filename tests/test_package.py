@@ -29,8 +29,7 @@ from packaging.requirements import Requirement
 from readme_renderer import markdown
 
 import trio_amped
-from tests.clients.support import needs_programs
-from tests.rig import GUARD, REPOSITORY, ServerProcess
+from tests.rig import GUARD, REPOSITORY, ServerProcess, needs
 
 CHART: Final = "docs/benchmark.svg"
 IMPORTS_ALL: Final = """
@@ -102,7 +101,7 @@ def sources(tmp_path: Path) -> set[str]:
     return {name for name in listed.split("\0") if name and (REPOSITORY / name).is_file()}
 
 
-@needs_programs("git")
+@needs("git")
 def test_the_source_distribution_is_the_whole_repository(built: Built, sources: set[str]) -> None:
     assert {"Makefile", ".ci/run", "tests/test_package.py", "fuzz/__main__.py"} <= sources
     assert built.files_of_source() == sources | {"PKG-INFO"}
@@ -114,7 +113,7 @@ def test_programs_of_the_source_distribution_can_be_run(built: Built) -> None:
     assert programs == {"run", "install"}
 
 
-@needs_programs("git")
+@needs("git")
 def test_the_wheel_is_the_package_alone(built: Built, sources: set[str]) -> None:
     package = {name for name in sources if name.startswith("trio_amped/")}
     assert "trio_amped/py.typed" in package

@@ -38,6 +38,7 @@ from tests.rig import (
     slow_cgroup,
     tmpfs,
 )
+from tests.rig.tools import require
 
 MIB = 1 << 20
 
@@ -89,12 +90,22 @@ def test_missing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert missing("root") == "no root: not root"
         assert missing("tmpfs") == "no tmpfs: not root"
-        assert missing("nginx") == "no nginx: not installed"
+        assert missing("nginx") == "no nginx: not installed: apt-get install nginx"
         mark = needs("root", "nginx").mark
         assert mark.args == (True,)
-        assert mark.kwargs["reason"] == "no root: not root; no nginx: not installed"
+        assert mark.kwargs["reason"] == (
+            "no root: not root; no nginx: not installed: apt-get install nginx"
+        )
+        with pytest.raises(RuntimeError, match=r"^not installed: apt-get install curl zsync$"):
+            require("zsyncmake", "zsync", "curl")
     finally:
         missing.cache_clear()
+
+
+def test_a_program_that_no_package_has_is_a_mistake() -> None:
+    """It would be skipped everywhere, since nothing installs it."""
+    with pytest.raises(KeyError):
+        needs("sh")
 
 
 @needs("nobody")

@@ -18,7 +18,7 @@ from bench.hot.peers import BASE, OURS, PEERS, SHORT, Peer, Running, running
 from bench.hot.results import Results
 from bench.hot.workloads import IDLE, WORKERS, WORKLOADS, Workload, contents
 from tests import rig
-from tests.rig.tools import tool
+from tests.rig.tools import require
 
 HELP = """\
 Measures how fast files that are in memory are served, and compares with other servers.
@@ -197,9 +197,7 @@ def check_machine() -> None:
     """Fail early and in words where it cannot run."""
     if len(os.sched_getaffinity(0)) < 2:
         raise RuntimeError("two cores are needed, one for the server and one for the load")
-    for program in ("wrk", "nginx", "taskset"):
-        if tool(program) is None:
-            raise RuntimeError(f"no {program}: make bench-packages installs it, as root")
+    require("wrk", "nginx", "taskset")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < DESCRIPTORS:
         raise RuntimeError(f"{DESCRIPTORS} open files are needed, {most} are allowed (ulimit -Hn)")

@@ -19,10 +19,8 @@ from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.rig import GUARD
+from tests.rig import GUARD, needs
 from tests.rig.tools import tool
-
-from .support import needs_programs
 
 _OPTIONS = (
     "--headless=new",
@@ -76,7 +74,7 @@ return [video.currentTime, ...canvas.getImageData(video.videoWidth / 2, 20, 1, 1
 """`Browser.run` it with a time of the video: the time then, and a pixel above in the middle."""
 
 
-needs_chromium = needs_programs("chromium", "chromedriver")
+needs_chromium = needs("chromium", "chromedriver", "font")
 
 
 class Response(NamedTuple):

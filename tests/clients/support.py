@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import brotli  # type: ignore[import-untyped]
-import pytest
 
 from tests.real.support import put
 from tests.rig import GUARD, ServerProcess
-from tests.rig.tools import tool
 
 DEBUG = ("--log-level", "debug")  # the server's log has a line for each request
-
-
-def needs_programs(*names: str) -> pytest.MarkDecorator:
-    """Skip a test, with the reason, where one of these programs is missing."""
-    away = [name for name in names if tool(name) is None]
-    return pytest.mark.skipif(bool(away), reason=f"not installed: {', '.join(away)}")
 
 
 def run(
@@ -94,5 +86,5 @@ CODINGS = {"br": ".br", "gzip": ".gz", "zstd": ".zst"}
 COMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
     "br": brotli.compress,
     "gzip": gzip.compress,
-    "zstd": _zstd,  # needs_programs("zstd")
+    "zstd": _zstd,  # needs("zstd")
 }

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.real.support import KIB, LONG_AGO, content, put
-from tests.rig import GUARD, running_server
+from tests.rig import GUARD, needs, running_server
 
-from .support import DEBUG, Exchange, needs_programs, run, stop_and_count
+from .support import DEBUG, Exchange, run, stop_and_count
 
-pytestmark = needs_programs("apt-get", "apt-ftparchive", "dpkg-deb")
+pytestmark = needs("apt-get", "apt-ftparchive", "dpkg-deb")
 
 NAMES = [f"trio-amped-test-{number}" for number in range(6)]
 

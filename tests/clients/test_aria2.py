@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from tests.real.support import LONG_AGO, MIB, content, put
-from tests.rig import running_server
+from tests.rig import needs, running_server
 
-from .support import DEBUG, Exchange, needs_programs, run, stop_and_count
+from .support import DEBUG, Exchange, run, stop_and_count
 
-pytestmark = needs_programs("aria2c")
+pytestmark = needs("aria2c")
 
 ARIA2 = ("aria2c", "--no-conf", "--quiet", "--file-allocation=none", "--max-tries=1")
 SIXTEEN = ("-x16", "-s16", "-k1M")

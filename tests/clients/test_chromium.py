@@ -8,11 +8,11 @@ from pathlib import Path
 import brotli  # type: ignore[import-untyped]
 import pytest
 
-from tests.rig import ServerProcess, running_server
+from tests.rig import ServerProcess, needs, running_server
 
 from . import pages
 from .browser import FETCH, LOAD, PHONE, SEEK, Browser, needs_chromium
-from .support import DEBUG, needs_programs
+from .support import DEBUG
 
 pytestmark = needs_chromium
 
@@ -86,7 +86,7 @@ def test_a_reload_does_not_ask_for_what_is_immutable(browser: Browser, site: Pat
 # ---------------------------------------------------------------- videos
 
 
-@needs_programs("ffmpeg")
+@needs("ffmpeg")
 @pytest.mark.parametrize("kind", pages.CODECS)
 def test_a_video_is_played_and_sought_in(browser: Browser, site: Path, kind: str) -> None:
     clip = pages.film(site / f"clip.{kind}")

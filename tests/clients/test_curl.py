@@ -9,9 +9,9 @@ import pytest
 from tests.real.support import LONG_AGO, MIB, Reply, content, curl, fetch, put
 from tests.rig import ServerProcess, needs, public_directory, running_server
 
-from .support import CODINGS, COMPRESSORS, needs_programs, stop_and_count
+from .support import CODINGS, COMPRESSORS, stop_and_count
 
-pytestmark = [needs("curl"), needs_programs("zstd")]
+pytestmark = needs("curl", "zstd")
 
 DATA = content(3 * MIB)
 SCRIPT = b"".join(b"export const answer%d = %d;\n" % (n, n * n) for n in range(5000))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.real.support import KIB, content, put
-from tests.rig import running_server
+from tests.rig import needs, running_server
 
-from .support import DEBUG, Exchange, needs_programs, plant, run, stop_and_count, tree
+from .support import DEBUG, Exchange, plant, run, stop_and_count, tree
 
-pytestmark = needs_programs("git")
+pytestmark = needs("git")
 
 FILES = {
     **{f"folder {n % 7}/file {n}.txt": b"%d\n" % n * 100 * n for n in range(120)},

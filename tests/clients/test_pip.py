@@ -3,7 +3,6 @@
 import base64
 import csv
 import hashlib
-import importlib.util
 import io
 import os
 import sys
@@ -15,10 +14,6 @@ import pytest
 from tests.rig import ServerProcess, running_server
 
 from .support import DEBUG, plant, run, stop_and_count, tree
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("pip") is None, reason="not installed: pip"
-)
 
 PIP = (sys.executable, "-m", "pip", "--no-cache-dir", "--disable-pip-version-check")
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.real.support import KIB, MIB, content
-from tests.rig import public_directory, running_server
+from tests.rig import needs, public_directory, running_server
 
 from . import pages, redbot_notes
-from .support import CODINGS, COMPRESSORS, needs_programs, plant, run, stop_and_count
+from .support import CODINGS, COMPRESSORS, plant, run, stop_and_count
 
-pytestmark = needs_programs("ffmpeg", "zstd")
+pytestmark = needs("ffmpeg", "zstd", "font")
 
 SITES = {
     "plain": ("--immutable",),

@@ -15,10 +15,10 @@ from urllib.parse import urljoin
 import brotli  # type: ignore[import-untyped]
 import pytest
 
-from tests.rig import GUARD, REPOSITORY, ServerProcess
+from tests.rig import GUARD, REPOSITORY, ServerProcess, needs
 
 from .browser import PHONE, SEEK, Browser, needs_chromium
-from .support import CODINGS, needs_programs, run
+from .support import CODINGS, run
 
 SITE = REPOSITORY / "examples/site"
 PACKED = ("style.css", "ranges/ranges.js")
@@ -35,7 +35,7 @@ UNPACKERS: Mapping[str, Callable[[bytes], bytes]] = {
     "zstd": _unpack_zstd,
 }
 
-pytestmark = needs_programs("make")
+pytestmark = needs("make")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_every_link_leads_somewhere(url: str) -> None:
             assert fetch(target)[0] == (404 if link == "no-such-page" else 200), target
 
 
-@needs_programs("zstd")
+@needs("zstd")
 @pytest.mark.parametrize("coding", UNPACKERS)
 @pytest.mark.parametrize("name", PACKED)
 def test_a_form_is_that_of_its_file(url: str, name: str, coding: str) -> None:
@@ -93,7 +93,7 @@ def test_a_form_is_that_of_its_file(url: str, name: str, coding: str) -> None:
     assert fetch(url + name, **{"Accept-Encoding": coding}) == (200, form.read_bytes())
 
 
-@needs_programs("ffmpeg")
+@needs("ffmpeg")
 def test_the_film_is_made_by_its_script(tmp_path: Path) -> None:
     script = tmp_path / "make_film.py"
     script.write_bytes((SITE / "films/make_film.py").read_bytes())

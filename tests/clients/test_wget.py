@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.real.support import KIB, LONG_AGO, MIB, content, put
-from tests.rig import running_server
+from tests.rig import needs, running_server
 
-from .support import DEBUG, needs_programs, plant, run, stop_and_count, tree
+from .support import DEBUG, plant, run, stop_and_count, tree
 
-pytestmark = needs_programs("wget")
+pytestmark = needs("wget")
 
 WGET = ("wget", "--no-config", "--no-proxy", "--no-verbose", "--tries=1")
 KEEP_NAMES = "--restrict-file-names=nocontrol"  # all bytes of them

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.real.support import KIB, MIB, content, put
-from tests.rig import running_server
+from tests.rig import needs, running_server
 
-from .support import DEBUG, needs_programs, run, stop_and_count
+from .support import DEBUG, run, stop_and_count
 
-pytestmark = needs_programs("zsync", "zsyncmake")
+pytestmark = needs("zsync", "zsyncmake")
 
 SIZE = 8 * MIB
 CHANGE = 5 * KIB

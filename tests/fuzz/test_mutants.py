@@ -20,9 +20,11 @@ from fuzz.mutants import Mutant, read_all
 from fuzz.mutants.attack import BATCH, Attack
 from fuzz.target import Target
 from fuzz.targets import ALL
+from tests.rig import REPOSITORY, needs
+
+pytestmark = needs("patch", "git")
 
 MUTANTS = read_all()
-REPOSITORY = Path(__file__).parents[2]
 NAMED_BY_THE_ISSUE = {
     "range_last_byte",
     "abort_without_close",

@@ -5,7 +5,7 @@ the page cache as a test wants it; a server as a process, as another user if nee
 is undone on leaving, also when a test fails. `missing` says what this machine cannot do.
 """
 
-from tests.rig.features import Feature, missing, needs
+from tests.rig.features import missing, needs
 from tests.rig.file_systems import block_device, loop_disk, loop_ext4, overlayfs, read_ahead, tmpfs
 from tests.rig.fuse import FuseDisk, Operation, fuse_disk
 from tests.rig.mount_points import public_directory
@@ -19,7 +19,6 @@ __all__ = [
     "GUARD",
     "NOBODY",
     "REPOSITORY",
-    "Feature",
     "FuseDisk",
     "Operation",
     "ServerProcess",

@@ -1,7 +1,9 @@
-"""What the rig's other modules share: where things are, and how to run a tool. Blocks."""
+"""What the rig's other modules share: where things are, how to run a tool, and which package of
+Debian's has a tool that is missing. Blocks."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import shutil
@@ -32,3 +34,18 @@ def run_tool(*argv: str | Path) -> str:
 def tool(name: str) -> str | None:
     """The path of a program; administrators' programs are not in every user's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+def require(*programs: str) -> None:
+    """Raise RuntimeError, with the packages to install, unless all these programs are there."""
+    found = [(_packages()[program], tool(program)) for program in programs]
+    if away := sorted({package for package, path in found if path is None}):
+        raise RuntimeError(f"not installed: apt-get install {' '.join(away)}")
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    """Return the package that has each program, from the lines of .ci/packages."""
+    lines = (REPOSITORY / ".ci/packages").read_text().splitlines()
+    found = (line.partition("#")[0].partition(":") for line in lines)
+    return {program: package for package, _, programs in found for program in programs.split()}
