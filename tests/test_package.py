@@ -41,10 +41,10 @@ print(trio_amped.__file__)
 """
 
 
-def run(*argv: str | Path, **variables: str) -> str:
-    """What a program prints that ends with 0."""
-    environment = os.environ | variables
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=GUARD)
+def run(*argv: str | Path, cwd: Path = REPOSITORY) -> str:
+    """What a program prints that ends with 0. Copies of the package are not measured."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    done = subprocess.run(argv, cwd=cwd, env=known, capture_output=True, text=True, timeout=GUARD)
     assert done.returncode == 0, (argv, done.stdout, done.stderr)
     return done.stdout
 
@@ -111,6 +111,16 @@ def test_programs_of_the_source_distribution_can_be_run(built: Built) -> None:
     with tarfile.open(built.source) as archive:
         programs = {PurePosixPath(x.name).name for x in archive if x.isfile() and x.mode & 0o100}
     assert programs == {"run", "install"}
+
+
+@needs("git")
+def test_the_source_distribution_can_be_tested(built: Built, tmp_path: Path) -> None:
+    """A few of its tests, one of which builds it once more: it has its files, and is no clone."""
+    run("tar", "-xf", built.source, "-C", tmp_path)
+    [unpacked] = tmp_path.iterdir()
+    itself = test_the_source_distribution_is_the_whole_repository.__name__
+    tests = (f"tests/test_package.py::{itself}", "tests/test_config.py", "tests/test_layers.py")
+    run(sys.executable, "-m", "pytest", "-q", *tests, cwd=unpacked)
 
 
 @needs("git")
