@@ -5,6 +5,7 @@ Nothing here waits for a fixed time. `GUARD` is how long a broken test may take 
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from tests.rig import REPOSITORY, FuseDisk, as_nobody
+from tests.rig import GUARD, REPOSITORY, FuseDisk, as_nobody
 from trio_amped.config import Config
 from trio_amped.disk import helper
 from trio_amped.disk.local import LocalDisk, open_disk
@@ -23,7 +24,6 @@ from trio_amped.disk.opening import Opened, open_waiting
 from trio_amped.disk.pages import OpenFile
 from trio_amped.stats import Stats
 
-GUARD = 15.0  # seconds
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -99,13 +99,13 @@ async def in_thread(work: Callable[[], object]) -> None:
 async def serving(
     root: Path, stats: Stats | None = None, **settings: object
 ) -> AsyncIterator[LocalDisk]:
-    """`open_disk`, with a guard, and without the exception group around a test's failure."""
-    config = Config(root=root, **({"max_helpers": 4} | settings))  # type: ignore[arg-type]
+    """`open_disk`, which never gives up, without the exception group around a test's failure."""
+    common = {"max_helpers": 4, "disk_timeout": math.inf}
+    config = Config(root=root, **(common | settings))  # type: ignore[arg-type]
     failure: BaseException | None = None
     async with open_disk(config, stats if stats is not None else Stats()) as disk:
         try:
-            with trio.fail_after(2 * GUARD):
-                yield disk
+            yield disk
         except Exception as error:
             failure = error
     if failure is not None:
@@ -223,7 +223,7 @@ def _elsewhere(
         wrap([sys.executable, "-W", "error", "-c", program, question]),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=GUARD,
         cwd="/",
         env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
         | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},

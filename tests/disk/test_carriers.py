@@ -15,7 +15,6 @@ import trio.testing
 
 from tests.disk.conftest import BrokenDisk
 from tests.disk.support import (
-    GUARD,
     MIB,
     children,
     eventually,
@@ -23,7 +22,7 @@ from tests.disk.support import (
     helper_threads,
     in_thread,
 )
-from tests.rig import REPOSITORY, evict, needs
+from tests.rig import GUARD, REPOSITORY, evict, needs
 from trio_amped.disk import carriers, helper
 from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 
@@ -251,7 +250,7 @@ def test_helper_processes_go_when_the_main_process_is_killed(kind: str, root: Pa
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        timeout=60,
+        timeout=GUARD,
         env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
     )
     assert done.returncode == -signal.SIGKILL

@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 
 from tests.disk.conftest import temporary_folder_on
-from tests.disk.support import GUARD, MIB, descriptors
-from tests.rig import needs
+from tests.disk.support import MIB, descriptors
+from tests.rig import GUARD, needs
 from trio_amped.disk import carriers, directories, kernel, opening
 from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 from trio_amped.semantics.listing import View
@@ -226,7 +226,7 @@ def test_the_memory_of_a_helper_is_bounded(large: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, carriers._start(theirs.fileno(), 0) as process:
         theirs.close()
-        ours.settimeout(4 * GUARD)
+        ours.settimeout(GUARD)
         assert ours.recv(MAX_MESSAGE) == FREE
         root = os.open(large, os.O_PATH)
         for kind, mark in (("html", b"<time "), ("json", b'"href": ')):

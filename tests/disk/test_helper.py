@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.disk.conftest import BrokenDisk
-from tests.disk.support import GUARD, KIB, MIB, as_stranger, descriptors, mappings
-from tests.rig import FuseDisk, evict, needs, resident_pages
+from tests.disk.support import KIB, MIB, as_stranger, descriptors, mappings
+from tests.rig import GUARD, FuseDisk, evict, needs, resident_pages
 from trio_amped.disk import carriers, helper, kernel, opening
 from trio_amped.disk.kernel import PAGE
 from trio_amped.disk.messages import (

@@ -17,7 +17,6 @@ from trio.testing import MockClock
 
 from tests.disk.conftest import BrokenDisk
 from tests.disk.support import (
-    GUARD,
     KIB,
     MIB,
     children,
@@ -31,7 +30,7 @@ from tests.disk.support import (
     serving,
 )
 from tests.disk.test_local import a_file, whole
-from tests.rig import FuseDisk, Operation, evict, needs
+from tests.rig import GUARD, FuseDisk, Operation, evict, needs
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.pages import WINDOW
 from trio_amped.stats import Stats
@@ -209,9 +208,7 @@ async def test_a_cancelled_miss_keeps_its_descriptor_until_the_disk_answers(
         disk.close(file)
         assert os.readlink(f"/proc/self/fd/{fd}") == str(broken.root / "cold"), "not given away"
         broken.disk.release()
-        with trio.fail_after(10):
-            while descriptors(broken.root) != before:
-                await loop_turns(1)
+        await eventually_async(lambda: descriptors(broken.root) == before)
 
 
 # ---------------------------------------------------------------- FUSE below the root
@@ -293,7 +290,7 @@ async def test_a_root_that_is_switched_to_a_hung_mount(root: Path, fuse: FuseDis
             def watch() -> None:
                 fuse.wait_hanging()
                 token.run_sync_soon(alive.set)
-                stuck.append(not alive.wait(5))  # seconds, where the test is to fail
+                stuck.append(not alive.wait(GUARD))
                 fuse.release()
 
             fuse.hang("getattr", "statfs")

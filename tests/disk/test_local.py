@@ -22,7 +22,6 @@ from trio.testing import MockClock
 
 from tests.disk.conftest import BrokenDisk
 from tests.disk.support import (
-    GUARD,
     KIB,
     MIB,
     as_stranger,
@@ -34,7 +33,7 @@ from tests.disk.support import (
     opened,
     serving,
 )
-from tests.rig import REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
+from tests.rig import GUARD, REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
 from trio_amped.config import Config
 from trio_amped.disk import kernel, opening
 from trio_amped.disk.interface import Disk
@@ -292,7 +291,7 @@ def test_on_a_kernel_without_openat2(root: Path) -> None:
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        timeout=60,
+        timeout=GUARD,
         env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
     )
     assert done.stderr == ""
@@ -824,12 +823,12 @@ async def test_a_full_queue_only_means_nothing_ahead(broken: BrokenDisk, stats: 
     async with serving(broken.root, stats, max_helpers=1, max_queue=2) as disk:
         files = [await disk.open(b"file") for _ in range(3)]
         hot = await disk.open(b"hot")
+        evict(broken.root / "hot")  # which writes: the disk must not hang yet
         broken.disk.hang("read")
         async with trio.open_nursery() as nursery:
             for number, file in enumerate(files):
                 nursery.start_soon(disk.ready, file, number * WINDOW, (number + 1) * WINDOW)
                 await trio.testing.wait_all_tasks_blocked()
-            evict(broken.root / "hot")
             with pytest.raises(BlockingIOError):
                 await disk.ready(hot, 0, WINDOW)
             broken.disk.release()

@@ -97,6 +97,13 @@ async def keeping(
         assert disk._stats.files_open == 0
 
 
+@pytest.fixture(autouse=True)
+def _the_time_of_day_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test changes was changed just now, however long the test takes."""
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+
+
 # ---------------------------------------------------------------- what a path leads to
 
 

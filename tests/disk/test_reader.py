@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disk.conftest import BrokenDisk
-from tests.disk.support import GUARD, KIB, MIB, eventually_async, helper_threads, in_thread
+from tests.disk.support import KIB, MIB, eventually_async, helper_threads, in_thread
 from tests.disk.test_local import a_file
-from tests.rig import evict, needs
+from tests.rig import GUARD, evict, needs
 from trio_amped import disk
 from trio_amped.config import GateMode, HelperKind
 from trio_amped.disk.local import LocalDisk
@@ -205,15 +205,27 @@ async def test_a_disk_that_hangs_can_be_left(broken: BrokenDisk, kind: HelperKin
 
 
 @needs("root", "loop", "fuse")
-async def test_a_disk_that_does_not_answer_is_a_timeout(broken: BrokenDisk) -> None:
+async def test_a_disk_that_does_not_answer_is_a_timeout(
+    broken: BrokenDisk, mock_clock: trio.testing.MockClock
+) -> None:
     content = a_file(broken.root / "cold", MIB)
+
+    async def read_in_vain() -> None:
+        with pytest.raises(TimeoutError):
+            await file.read_at(0, 10)
+
     async with (
-        disk.open_gate(disk_timeout=0.2) as gateway,
+        disk.open_gate(disk_timeout=5) as gateway,
         gateway.open(broken.root / "cold") as file,
     ):
         broken.disk.hang("read")
-        with pytest.raises(TimeoutError):
-            await file.read_at(0, 10)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_in_vain)
+            await in_thread(broken.disk.wait_hanging)
+            mock_clock.jump(4.9)
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            mock_clock.jump(0.2)
         broken.disk.release()
         assert await file.read_at(0, 10) == content[:10]
 
