@@ -309,6 +309,16 @@ def test_a_missing_root(place: Path) -> None:
     )
 
 
+def test_a_root_whose_name_is_two_lines(root: Path) -> None:
+    """It is shown on one, by the error and by the log."""
+    odd = root.with_name("a\n\x1bb")
+    says = only_line("--port", "0", "--root", str(odd))
+    assert says.startswith(f"cannot serve {root.parent}/a\\n\\x1bb: No such file or directory; ")
+    root.rename(odd)
+    with running_server(root=odd) as server:
+        assert f"serving {root.parent}/a\\n\\x1bb at http" in server.log[0]
+
+
 def test_a_file_as_root(root: Path) -> None:
     says = only_line("--port", "0", "--root", str(root / "small"))
     assert says == f"cannot serve {root}/small: Not a directory; give a readable folder with --root"

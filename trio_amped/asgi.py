@@ -15,6 +15,7 @@ import trio
 from .config import Application, Config, Site
 from .disk.interface import FileChanged
 from .semantics.body import Body
+from .semantics.printable import printable
 from .semantics.request import Request
 from .semantics.response import Response, redirect
 from .serving.body import BodySender
@@ -121,7 +122,7 @@ class StaticFiles:
         try:
             async with open_router(self.config, self.stats) as router:
                 for site in self.config.all_sites:
-                    log.info("serving %s", os.fspath(site.root))
+                    log.info("serving %s", printable(os.fspath(site.root)))
                 await router.introduce()
                 if self._otherwise:
                     for root in router.roots:

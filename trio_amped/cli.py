@@ -16,6 +16,7 @@ import trio
 
 from . import __version__, logs
 from .config import Config
+from .semantics.printable import printable
 from .serving.server import Server
 from .stats import Stats
 from .supervisor import DRAINING, Supervisor, usable_processors
@@ -67,9 +68,8 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, and not the whole usage before it; what a terminal might obey is escaped."""
-        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-        self.exit(_UNUSABLE, f"{self.prog}: error: {''.join(shown)}; see {self.prog} --help\n")
+        """One line, and not the whole usage before it."""
+        self.exit(_UNUSABLE, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,7 +177,7 @@ async def _run(config: Config) -> int:
         try:
             await server.serve()
         except OSError as error:
-            print(f"trio-amped: error: {_explain(config, error)}", file=sys.stderr)
+            print(f"trio-amped: error: {printable(_explain(config, error))}", file=sys.stderr)
             status = _UNUSABLE
         nursery.cancel_scope.cancel()
     if status == 0:
@@ -189,7 +189,7 @@ async def _run_workers(supervisor: Supervisor, config: Config) -> int:
     try:
         status = await supervisor.run()
     except OSError as error:
-        print(f"trio-amped: error: {_explain(config, error)}", file=sys.stderr)
+        print(f"trio-amped: error: {printable(_explain(config, error))}", file=sys.stderr)
         return _UNUSABLE
     dead = f"; not counted: {supervisor.uncounted} dead workers" if supervisor.uncounted else ""
     log.info("stopped; %s%s", _summary(supervisor.stats), dead)

@@ -28,6 +28,7 @@ _COSTS: Final = {
     "hung": 2,
     "idle": 2,
     "lane": 2,
+    "ledger": 3,
     "listeners": 2,
     "machine": 2,
     "reference": 2,

@@ -241,7 +241,8 @@ def test_a_leak_at_one_point_is_found() -> None:
 def test_an_answer_after_a_broken_one_is_found() -> None:
     async def respond(self: Connection, response: object, body: object) -> None:
         with contextlib.suppress(FileChanged, OSError):  # and the connection goes on
-            await body.send(self._head(response))  # type: ignore[attr-defined, arg-type]
+            head = self._head(response, response.body)  # type: ignore[attr-defined, arg-type]
+            await body.send(head)  # type: ignore[attr-defined]
 
     scene = Scene(FILES, LARGE + GET, window=4096)
     with mock.patch.object(Connection, "respond", respond), pytest.raises(AssertionError):

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import trio
 
 from ..config import Config
+from ..semantics.printable import printable
 from ..stats import Stats
 from . import opening
 from .descriptors import Descriptor
@@ -196,7 +197,7 @@ class PathGate:
                 root = await self._ask_helper(Order(Operation.ROOT, self._path), None)
             self._change_root(root)
         except OSError as error:
-            log.warning("%s: %s; serving what it was", os.fsdecode(self._path), error)
+            log.warning("%s: %s; serving what it was", printable(self._path), error)
         finally:
             self._is_reopening = False
 
@@ -219,7 +220,7 @@ class PathGate:
         if (before.device, before.inode) == (after.device, after.inode):
             os.close(root.descriptor)
             return
-        log.info("%s is another directory now", os.fsdecode(self._path))
+        log.info("%s is another directory now", printable(self._path))
         self.directory.release()
         self.root, self.directory = root, Descriptor(root.descriptor)
 

@@ -11,6 +11,7 @@ from ..disk.interface import Disk, FileChanged, OpenFile
 from ..semantics.body import Body, FileSpan
 from ..semantics.errors import HttpError
 from ..semantics.head import HeadReader
+from ..semantics.printable import printable
 from ..semantics.response import Response, error_response
 from ..stats import Stats
 from .answers import Answer, Answers
@@ -219,7 +220,7 @@ class Connection:
 
     async def respond(self, response: Response, body: BodySender) -> None:
         """Send a response. Raises ClientGone, FileChanged, OSError."""
-        head = self._head(response)
+        head = self._head(response, response.body)
         await body.send(head)
 
     async def pass_on(self, application: Application) -> None:
@@ -237,10 +238,11 @@ class Connection:
         self._note_begin(status, None)
         return self._is_draining
 
-    def _head(self, response: Response, *, is_last: bool = False) -> bytes:
+    def _head(self, response: Response, sent: Body, *, is_last: bool = False) -> bytes:
+        """The head of a response, of whose body `sent` follows."""
         closes = is_last or self._is_draining
         head = self._framing.send(response, time.time(), closes=closes)
-        self._note_begin(response.status, sum(map(len, response.body)))
+        self._note_begin(response.status, sum(map(len, sent)))
         return head
 
     def _note_begin(self, status: int, length: int | None) -> None:
@@ -265,7 +267,7 @@ class Connection:
         response = error_response(error, request.method if request else None)
         sent = () if self._line.startswith(b"HEAD ") else response.body
         body = BodySender(self.transport, self._router.any_disk, None, sent)
-        await body.send(self._head(response, is_last=True))
+        await body.send(self._head(response, sent, is_last=True))
         self._note_end()
         await self.transport.finish()
 
@@ -281,4 +283,4 @@ class Connection:
 
     def _target(self) -> str:
         request = self._framing.request or self._unfinished
-        return request.target.decode("latin-1") if request else "a request"
+        return printable(request.target) if request else "a request"

@@ -10,6 +10,7 @@ import trio
 
 from ..config import Application
 from ..semantics.errors import HttpError
+from ..semantics.printable import printable
 from .framing import Fields, Framing
 from .transport import ClientGone, Transport
 
@@ -195,7 +196,7 @@ async def run(application: Application, exchange: Exchange) -> None:
 
 
 def _log_failure(exchange: Exchange, error: Exception) -> None:
-    target = exchange.request.target.decode("latin-1")
+    target = printable(exchange.request.target)
     log.error("the application failed: %s", target, exc_info=error)
 
 

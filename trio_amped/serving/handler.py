@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-import os
 import time
 from typing import Protocol
 
 from ..config import Application
 from ..disk.interface import FileChanged, OpenFile
 from ..semantics.errors import HttpError, status_of_errno
+from ..semantics.printable import printable
 from ..semantics.request import Request, check_request
 from ..semantics.response import (
     Response,
@@ -142,5 +142,5 @@ def _log_refusal(request: Request, error: HttpError) -> None:
         level = logging.INFO
     else:
         level = logging.DEBUG
-    target = os.fsdecode(request.target)
+    target = printable(request.target)
     log.log(level, "%s for %s: %s", error.status, target, error.detail, exc_info=error.__cause__)

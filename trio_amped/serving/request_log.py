@@ -7,6 +7,7 @@ from typing import NamedTuple
 import trio
 
 from ..config import Answered
+from ..semantics.printable import printable
 
 log = logging.getLogger("trio_amped.serving")
 access_log = logging.getLogger("trio_amped.access")
@@ -50,4 +51,4 @@ def log_access(line: bytes, status: int, length: int | None) -> None:
     """
     if access_log.isEnabledFor(logging.DEBUG):
         shown = "-" if length is None else length
-        access_log.debug("%s %d %s", line.decode("latin-1"), status, shown)
+        access_log.debug("%s %d %s", printable(line), status, shown)

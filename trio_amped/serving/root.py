@@ -7,7 +7,6 @@ import copy
 import errno
 import logging
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,6 +17,7 @@ from ..disk.interface import Disk, OpenFile
 from ..semantics.errors import Headers, HttpError, status_of_errno
 from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, View
 from ..semantics.negotiation import names_html, preferred_codings, prefers
+from ..semantics.printable import printable
 from ..semantics.request import Request
 from ..semantics.response import Representation
 from ..semantics.routing import read_prefix
@@ -161,7 +161,7 @@ class DocumentRoot:
 
     async def _open_sidecar(self, path: bytes, original: OpenFile) -> OpenFile | None:
         """A sidecar that may stand for its original; None if there is none."""
-        name = os.fsdecode(path)
+        name = printable(path)
         try:
             file = await self.disk.open(path)
         except OSError as error:
@@ -213,7 +213,7 @@ class DocumentRoot:
             problem = _refusal(error).detail
         except (IsDirectory, HttpError):
             problem = "it is no regular file"
-        self._tell(f"the page {os.fsdecode(path)} is not used: {problem}")
+        self._tell(f"the page {printable(path)} is not used: {problem}")
         return None
 
     def _tell(self, line: str) -> None:

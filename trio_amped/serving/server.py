@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import trio
 
 from ..config import Config
+from ..semantics.printable import printable
 from ..stats import Stats
 from .answers import Answers
 from .connection import Connection, Unfinished
@@ -87,7 +88,7 @@ class Server:
             router = await stack.enter_async_context(open_router(self.config, self.stats))
             roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
             for listener in listeners:
-                log.info("serving %s at %s", roots, _url(listener))
+                log.info("serving %s at %s", printable(roots), printable(_url(listener)))
             await router.introduce()
             self._has_served = True
             task_status.started([_address(listener) for listener in listeners])
