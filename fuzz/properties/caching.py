@@ -1,0 +1,121 @@
+"""What a shared cache may give to one client of what it has had for another (RFC 9111 4.1)."""
+
+import random
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Final
+
+from hypothesis import strategies as st
+
+from fuzz.target import Target
+from fuzz.world.disk import PLANS, Plan, WorldDisk
+from fuzz.world.hosts import hosting
+from fuzz.world.runs import SCHEDULES, run
+from fuzz.world.scenes import TURNS
+from tests.serving.client import Answer, parse
+from tests.serving.peers import WAYS
+from tests.simulated import DIRECTORY
+from trio_amped.config import Config
+from trio_amped.testing import Entry, SimFile
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request: the values of the fields on which an answer may depend, None where it has none."""
+
+    path: str
+    fields: tuple[tuple[str, str | None], ...]
+
+    @property
+    def wire(self) -> bytes:
+        lines = [f"{name}: {value}" for name, value in self.fields if value is not None]
+        return "\r\n".join([f"GET {self.path} HTTP/1.1", "Host: h", *lines, "", ""]).encode()
+
+    def selects(self, vary: str) -> tuple[str | None, ...]:
+        """What it says in the fields that an answer names, which is the key of a cache."""
+        said = {name.lower(): value for name, value in self.fields}
+        return tuple(said.get(name.strip().lower()) for name in vary.split(","))
+
+
+def check_caching(
+    names: frozenset[bytes],
+    settings: dict[str, Any],
+    asks: list[Ask],
+    plan: Plan,
+    schedule: int,
+    turns: float,
+) -> None:
+    """Two requests that agree in all the fields that either answer names get the same answer."""
+    entries: dict[bytes, Entry] = {name: b"<%s>" % name for name in names}
+    entries |= {folder: SimFile(mode=DIRECTORY) for folder in (b"", b"list")}
+    for way in WAYS:
+        received = run(_received, way, WorldDisk(entries, plan), Config(**settings), asks,
+                       schedule=schedule, turns=turns)  # fmt: skip
+        answers = parse(received, [])
+        assert len(answers) == len(asks)
+        both = [*zip(asks, answers, strict=True)]
+        for (ask, answer), (other, another) in product(both, repeat=2):
+            vary = answer.headers.get("vary", "")
+            if ask.path == other.path and ask.selects(vary) == other.selects(vary):
+                assert _stored(answer) == _stored(another), (vary, ask, other)
+
+
+async def _received(way: str, disk: WorldDisk, config: Config, asks: list[Ask]) -> bytes:
+    async with hosting(way, disk, config) as host:
+        return await host.ask(b"".join(ask.wire for ask in asks))
+    raise AssertionError
+
+
+def _stored(answer: Answer) -> tuple[object, ...]:
+    return answer.status, sorted(answer.headers.items()), answer.body
+
+
+_PLAIN: Final = (b"a.js", b"index.html", b"home.html", b"lost.html", b"list/a.js")
+_PATHS: Final = ("/a.js", "/", "/route", "/list/", "/list", "/nope.js", "/%zz", "/list/a.js")
+_NAMES: Final = st.frozensets(
+    st.sampled_from([name + suffix for name in _PLAIN for suffix in (b"", b".br", b".gz")]),
+    min_size=4,
+)
+_FIELDS: Final = {
+    "Accept-Encoding": (None, "br", "gzip, br;q=0.5", "identity"),
+    "Accept": (None, "text/html", "application/json, */*"),
+    "Origin": (None, "https://a.example"),
+}
+_SELECTIONS: Final = [
+    tuple(zip(_FIELDS, values, strict=True)) for values in product(*_FIELDS.values())
+]
+
+
+def _all_for(paths: list[str], seed: int) -> list[Ask]:
+    """Everything that may be said when one of these is asked for, in any order."""
+    asks = [Ask(*each) for each in product(paths, _SELECTIONS)]
+    random.Random(seed).shuffle(asks)
+    return asks
+
+
+TARGETS: Final = (
+    Target(
+        "caching",
+        check_caching,
+        {
+            "names": _NAMES,
+            "settings": st.fixed_dictionaries(
+                {
+                    "listing": st.booleans(),
+                    "fallback": st.none() | st.just("/home.html"),
+                    "error_pages": st.sampled_from([(), ("404=/lost.html", "400=/lost.html")]),
+                    "cors": st.sampled_from([(), ("*",), ("https://a.example",)]),
+                    "headers": st.sampled_from([(), ("*: Vary: Cookie",)]),
+                }
+            ),
+            "asks": st.builds(
+                _all_for,
+                st.lists(st.sampled_from(_PATHS), min_size=2, max_size=2, unique=True),
+                st.integers(0, 99),
+            ),
+            "plan": st.just(Plan()) | PLANS.map(lambda plan: Plan(resident=plan.resident)),
+            "schedule": SCHEDULES,
+            "turns": TURNS,
+        },
+    ),
+)
