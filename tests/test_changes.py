@@ -1,0 +1,218 @@
+"""What somebody does to a file while it is sent: each kind of change, in each way of sending it."""
+
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+from tests.real.support import KIB, LONG_AGO, MIB, content, put
+from tests.rig import GUARD
+from tests.serving.cases import PATIENT
+from tests.serving.client import parse
+from trio_amped import Server
+from trio_amped.disk.opening import Volume
+from trio_amped.serving.body import BodySender
+from trio_amped.serving.transport import SocketTransport
+
+SIZE: Final = 3 * MIB  # far more than the kernel holds for a client that does not read
+BODY: Final = content(SIZE)
+OTHER: Final = BODY[::-1]
+
+# ---------------------------------------------------------------- the changes
+
+
+def until_it_shows(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Again and again, until the date of the file is another one: its clock is a coarse one."""
+
+    def changed(path: Path) -> None:
+        before = path.stat().st_mtime_ns
+        while path.stat().st_mtime_ns == before:
+            change(path)
+
+    return changed
+
+
+@until_it_shows
+def overwrite(path: Path) -> None:
+    """In place, and as large as before."""
+    with path.open("r+b") as file:
+        file.write(OTHER)
+
+
+@until_it_shows
+def overwrite_a_byte(path: Path) -> None:
+    """The last one."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(OTHER[-1:])
+
+
+@until_it_shows
+def write_anew(path: Path) -> None:
+    """As `open(path, "wb")` does it: for a moment there is nothing."""
+    path.write_bytes(OTHER)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, MIB)
+
+
+def truncate_secretly(path: Path) -> None:
+    """With the date that it had."""
+    before = path.stat()
+    os.truncate(path, MIB)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def put_another(path: Path) -> None:
+    put(path.with_name("new"), b"new").rename(path)
+
+
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+def forbid(path: Path) -> None:
+    path.chmod(0)
+
+
+def rename_its_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+@dataclass(frozen=True)
+class Change:
+    """`is_finished`: whether what was promised is sent to its end. None: it may be, or not."""
+
+    make: Callable[[Path], None]
+    if_settled: bool | None
+    if_young: bool | None
+
+
+CHANGES: Final = [
+    Change(overwrite, False, False),
+    Change(overwrite_a_byte, False, False),
+    Change(write_anew, False, False),
+    Change(truncate, False, False),
+    Change(truncate_secretly, False, False),
+    Change(empty, False, False),
+    Change(append, False, True),  # a log, if it is young: what was promised is there
+    Change(put_another, True, True),
+    Change(unlink, True, True),
+    Change(forbid, True, True),
+    Change(rename_its_folder, True, True),
+]
+
+# ---------------------------------------------------------------- the ways
+
+
+class Copying(SocketTransport):
+    """Bytes are read and sent, as for TLS."""
+
+    can_send_files = False
+
+
+WAYS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "lane": {},
+    "tasks": {"fast_lane": False},
+    "h11": {"max_open_files": 0},
+    "nowait": {"gate": "nowait"},
+    "always": {"gate": "always"},
+    "never": {"gate": "never"},
+    "processes": {"gate": "always", "helpers": "process"},
+    "remote": {},
+    "copied": {"max_open_files": 0},
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    name: str = request.param
+    if name == "remote":  # as on FUSE: helpers read
+        monkeypatch.setattr(Volume, "is_remote", True)
+    if name == "copied":
+        monkeypatch.setattr(BodySender, "_sends_file", lambda *_: False)
+    return name
+
+
+@asynccontextmanager
+async def serving(root: Path, way: str) -> AsyncIterator[tuple[str, int]]:
+    config = replace(PATIENT, root=root, port=0, revalidate=0, max_helpers=2, **WAYS[way])
+    server = Server(config)
+    with trio.fail_after(GUARD):
+        async with trio.open_nursery() as nursery:
+            [address] = await nursery.start(server.serve)
+            yield address
+            nursery.cancel_scope.cancel()
+        assert server.stats.files_open == server.stats.connections_open == 0
+
+
+@asynccontextmanager
+async def asking(address: tuple[str, int], target: str) -> AsyncIterator[trio.SocketStream]:
+    """A client that has the head of the answer, and no place for the body."""
+    sock = trio.socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIB)
+    await sock.connect(address)
+    async with trio.SocketStream(sock) as stream:
+        lines = (f"GET {target} HTTP/1.1", "Host: h", "Connection: close", "", "")
+        await stream.send_all("\r\n".join(lines).encode())
+        yield stream
+
+
+async def rest_of(stream: trio.SocketStream, received: bytes = b"") -> bytes:
+    data = [received]
+    try:
+        async for each in stream:
+            data.append(bytes(each))
+    except trio.BrokenResourceError:
+        pass
+    return b"".join(data)
+
+
+@pytest.mark.parametrize("is_settled", [True, False], ids=["settled", "young"])
+async def test_a_file_that_changes_while_it_is_sent(
+    way: str, is_settled: bool, tmp_path: Path
+) -> None:
+    async with serving(tmp_path, way) as address:
+        for change in CHANGES:
+            name = change.make.__name__
+            # From the future, it is young however long this takes.
+            date = LONG_AGO if is_settled else time.time() + 3600
+            path = put(tmp_path / name / "file", BODY, date)
+            async with asking(address, f"/{name}/file") as stream:
+                received = bytes(await stream.receive_some())
+                change.make(path)
+                received = await rest_of(stream, received)
+            (answer,) = parse(received, [])
+            assert answer.status == 200
+            assert answer.headers["etag"].startswith("W/") != is_settled
+            expected = change.if_settled if is_settled else change.if_young
+            assert answer.is_complete == expected, name
+            if answer.is_complete:
+                assert answer.body == BODY, name
+            async with asking(address, f"/{name}/file") as stream:
+                (answer,) = parse(await rest_of(stream), [])
+            assert (answer.status, answer.body) == what_there_is(path), name
+
+
+def what_there_is(path: Path) -> tuple[int, bytes]:
+    """What the next one gets who asks."""
+    if path.exists():
+        return 200, path.read_bytes()
+    return 404, b"404 Not Found\n"
