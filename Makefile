@@ -52,9 +52,8 @@ test-simulated: .venv/test
 test-machine: .venv/test
 	$(BIN)/coverage run -m pytest tests $(SIMULATED:%=--ignore=%)
 
-test-plain: .venv/test  ## the tests with real servers once more by tasks, and once more by h11 alone
+test-plain: .venv/test  ## the tests with real servers once more by tasks and h11 alone
 	$(BIN)/python -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py
-	$(BIN)/python -m pytest --nothing-kept tests/real tests/test_server.py
 
 fuzz: .venv/test  ## run a fuzz campaign for MINUTES (OPTIONS='--help' lists how)
 	$(BIN)/python -m fuzz run --minutes $(MINUTES) $(OPTIONS)

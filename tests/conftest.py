@@ -63,14 +63,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-fast-lane", action="store_true", help="servers serve by tasks, unless told otherwise"
     )
-    parser.addoption("--nothing-kept", action="store_true", help="the same, and by h11 alone")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--no-fast-lane"):
         COMMON_OPTIONS.append("--no-fast-lane")
-    if config.getoption("--nothing-kept"):
-        COMMON_OPTIONS.extend(("--max-open-files", "0"))
     if IN_CI:
         config.pluginmanager.register(NoSkips(), "no-skips")
     signal.signal(signal.SIGPROF, _end_spinning)

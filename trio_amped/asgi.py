@@ -189,10 +189,8 @@ class StaticFiles:
         request = _request(scope)
         if request.target[:1] in (b"", b"?") and request.method in (b"GET", b"HEAD", b"OPTIONS"):
             # The folder itself, without the slash on which the relative links in its index rest.
-            response = redirect(b"/" + request.target, request)
-            await responder.respond(
-                response, BodySender(outlet, router.any_disk, None, response.body)
-            )
+            response = redirect(b"/" + request.target, request.method)
+            await responder.respond(response, BodySender(outlet, None, None, response.body))
         else:
             await handle(request, router, responder)
         return not responder.is_left
@@ -428,4 +426,4 @@ def _mounted(response: Response, scope: Scope) -> Response:
     headers = tuple(
         (name, root + value if name == b"Location" else value) for name, value in response.headers
     )
-    return Response(response.status, headers, response.body)
+    return Response.of(response.status, headers, response.body)

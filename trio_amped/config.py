@@ -204,12 +204,14 @@ class Config(Site):
         least=0,
     )
 
-    fast_lane: bool = _setting(True, "answer common requests without a task for each connection")
+    fast_lane: bool = _setting(
+        True,
+        "answer common requests without a task for each connection, and without h11",
+    )
     max_open_files: int = _setting(
         10_000,
-        "files that are kept open with the answers for common requests; 0: none, also without the "
-        "fast lane",
-        least=0,
+        "files that are kept open, with what is known of them, until they are not asked for",
+        least=1,
     )
     max_connections: int = _setting(4096, "open connections; the next ones queue", least=1)
     max_head: int = _setting(16 * 1024, "bytes of a request head", least=256, most=1 << 20)

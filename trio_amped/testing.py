@@ -27,7 +27,6 @@ from .disk.opening import Status
 from .disk.pages import Gate
 from .semantics import listing
 from .semantics.validators import SETTLED
-from .serving.answers import Answers
 from .serving.router import Router
 from .serving.sites import Sites, handle_connection
 from .stats import Stats
@@ -208,7 +207,8 @@ class SimDisk:
 
     def share(self, file: OpenFile) -> OpenFile:
         shared = dataclasses.replace(file, descriptor=file.descriptor.hold())
-        return self._note(shared, self._open[file])
+        self._open[shared] = self._open[file]
+        return shared
 
     def _note(self, file: OpenFile, inode: SimFile) -> OpenFile:
         self._open[file] = inode
@@ -246,7 +246,7 @@ class SimDisk:
     def close(self, file: OpenFile) -> None:
         del self._open[file]
         file.descriptor.release()
-        self.closed += 1
+        self.closed += file.descriptor.is_released
 
 
 def _happen(happening: Happening | None) -> None:
@@ -356,11 +356,9 @@ async def serving(config: Config, *disks: SimDisk) -> AsyncIterator[Served]:
     if len(disks) != len(config.all_sites):
         raise ValueError(f"a disk for each site is needed: {len(config.all_sites)}")
     router = Router(config, disks)
-    answers = Answers(router, config) if config.max_open_files else None
     async with contextlib.AsyncExitStack() as stack:
         await router.introduce()
-        if answers:
-            await stack.enter_async_context(answers.swept())
+        await stack.enter_async_context(router.swept())
         nursery = await stack.enter_async_context(trio.open_nursery())
-        yield Served(Sites(config, Stats(), router, answers), nursery)
+        yield Served(Sites(config, Stats(), router), nursery)
         nursery.cancel_scope.cancel()

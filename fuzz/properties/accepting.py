@@ -110,8 +110,8 @@ class _House:
     @contextlib.asynccontextmanager
     async def _open_router(self, config: Config, stats: Stats) -> AsyncIterator[Router]:
         router = Router(config, [self.disk])
-        router.is_prompt = True
-        yield router
+        async with router.swept():
+            yield router
 
     async def let_in(self, caller: Caller) -> None:
         await trio.sleep_until(caller.at)

@@ -18,12 +18,13 @@ from tests import reference
 from trio_amped.semantics.body import FileSpan
 from trio_amped.semantics.dates import format_date, parse_date
 from trio_amped.semantics.errors import HttpError
+from trio_amped.semantics.form import Form, Representation
 from trio_amped.semantics.head import HeadReader
 from trio_amped.semantics.listing import View
 from trio_amped.semantics.negotiation import media_weight, names_html, preferred_codings, prefers
 from trio_amped.semantics.ranges import parse_range
-from trio_amped.semantics.request import Request, check_request
-from trio_amped.semantics.response import Representation, Response, select_response
+from trio_amped.semantics.request import Asked, Request, check_request
+from trio_amped.semantics.response import Response, select_response
 from trio_amped.semantics.target import parse_target
 from trio_amped.semantics.validators import parse_etag_list
 
@@ -133,9 +134,9 @@ def check_response(method: str, case: tuple[reference.Form, Fields]) -> None:
     request = Request(method.encode(), b"/", b"1.1", ((b"host", b"h"), *sent))
     kind = Representation(size=len(form.content), media_type=b"text/plain", mtime_ns=form.mtime_ns)
     try:
-        response = select_response(request, kind, NOW)
+        response = select_response(Asked.of(request), Form(kind, NOW), NOW)
     except HttpError as error:
-        response = Response(error.status, error.headers, ())
+        response = Response.of(error.status, error.headers, ())
     _check_response(response, expected, form.content, method)
 
 

@@ -1,6 +1,7 @@
 """Servers of a simulated disk, in all ways; what they had open is returned in the end."""
 
 import contextlib
+import dataclasses
 import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,6 @@ from fuzz.world.clients import Client, Script
 from fuzz.world.disk import WorldDisk
 from tests.serving.peers import WAYS, Stream
 from trio_amped.config import Config
-from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Handover, Lane
 from trio_amped.serving.router import Router
@@ -36,11 +36,10 @@ class Host:
         assert way in (*WAYS, EMBEDDED)
         self.way = way
         self.disk = disk
-        self.config = config
+        self.config = config = dataclasses.replace(config, fast_lane=way != "plain")
         self.server = Server(config)
         self.site = Router(config, [disk] * len(config.all_sites))
         self.lane: Lane | None = None
-        self.answers: Answers | None = None
         self.sites: Sites | None = None
         self.scope = trio.CancelScope()
         self.task: trio.lowlevel.Task | None = None
@@ -51,22 +50,18 @@ class Host:
         self.task = trio.lowlevel.current_task()
         with self.scope:
             if self.way == "lane":
-                async with trio.open_nursery() as nursery:
+                async with self.site.swept(), trio.open_nursery() as nursery:
                     self.lane = await nursery.start(self.server._serve_by_lane, [], self.site)
                     task_status.started()
             else:
                 await self._run_tasks(task_status)
 
     async def _run_tasks(self, task_status: trio.TaskStatus[None]) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            if self.way in ("answers", EMBEDDED):
-                self.answers = Answers(self.site, self.config)
-                await stack.enter_async_context(self.answers.swept())
-            if self.way == EMBEDDED:
-                self.sites = Sites(self.config, self.server.stats, self.site, self.answers)
-            async with trio.open_nursery() as self._nursery:
-                task_status.started()
-                await trio.sleep_forever()
+        if self.way == EMBEDDED:
+            self.sites = Sites(self.config, self.server.stats, self.site)
+        async with self.site.swept(), trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
 
     def connect(self, link: str = "socket", scope: trio.CancelScope | None = None) -> Stream:
         """The client's end of a new connection. `scope`: that of its task, where it has one."""
@@ -113,7 +108,7 @@ class Host:
             return
         deadline = trio.current_time() + self.config.head_timeout
         try:
-            await self.server._handle(Handover(sock, b"", deadline), self.site, self.answers)
+            await self.server._handle(Handover(sock, b"", deadline), self.site)
         finally:
             self.server.stats.connections_open -= 1
 
@@ -126,7 +121,6 @@ class Host:
             self.config,
             self.site,
             self.server.stats,
-            answers=self.answers,
             first_deadline=trio.current_time() + self.config.head_timeout,
         )
         try:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from tests.asgi.support import ROUTERS
 from tests.simulated import NOW
 from trio_amped import asgi
 from trio_amped.config import Config
@@ -26,7 +27,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[SimDisk], SimDisk]:
     def use(disk: SimDisk) -> SimDisk:
         @contextlib.asynccontextmanager
         async def open_simulated(config: Config, stats: Stats) -> AsyncIterator[Router]:
-            yield Router(config, [disk])
+            router = Router(config, [disk])
+            ROUTERS[disk] = router
+            async with router.swept():
+                yield router
 
         monkeypatch.setattr(asgi, "open_router", open_simulated)
         return disk

@@ -5,10 +5,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 import trio
 
 from trio_amped.asgi import ASGIApp
+from trio_amped.serving.router import Router
+from trio_amped.testing import SimDisk
 
 HOST: Final = (b"host", b"example.com")
 ZERO_COPY: Final = "http.response.zerocopysend"
@@ -110,3 +113,13 @@ async def ask(app: ASGIApp, target: str, *fields: tuple[bytes, bytes], **more: A
     reply = await call(app, scope(target, *fields, **more))
     assert reply.is_complete
     return reply
+
+
+ROUTERS: Final[WeakKeyDictionary[SimDisk, Router]] = WeakKeyDictionary()
+"""Who serves from a simulated disk."""
+
+
+def left_open(disk: SimDisk) -> int:
+    """How many files are open that are not kept for the next request."""
+    kept = [] if disk not in ROUTERS else ROUTERS[disk].roots[0].files._lookups.values()
+    return disk.open_files - sum(lookup.held is not None for lookup in kept)

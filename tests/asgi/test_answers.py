@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.asgi.support import HOST, Reply, ask, call, scope
+from tests.asgi.support import HOST, Reply, ask, call, left_open, scope
 from tests.serving.cases import FILES
 from tests.serving.client import Answer, parse
 from tests.serving.peers import converse_by_task
@@ -86,7 +86,7 @@ async def test_it_says_what_the_server_says(row: Row, use: Use) -> None:
     reply = await call(files, scope_of(request))
     assert reply.is_complete
     assert compared(reply) == compared(expected)
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
     if request.target.startswith(b"/"):
         mounted = await call(files, scope_of(request, "/at/här"))
@@ -312,7 +312,7 @@ async def test_otherwise_another_application_answers(
     reply = await ask(StaticFiles(config, otherwise=other), target, method=method)
     assert (reply.body == b"other") == (not is_ours)
     assert other.asked == ([] if is_ours else [("http", method, unquote(target))])
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 async def test_a_preflight_for_a_file_is_ours(use: Use) -> None:

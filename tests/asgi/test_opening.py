@@ -42,7 +42,9 @@ class Disks:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._fail)
-                yield Router(config, [SimDisk(FILES)])
+                router = Router(config, [SimDisk(FILES)])
+                async with router.swept():
+                    yield router
                 nursery.cancel_scope.cancel()
         finally:
             if self.may_close is not None:

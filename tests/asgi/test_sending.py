@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.asgi.support import ZERO_COPY, Patient, Reply, ask, call, scope
+from tests.asgi.support import ZERO_COPY, Patient, Reply, ask, call, left_open, scope
 from tests.simulated import failure
 from trio_amped.asgi import StaticFiles
 from trio_amped.disk.interface import FileChanged
@@ -27,7 +27,7 @@ async def test_a_large_body_comes_by_windows(use: Use) -> None:
     reply = await ask(StaticFiles("site"), "/large")
     assert reply.body == CONTENT
     assert {length for _, length in reply.messages[1:]} == {WINDOW, len(CONTENT) % WINDOW}
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 async def test_a_server_that_offers_path_send_is_not_sent_a_path(use: Use) -> None:
@@ -50,7 +50,7 @@ async def test_zero_copy(use: Use) -> None:
     assert reply.messages[-1] == ("body", 0)
     assert disk.loads == -(-len(CONTENT) // WINDOW)  # the gate was asked for every window
     assert files.stats.bytes_sent == len(CONTENT)
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 async def test_zero_copy_of_several_ranges(use: Use) -> None:
@@ -88,7 +88,7 @@ async def test_a_file_that_ends_early_has_no_end(use: Use) -> None:
         await StaticFiles("site")(scope("/medium", **OFFERED), receive, send)
     assert len(reply.body) == 90 * KIB
     assert not reply.is_complete
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 # ---------------------------------------------------------------- what goes wrong
@@ -104,7 +104,7 @@ async def test_a_body_that_cannot_be_finished(use: Use, error: Exception) -> Non
         await call(StaticFiles("site"), scope("/large"), reply=reply)
     assert reply.status == 200
     assert not reply.is_complete
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 async def test_a_disk_that_fails_at_once_is_a_500(use: Use) -> None:
@@ -125,7 +125,7 @@ async def test_what_a_server_raises_it_gets_back(use: Use, target: str) -> None:
 
     with pytest.raises(BrokenPipeError):
         await StaticFiles("site")(scope(target), trio.sleep_forever, send)
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -175,7 +175,7 @@ async def test_what_receive_raises_is_alone(use: Use) -> None:
 
     with pytest.raises(ZeroDivisionError):
         await call(StaticFiles("site"), scope("/large"), receive)
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 class Leaving:
@@ -206,7 +206,7 @@ async def test_a_client_that_leaves_while_it_is_sent_to(use: Use) -> None:
     await StaticFiles("site")(scope("/large"), client.receive, send)
     assert not reply.is_complete
     assert len(reply.messages) == 4
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 async def test_a_client_that_leaves_while_the_disk_works(
@@ -225,7 +225,7 @@ async def test_a_client_that_leaves_while_the_disk_works(
         await call(StaticFiles("site"), scope("/large"), client.receive)
     assert trio.current_time() == 4.0
     assert disk.loads == 4
-    assert disk.open_files == 0
+    assert left_open(disk) == 0
 
 
 async def test_a_server_that_says_so_within_the_last_message(use: Use) -> None:
@@ -255,12 +255,14 @@ async def test_cancelling_leaves_nothing_behind(
     for deadline in (0.5, 1.5, 2.5, 3.5):
         with trio.move_on_after(deadline):
             await call(files, scope(target))
-        assert disk.open_files == 0
+        assert left_open(disk) == 0
 
 
 async def test_descriptors_are_closed(use: Use) -> None:
     use(SimDisk(FILES, real_descriptors=True))
+    files = StaticFiles("site")
+    await ask(files, "/large", **OFFERED)  # it is kept from now on
     before = os.listdir("/proc/self/fd")
-    await ask(StaticFiles("site"), "/large", **OFFERED)
+    await ask(files, "/large", **OFFERED)
     await wait_all_tasks_blocked()
     assert os.listdir("/proc/self/fd") == before

@@ -26,8 +26,8 @@ from trio_amped.config import GateMode
 from trio_amped.disk import opening
 from trio_amped.disk.interface import OpenFile, Stamp, WouldWait
 from trio_amped.disk.local import LocalDisk
-from trio_amped.disk.open_files import OpenFiles
-from trio_amped.semantics.listing import View
+from trio_amped.disk.misses import FileMiss
+from trio_amped.disk.open_files import Lookup, OpenFiles
 
 pytestmark = needs("root", "loop", "fuse")
 
@@ -54,13 +54,14 @@ class Keeper(OpenFiles):
 
     def __init__(self, disk: LocalDisk, most: int, max_age: float) -> None:
         super().__init__(disk, most, max_age, UNUSED)
-        self.disk = disk
+        self.disk: LocalDisk = disk
         self.asked = self.stamped = 0
-        self._identify, self._open = disk.identify_at_once, disk.open_at_once
+        self.seen: list[Lookup] = []
+        self._identify, self._open_at_once = disk.identify_at_once, disk.open_at_once
         self._stamp_of = disk.stamp_at_once
         disk.stamp_at_once = self._count_stamp  # type: ignore[method-assign]
         disk.identify_at_once = self._count  # type: ignore[method-assign]
-        disk.open_at_once = lambda path: patiently(self._open, path)  # type: ignore[method-assign]
+        disk.open_at_once = lambda path: patiently(self._open_at_once, path)  # type: ignore[method-assign]
 
     def _count(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
         self.asked += not follow  # that is asked first
@@ -70,9 +71,18 @@ class Keeper(OpenFiles):
         self.stamped += 1
         return self._stamp_of(path)
 
-    async def content(self, path: bytes) -> bytes:
-        file = await self.open(path)
-        return await self.read(file, 0, file.status.size)
+    def open(self, path: bytes) -> OpenFile:
+        """The file that a path leads to. Raises FileMiss, OSError."""
+        lookup = self.look(path, None)
+        self.seen.append(lookup)
+        if lookup.found is None:
+            raise OSError(lookup.errno, os.strerror(lookup.errno))
+        assert lookup.file is not None
+        return lookup.file
+
+    def content(self, path: bytes) -> bytes:
+        file = self.open(path)
+        return self.disk.read_at_once(file, 0, file.status.size)
 
 
 def patiently(ask: Callable[[bytes], Result], path: bytes) -> Result:
@@ -118,15 +128,15 @@ def remove(path: Path) -> None:
 async def test_one_open_file_for_all_who_ask(root: Path, mock_clock: MockClock) -> None:
     put(root / "a")
     async with keeping(root) as files:
-        first = await files.open(b"a")
+        first = files.open(b"a")
         for _ in range(3):
             mock_clock.jump(0.25 * AGE)
-            assert await files.open(b"a") is first
+            assert files.open(b"a") is first
         assert (files.asked, descriptors(root)) == (0, [str(root), str(root / "a")])
         mock_clock.jump(0.25 * AGE)
-        assert await files.open(b"a") is first
+        assert files.open(b"a") is first
         assert files.asked == 1
-        assert await files.content(b"a") == b"old"
+        assert files.content(b"a") == b"old"
 
 
 @pytest.mark.parametrize("change", [rename, remove])
@@ -135,15 +145,15 @@ async def test_a_change_of_the_name_is_seen_in_time(
 ) -> None:
     path = put(root / "a")
     async with keeping(root) as files:
-        await files.open(b"a")
+        files.open(b"a")
         change(path)
         path.exists()  # whatever there is now is in the kernel's caches
         mock_clock.jump(AGE)
         if change is rename:
-            assert await files.content(b"a") == b"new"
+            assert files.content(b"a") == b"new"
         else:
             with pytest.raises(FileNotFoundError):
-                await files.open(b"a")
+                files.open(b"a")
         await eventually_async(lambda: not any("deleted" in each for each in descriptors(root)))
 
 
@@ -175,14 +185,14 @@ async def test_a_switch_above_the_file_is_seen_in_time_and_not_asked_for_before(
     name = "link" if switch is switch_link else "folder"
     path = os.fsencode(f"{name}/a")
     async with keeping(root) as files:
-        await files.open(path)
+        files.open(path)
         switch(root / name)
         (root / name / "a").read_bytes()
         mock_clock.jump(0.75 * AGE)
-        assert await files.content(path) == b"old"
+        assert files.content(path) == b"old"
         assert files.asked == 0
         mock_clock.jump(0.25 * AGE)
-        assert await files.content(path) == b"new"
+        assert files.content(path) == b"new"
         assert files.asked == 1
 
 
@@ -191,38 +201,32 @@ async def test_with_no_time_at_all_a_rename_is_seen_at_once(
 ) -> None:
     path = put(root / "a")
     async with keeping(root, max_age=0) as files:
-        assert await files.content(b"a") == b"old"
+        assert files.content(b"a") == b"old"
         rename(path)
-        assert await files.content(b"a") == b"new"
+        assert files.content(b"a") == b"new"
 
 
 async def test_what_leads_nowhere_is_known_for_as_long(root: Path, mock_clock: MockClock) -> None:
     assert not (root / "a").exists()  # that is in the kernel's caches now
     async with keeping(root) as files:
-        with files.watched() as lookups, pytest.raises(FileNotFoundError):
-            await files.open(b"a")
-        (lookup,) = lookups
+        with pytest.raises(FileNotFoundError):
+            files.open(b"a")
+        (lookup,) = files.seen
         assert lookup.file is None
         for put_there, expected in ((False, True), (True, False)):
             mock_clock.jump(AGE)
             if put_there:
                 put(root / "a")
             assert files.is_current(lookup, trio.current_time()) is expected
-        with files.watched() as lookups:
-            assert await files.content(b"a") == b"old"
+        assert files.content(b"a") == b"old"
 
 
-async def test_all_that_was_looked_up_is_said(root: Path, mock_clock: MockClock) -> None:
-    for name in ("a", "b", "c"):
+async def test_each_lookup_holds_for_itself(root: Path, mock_clock: MockClock) -> None:
+    for name in ("a", "b"):
         put(root / name)
     assert not (root / "nothing").exists()
     async with keeping(root) as files:
-        await files.open(b"b")
-        with files.watched() as lookups:
-            await files.open(b"a")
-            await files.open(b"b")
-            with pytest.raises(FileNotFoundError):
-                await files.open(b"nothing")
+        lookups = [files.look(name, None) for name in (b"a", b"b", b"nothing")]
         assert [(each.path, each.errno) for each in lookups] == [
             (b"a", 0),
             (b"b", 0),
@@ -242,11 +246,11 @@ async def test_a_file_that_is_open_for_an_hour_is_opened_again(
     """Without O_NOATIME its access time may be due to be written by then."""
     put(root / "a")
     async with keeping(root) as files:
-        first = await files.open(b"a")
+        first = files.open(b"a")
         mock_clock.jump(3599)
-        assert await files.open(b"a") is first
+        assert files.open(b"a") is first
         mock_clock.jump(2)
-        assert await files.open(b"a") is not first
+        assert files.open(b"a") is not first
 
 
 @pytest.mark.parametrize("link", ["relative", "absolute"])
@@ -258,15 +262,15 @@ async def test_a_root_that_is_switched(link: str, place: Path, mock_clock: MockC
     current.unlink(missing_ok=True)
     current.symlink_to(base / "one")
     async with keeping(current) as files:
-        assert await files.content(b"a") == b"one"
+        assert files.content(b"a") == b"one"
         before = files.disk._paths.root
         current.with_name("next").symlink_to(base / "two")
         current.with_name("next").rename(current)
         mock_clock.jump(AGE)
-        await files.content(b"a")  # nobody waits for it; a helper looks at the root
+        files.content(b"a")  # nobody waits for it; a helper looks at the root
         await eventually_async(lambda: files.disk._paths.root is not before)
         mock_clock.jump(AGE)
-        assert await files.content(b"a") == b"two"
+        assert files.content(b"a") == b"two"
 
 
 # ---------------------------------------------------------------- directories that are believed
@@ -292,7 +296,7 @@ async def know(files: Keeper, path: bytes, mock_clock: MockClock) -> None:
     """Look a path up, and renew that once, so that it is known with its directory's stamp."""
     for _ in range(2):
         mock_clock.jump(AGE)
-        assert await files.content(path) == b"old"
+        assert files.content(path) == b"old"
 
 
 async def test_a_directory_without_changes_is_asked_for_all_of_its_names(
@@ -307,7 +311,7 @@ async def test_a_directory_without_changes_is_asked_for_all_of_its_names(
         files.asked = files.stamped = 0
         mock_clock.jump(AGE)
         for name in names * 2:
-            assert await files.content(name) == b"old"
+            assert files.content(name) == b"old"
         assert (files.asked, files.stamped) == (0, 1)
 
 
@@ -321,7 +325,7 @@ async def test_a_directory_that_was_changed_just_now_is_not_believed(
         before = files.asked
         for number in range(1, 4):
             mock_clock.jump(AGE)
-            assert await files.content(b"a") == b"old"
+            assert files.content(b"a") == b"old"
             assert files.asked == before + number
 
 
@@ -343,9 +347,9 @@ async def test_a_change_in_a_believed_directory_is_seen_in_time(
         mock_clock.jump(AGE)
         if change is remove:
             with pytest.raises(FileNotFoundError):
-                await files.open(b"folder/a")
+                files.open(b"folder/a")
         else:
-            assert await files.content(b"folder/a") == b"new"
+            assert files.content(b"folder/a") == b"new"
 
 
 async def test_what_comes_into_a_believed_directory_is_seen_in_time(
@@ -353,9 +357,9 @@ async def test_what_comes_into_a_believed_directory_is_seen_in_time(
 ) -> None:
     assert not (root / "a").exists()
     async with keeping(root) as files:
-        with files.watched() as lookups, pytest.raises(FileNotFoundError):
-            await files.open(b"a")
-        (lookup,) = lookups
+        with pytest.raises(FileNotFoundError):
+            files.open(b"a")
+        (lookup,) = files.seen
         for _ in range(3):
             mock_clock.jump(AGE)
             assert files.is_current(lookup, trio.current_time())
@@ -382,7 +386,7 @@ async def test_where_a_link_is_on_the_way_the_directory_is_not_believed(
             switch_parent(root / "folder" / "deep" / "a")
         (root / os.fsdecode(path)).read_bytes()
         mock_clock.jump(AGE)
-        assert await files.content(path) == b"new"
+        assert files.content(path) == b"new"
 
 
 @contextlib.contextmanager
@@ -403,8 +407,8 @@ async def test_a_mount_on_a_file_is_seen_before_long(
         await know(files, b"a", mock_clock)
         mock_clock.jump(31)
         # It is another mount: a helper must look.
-        with mounted(other, path), pytest.raises(WouldWait):
-            await files.open(b"a")
+        with mounted(other, path), pytest.raises(FileMiss):
+            files.open(b"a")
 
 
 async def test_when_every_use_asks_the_directory_is_asked(
@@ -415,7 +419,7 @@ async def test_when_every_use_asks_the_directory_is_asked(
         await know(files, b"a", mock_clock)
         files.asked = files.stamped = 0
         for number in range(1, 4):
-            assert await files.content(b"a") == b"old"
+            assert files.content(b"a") == b"old"
             assert (files.asked, files.stamped) == (0, number)
 
 
@@ -467,18 +471,17 @@ async def test_a_change_in_place_is_seen_at_once(
     """What was written just now is not kept, as it may be written again."""
     path = put(root / "a")
     async with keeping(root) as files:
-        with files.watched() as lookups:
-            first = await files.open(b"a")
-        (lookup,) = lookups
+        first = files.open(b"a")
+        (lookup,) = files.seen
         assert files.is_unchanged(first)
         change(path)
         assert not files.is_unchanged(first)
         if after is None:
-            with pytest.raises(WouldWait):
-                await files.open(b"a")
+            with pytest.raises(FileMiss):
+                files.open(b"a")
         else:
-            assert await files.content(b"a") == after
-            assert await files.open(b"a") is not first
+            assert files.content(b"a") == after
+            assert files.open(b"a") is not first
         assert not lookup.is_valid
         expected = int(after is not None)
         await eventually_async(lambda: descriptors(root).count(str(path)) == expected)
@@ -488,7 +491,7 @@ async def test_what_is_closed_is_not_taken_for_unchanged(root: Path, mock_clock:
     """Its descriptor's number may be that of another file by then."""
     put(root / "a")
     async with keeping(root) as files:
-        file = await files.open(b"a")
+        file = files.open(b"a")
         files.close_unused(math.inf)
         assert not files.is_unchanged(file)
 
@@ -499,8 +502,8 @@ async def test_what_is_being_written_is_not_kept(
 ) -> None:
     put(root / "a", mtime_ns=time.time_ns() + int(ahead * 10**9))
     async with keeping(root) as files:
-        with pytest.raises(WouldWait):
-            await files.open(b"a")
+        with pytest.raises(FileMiss):
+            files.open(b"a")
         await eventually_async(lambda: str(root / "a") not in descriptors(root))
 
 
@@ -527,13 +530,12 @@ def make_nothing(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (Path.mkdir, WouldWait),
-        (make_fifo, WouldWait),
-        (make_link_out, WouldWait),
-        (make_loop, (OSError, WouldWait)),
+        (make_fifo, AssertionError),  # it is no file
+        (make_link_out, FileMiss),
+        (make_loop, (OSError, FileMiss)),
         (make_nothing, FileNotFoundError),
     ],
-    ids=["a directory", "a FIFO", "a link that leads out", "a loop", "nothing"],
+    ids=["a FIFO", "a link that leads out", "a loop", "nothing"],
 )
 async def test_what_is_no_file_is_not_kept(
     make: Callable[[Path], object],
@@ -546,14 +548,31 @@ async def test_what_is_no_file_is_not_kept(
     async with keeping(root) as files:
         for _ in range(2):
             with pytest.raises(expected):
-                await files.open(b"it")
+                files.open(b"it")
+        assert files.get(b"it") is None
         await eventually_async(lambda: descriptors(root) == [str(root)])
+
+
+async def test_a_directory_is_kept(settled: None, root: Path, mock_clock: MockClock) -> None:
+    (root / "it").mkdir()
+    async with keeping(root) as files:
+        lookup = files.look(b"it", None)
+        assert lookup.found is not None
+        assert lookup.found.is_directory
+        for _ in range(2):
+            mock_clock.jump(AGE)
+            assert files.look(b"it", None) is lookup
+        with another_tick(root):
+            (root / "it").rmdir()
+            put(root / "it")
+        mock_clock.jump(AGE)
+        assert files.content(b"it") == b"old"
 
 
 async def test_a_path_that_is_too_long(root: Path, mock_clock: MockClock) -> None:
     async with keeping(root) as files:
         with pytest.raises(OSError, match="too long"):
-            await files.open(b"a/" * 3000)
+            files.open(b"a/" * 3000)
 
 
 @needs("tmpfs")
@@ -563,8 +582,8 @@ async def test_a_file_on_another_file_system_is_a_helper_s(
     put(tmpfs_root / "a")
     above = tmpfs_root.parent.parent
     async with keeping(above) as files:
-        with pytest.raises(WouldWait):
-            await files.open(os.fsencode((tmpfs_root / "a").relative_to(above)))
+        with pytest.raises(FileMiss):
+            files.open(os.fsencode((tmpfs_root / "a").relative_to(above)))
         assert descriptors(tmpfs_root) == []
 
 
@@ -572,27 +591,19 @@ async def test_a_file_on_another_file_system_is_a_helper_s(
 async def test_files_in_memory_need_no_mapping(tmpfs_root: Path, mock_clock: MockClock) -> None:
     put(tmpfs_root / "a")
     async with keeping(tmpfs_root) as files:
-        assert await files.content(b"a") == b"old"
+        assert files.content(b"a") == b"old"
         assert mappings(tmpfs_root) == []
 
 
 async def test_what_is_not_in_memory_is_a_helper_s(root: Path, mock_clock: MockClock) -> None:
     path = put(root / "a", b"x" * 100_000)
     async with keeping(root) as files:
-        file = await files.open(b"a")
-        assert await files.ready(file, 0, 100_000) == 100_000
+        file = files.open(b"a")
+        assert files.disk.ready_at_once(file, 0, 100_000) == 100_000
         evict(path)
-        assert files.ready_at_once(file, 0, 100_000) == 0
+        assert files.disk.ready_at_once(file, 0, 100_000) == 0
         with pytest.raises(WouldWait):
-            await files.ready(file, 0, 100_000)
-        with pytest.raises(WouldWait):
-            await files.read(file, 0, 100_000)
-
-
-async def test_a_listing_is_a_helper_s(root: Path, mock_clock: MockClock) -> None:
-    async with keeping(root) as files:
-        with pytest.raises(WouldWait):
-            await files.list(b"", View.select(None, False))
+            files.disk.read_at_once(file, 0, 100_000)
 
 
 # ---------------------------------------------------------------- how many, and how long
@@ -602,10 +613,10 @@ async def test_a_file_that_nobody_asks_for_is_closed(root: Path, mock_clock: Moc
     """Also one that was deleted, whose blocks are then free."""
     deleted, kept = put(root / "deleted"), put(root / "kept")
     async with keeping(root) as files:
-        await files.open(b"deleted")
+        files.open(b"deleted")
         deleted.unlink()
         mock_clock.jump(5)
-        await files.open(b"kept")
+        files.open(b"kept")
         mock_clock.jump(AGE + UNUSED - 5 - 0.1)
         files.close_unused(trio.current_time())
         assert len(descriptors(root)) == 3
@@ -621,7 +632,7 @@ async def test_at_the_end_of_time_all_of_them_are_closed(root: Path, mock_clock:
     async with keeping(root) as files:
         for number in range(5):
             put(root / str(number))
-            await files.content(b"%d" % number)
+            files.content(b"%d" % number)
         assert len(descriptors(root)) == 6
         assert len(mappings(root)) == 5
         files.close_unused(math.inf)
@@ -646,7 +657,7 @@ async def test_the_bound_of_descriptors_and_mappings(
     async with keeping(root, most) as files:
         for number in range(30):
             put(root / str(number), b"%d" % number)
-            assert await files.content(b"%d" % number) == b"%d" % number
+            assert files.content(b"%d" % number) == b"%d" % number
             assert len(descriptors(root)) - 1 == len(mappings(root)) == min(number + 1, expected)
         last = [str(root / str(number)) for number in range(30 - expected, 30)]
         assert descriptors(root)[1:] == sorted(last)
@@ -666,10 +677,10 @@ async def test_the_ones_that_were_asked_for_lately_stay(root: Path, mock_clock: 
         put(root / letter)
     async with keeping(root, most=3) as files:
         for name in (b"a", b"b", b"c"):
-            await files.open(name)
+            files.open(name)
         mock_clock.jump(AGE)
-        await files.open(b"a")
-        await files.open(b"d")
+        files.open(b"a")
+        files.open(b"d")
         assert descriptors(root)[1:] == [str(root / letter) for letter in "acd"]
 
 
@@ -680,11 +691,11 @@ async def test_what_is_in_use_is_not_closed_under_its_user(
     path = put(root / "a", b"old" * 40_000)
     put(root / "b")
     async with keeping(root, most=1) as files:
-        shared = files.share(await files.open(b"a"))
-        await files.open(b"b")
+        shared = files.disk.share(files.open(b"a"))
+        files.open(b"b")
         rename(path)
         mock_clock.jump(AGE)
-        assert await files.content(b"a") == b"new"
+        assert files.content(b"a") == b"new"
         files.close_unused(math.inf)
         assert await content_of(files.disk, shared) == b"old" * 40_000
         files.disk.close(shared)
@@ -703,11 +714,10 @@ async def test_who_is_done_with_a_file_does_not_close_it_for_the_others(
 ) -> None:
     put(root / "a")
     async with keeping(root) as files:
-        file = await files.open(b"a")
-        assert await files.content(b"a") == b"old"  # it has a mapping
-        files.close(file)
-        shared = [files.share(file) for _ in range(2)]
+        file = files.open(b"a")
+        assert files.content(b"a") == b"old"  # it has a mapping
+        shared = [files.disk.share(file) for _ in range(2)]
         for each in shared:
             files.disk.close(each)
-            assert await files.content(b"a") == b"old"
+            assert files.content(b"a") == b"old"
         assert files.disk._stats.files_open == 1

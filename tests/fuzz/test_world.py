@@ -25,8 +25,8 @@ from tests.serving.client import Answer
 from tests.serving.peers import WAYS
 from tests.simulated import NOW
 from trio_amped.disk.interface import FileChanged
+from trio_amped.disk.misses import Arrivals, Miss
 from trio_amped.serving.connection import Connection
-from trio_amped.serving.root import DocumentRoot
 
 FILES = {b"index.html": 13, b"a.txt": 10, b"s.js": 70_000, b"s.js.br": 100, b"folder": -1}
 GET = b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -222,16 +222,14 @@ def test_every_point_is_found(way: str) -> None:
 
 
 def test_a_leak_at_one_point_is_found() -> None:
-    close = DocumentRoot._open_sidecar
+    fill = Miss.fill
 
-    async def forgetful(self: DocumentRoot, path: bytes, original: object) -> object:
-        file = await close(self, path, original)  # type: ignore[arg-type]
-        if file is not None:
-            await trio.lowlevel.checkpoint()  # cancelled here, nobody closes it
-        return file
+    async def forgetful(self: Miss, came: Arrivals) -> None:
+        await fill(self, Arrivals())  # nobody closes them
+        await fill(self, came)
 
-    scene = Scene(FILES, LARGE)
-    with mock.patch.object(DocumentRoot, "_open_sidecar", forgetful), pytest.raises(AssertionError):
+    scene = Scene(FILES, LARGE, plan=Plan(resident=(False,)))
+    with mock.patch.object(Miss, "fill", forgetful), pytest.raises(AssertionError):
         cancellation.check_cancellations(scene)
 
 

@@ -19,7 +19,7 @@ from tests.rig.mount_points import public_directory
 from tests.rig.tools import GUARD, REPOSITORY, identity
 
 COMMON_OPTIONS: list[str] = []
-"""Of all servers in this test run: pytest --no-fast-lane, --nothing-kept (tests/conftest.py)."""
+"""Of all servers in this test run: pytest --no-fast-lane (tests/conftest.py)."""
 
 
 class ServerProcess:

@@ -80,13 +80,20 @@ def named(origin: str) -> Headers:
     ids=str,
 )  # fmt: skip
 def test_who_may_read(origins: list[str], asked: Request, expected: Headers) -> None:
-    assert Cors(origins).headers(asked) == expected
+    assert fields_of(origins, asked) == expected
+
+
+def fields_of(origins: list[str], asked: Request) -> Headers:
+    """All fields that an answer to a request has."""
+    cors = Cors(origins)
+    preflight = cors.preflight(asked) if asked.method == b"OPTIONS" else ()
+    return cors.headers(asked.field(b"origin")) + preflight
 
 
 def test_a_shared_cache_cannot_give_one_site_the_answer_of_another() -> None:
     """Either all answers are the same, or each says that it depends on the site."""
     for origins in ([], ["*"], [A], [A, B], [A, "*"]):
-        answers = [Cors(origins).headers(request(*lines)) for lines in
+        answers = [fields_of(origins, request(*lines)) for lines in
                    ((), (f"Origin: {A}",), (f"Origin: {B}",), ("Origin: null",))]  # fmt: skip
         assert len(set(answers)) == 1 or all(VARY in answer for answer in answers)
 
@@ -105,7 +112,7 @@ def test_a_shared_cache_cannot_give_one_site_the_answer_of_another() -> None:
     ],
 )
 def test_origins(origin: str) -> None:
-    assert Cors([origin]).headers(request(f"Origin: {origin}")) == named(origin)
+    assert fields_of([origin], request(f"Origin: {origin}")) == named(origin)
 
 
 NO_ORIGINS: Final = (

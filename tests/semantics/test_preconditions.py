@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trio_amped.semantics.errors import Headers
 from trio_amped.semantics.preconditions import Outcome, evaluate, range_applies
-from trio_amped.semantics.request import Request
+from trio_amped.semantics.request import Asked, Request
 
 TAG, WEAK, OTHER = b'"a"', b'W/"a"', b'"b"'
 BEFORE = b"Sun, 06 Nov 1994 08:49:36 GMT"
@@ -25,12 +25,12 @@ def outcome(*headers: tuple[str, bytes], etag: bytes = TAG) -> Outcome:
 
 
 def applies(*headers: tuple[str, bytes], etag: bytes = TAG, now: float = NOW) -> bool:
-    return range_applies(request(*headers), etag, MODIFIED, now)
+    return range_applies(request(*headers).if_range, etag, MODIFIED, now)
 
 
-def request(*headers: tuple[str, bytes]) -> Request:
+def request(*headers: tuple[str, bytes]) -> Asked:
     fields = tuple((name.encode(), value) for name, value in headers)
-    return Request(b"GET", b"/", b"1.1", fields)
+    return Asked.of(Request(b"GET", b"/", b"1.1", fields))
 
 
 def test_without_conditions() -> None:
@@ -219,4 +219,4 @@ def test_only_lines_of_one_name_have_an_order(
 
 def test_fields_are_found_by_lower_case_names() -> None:
     headers: Headers = ((b"If-Match", OTHER),)
-    assert evaluate(Request(b"GET", b"/", b"1.1", headers), TAG, MODIFIED, NOW) is PROCEED
+    assert evaluate(Asked.of(Request(b"GET", b"/", b"1.1", headers)), TAG, MODIFIED, NOW) is PROCEED

@@ -17,6 +17,7 @@ ALLOWED = {
     "email.utils",
     "enum",
     "errno",
+    "functools",  # what is remembered of a pure function is nobody's state
     "fnmatch",  # for the translation alone, which is a text
     "hashlib",
     "html",

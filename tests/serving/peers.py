@@ -1,6 +1,7 @@
 """Clients, and the connections that serve them from a simulated disk."""
 
 import contextlib
+import dataclasses
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
@@ -15,7 +16,6 @@ from trio.testing import (
 )
 
 from trio_amped.config import Config
-from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Lane
 from trio_amped.serving.router import Router
@@ -58,17 +58,15 @@ def by_tcp_socket(pace: Pace) -> tuple[Stream, Transport]:
     return stream, SocketTransport(server, pace, Turns())
 
 
-def connection(
-    transport: Transport,
-    config: Config,
-    disk: SimDisk,
-    stats: Stats,
-    answers: Answers | None = None,
-) -> Connection:
+def connection(transport: Transport, config: Config, router: Router, stats: Stats) -> Connection:
     """A new connection, as the server makes it for a client that has just come."""
     deadline = trio.current_time() + config.head_timeout
-    sites = Router(config, [disk])
-    return Connection(transport, config, sites, stats, answers=answers, first_deadline=deadline)
+    return Connection(transport, config, router, stats, first_deadline=deadline)
+
+
+def of_the_way(config: Config | None) -> Config:
+    """The config of a connection that h11 reads, if that is the way of the test."""
+    return dataclasses.replace(config or Config(), fast_lane=Ways.name != "plain")
 
 
 class Client:
@@ -101,13 +99,12 @@ class Client:
 class Peer(Client):
     """A client, and the connection that serves it."""
 
-    def __init__(
-        self, disk: SimDisk, config: Config, link: Link, answers: Answers | None = None
-    ) -> None:
+    def __init__(self, disk: SimDisk, config: Config, link: Link) -> None:
         self.stats = Stats()
         stream, transport = link(Pace(config, self.stats))
         super().__init__(stream)
-        self.connection = connection(transport, config, disk, self.stats, answers)
+        self.router = Router(config, [disk])
+        self.connection = connection(transport, config, self.router, self.stats)
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.ended_at = 0.0
@@ -115,6 +112,7 @@ class Peer(Client):
     async def serve(self) -> None:
         with self.scope:
             await self.connection.run()
+        self.router.close()
         self.ended_at = trio.current_time()
         self.ended.set()
 
@@ -124,7 +122,7 @@ async def connected(
     disk: SimDisk, config: Config | None = None, link: Link = by_memory
 ) -> AsyncIterator[Peer]:
     """A client at work; at the end it closes, the connection ends, and no file is left open."""
-    peer = Peer(disk, config or Config(), link)
+    peer = Peer(disk, of_the_way(config), link)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.serve)
         yield peer
@@ -203,24 +201,22 @@ async def on_the_lane(
         sites = Router(server.config, [disk])
         lane = await nursery.start(server._serve_by_lane, list(listeners), sites)
         laned = Laned(server, lane)
-        try:
-            yield laned
-        finally:
-            await laned.aclose()
+        async with sites.swept():
+            try:
+                yield laned
+            finally:
+                await laned.aclose()
         nursery.cancel_scope.cancel()
     assert disk.open_files == 0
     assert server.stats.connections_open == laned.tasks == 0
 
 
 async def converse_by_task(
-    disk: SimDisk,
-    pieces: Iterable[bytes],
-    config: Config | None = None,
-    answers: Answers | None = None,
+    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
 ) -> bytes:
-    """The same on the plain path. Each piece is received by itself: the next one is there when
-    the connection asks for it."""
-    config, stats = config or Config(), Stats()
+    """The same by a task. Each piece is received by itself: the next one is there when the
+    connection asks for it."""
+    config, stats = of_the_way(config), Stats()
     rest = iter(pieces)
     receiver, sender = MemoryReceiveStream(), MemorySendStream()
 
@@ -233,22 +229,16 @@ async def converse_by_task(
     receiver.receive_some_hook = next_piece_or_end
     stream = trio.StapledStream(sender, receiver)
     transport = StreamTransport(stream, Pace(config, stats))
-    await connection(transport, config, disk, stats, answers).run()
+    router = Router(config, [disk])
+    try:
+        await connection(transport, config, router, stats).run()
+    finally:
+        router.close()
     return bytes(await sender.get_data())
-
-
-async def converse_with_answers(
-    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
-) -> bytes:
-    """The same by a task to which answers are kept ready."""
-    config = config or Config()
-    answers = Answers(Router(config, [disk]), config)
-    async with answers.swept():
-        return await converse_by_task(disk, pieces, config, answers)
 
 
 WAYS: Final = {
     "plain": converse_by_task,
-    "answers": converse_with_answers,
+    "recognised": converse_by_task,
     "lane": converse_by_lane,
 }

@@ -31,7 +31,7 @@ CONFIG: Final = Config(
 )
 
 DOORS: Final = [
-    *((way, link) for way in ("plain", "answers", EMBEDDED) for link in ("socket", "memory")),
+    *((way, link) for way in ("plain", "recognised", EMBEDDED) for link in ("socket", "memory")),
     ("lane", "socket"),
 ]
 EVERY_WAY: Final = pytest.mark.parametrize("door", DOORS, ids=lambda door: "-".join(door))

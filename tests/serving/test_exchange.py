@@ -126,7 +126,7 @@ async def test_that_of_the_site_itself_comes_first(autojump_clock: MockClock) ->
     config = Config(sites=sites)
     disks = [SimDisk({b"x": b"x"}) for _ in sites]
     client, server = memory_stream_pair()
-    opened = Sites(config, Stats(), Router(config, disks), None)
+    opened = Sites(config, Stats(), Router(config, disks))
     asked = [get(target) for target in ("/a/x", "/a/y", "/b/y", "/c/y", "/d")]
     await client.send_all(b"".join(asked))
     await client.send_eof()

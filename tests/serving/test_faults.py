@@ -10,6 +10,7 @@ from tests.serving.cases import FILES, LARGE, Case, get
 from tests.serving.client import parse
 from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket, connected
 from tests.simulated import failure
+from trio_amped.config import Config
 from trio_amped.disk.interface import FileChanged
 from trio_amped.testing import Happening, SimDisk
 
@@ -124,7 +125,7 @@ async def test_sendfile_past_the_end_is_a_changed_file(
 async def test_a_replaced_file_is_sent_as_it_was_opened(autojump_clock: MockClock) -> None:
     disk = SimDisk(FILES)
     disk.at_load[1] = lambda: disk.replace(b"large.bin", b"another")
-    async with connected(disk) as peer:
+    async with connected(disk, Config(revalidate=0.0)) as peer:
         await peer.send(get("/large.bin") + get("/large.bin", "Connection: close"))
         first, second = parse(await peer.receive_all(), [])
     assert (first.body, second.body) == (LARGE, b"another")

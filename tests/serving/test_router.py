@@ -1,5 +1,6 @@
 """Several sites by host and prefix, on all ways of serving."""
 
+import dataclasses
 import resource
 from collections.abc import Sequence
 
@@ -13,7 +14,6 @@ from tests.serving.client import Answer, parse
 from tests.serving.peers import Client
 from tests.simulated import DIRECTORY
 from trio_amped.config import Config, Site
-from trio_amped.serving.answers import Answers
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
@@ -46,7 +46,7 @@ def at(host: str, target: str) -> bytes:
     return get(target).replace(b"Host: example.com", b"Host: " + host.encode())
 
 
-WAYS = ["plain", "answers", "lane"]
+WAYS = ["plain", "recognised", "lane"]
 
 
 async def ask(
@@ -56,15 +56,16 @@ async def ask(
     on = on or disks()
     for disk in on:
         disk.has_real_descriptors = True
+    config = dataclasses.replace(config, fast_lane=way != "plain")
     server, sites = Server(config), Router(config, on)
-    async with trio.open_nursery() as nursery:
+    async with sites.swept(), trio.open_nursery() as nursery:
         if way == "lane":
             lane = await nursery.start(server._serve_by_lane, [], sites)
             client = peers.Laned(server, lane).connect()
         else:
             stream, transport = peers.by_memory(Pace(config, server.stats))
             client = Client(stream)
-            nursery.start_soon(serve, Connection(transport, config, sites, server.stats), way)
+            nursery.start_soon(Connection(transport, config, sites, server.stats).run)
         received = bytearray()
         for _ in range(2):  # the second time from what is kept
             for wire in wires:
@@ -79,15 +80,6 @@ async def ask(
     first, second = answers[: len(wires)], answers[len(wires) :]
     assert [each.body for each in first] == [each.body for each in second]
     return first
-
-
-async def serve(connection: Connection, way: str) -> None:
-    if way == "answers":
-        connection._answers = Answers(connection._router, connection._config)
-        async with connection._answers.swept():
-            await connection.run()
-    else:
-        await connection.run()
 
 
 @pytest.mark.parametrize("serving", WAYS)
@@ -179,5 +171,5 @@ async def test_all_roots_share_the_files_that_may_be_open(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
     sites = [Site("a", prefix=f"/{number}") for number in range(4)]
     config = Config(sites=sites, max_open_files=most)
-    answers = Answers(Router(config, [SimDisk({}) for _ in sites]), config)
-    assert [files._most for files in answers.files] == [min(most, 256) // 4] * 4
+    router = Router(config, [SimDisk({}) for _ in sites])
+    assert [root.files._most for root in router.roots] == [min(most, 256) // 4] * 4

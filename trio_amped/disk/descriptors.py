@@ -31,6 +31,11 @@ class Descriptor:
         self._users += 1
         return self
 
+    @property
+    def is_released(self) -> bool:
+        """Whether nobody uses it any more."""
+        return self._users == 0
+
     def release(self) -> None:
         self._users -= 1
         if self._users == 0:

@@ -1,28 +1,27 @@
-"""The files that are kept open, for those who cannot wait: an LRU. Never waits.
+"""What paths below a root lead to, kept for as long as they do: an LRU. Never waits."""
 
-It is a disk.interface.Disk too, whose every `await` returns at once or raises WouldWait.
-"""
-
-import contextlib
 import errno
 import math
-import os
 import resource
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import trio
 
-from ..semantics.listing import View
 from . import kernel
-from .interface import Listing, OpenFile, PromptDisk, Stamp, WouldWait
+from .interface import OpenFile, PromptDisk, Stamp, WouldWait
+from .misses import Arrivals, FileMiss
+from .opening import Status
 from .pages import Gate
 
 _LONGEST: Final = 3600.0  # seconds; then the access time of a file may be due again (relatime)
 _TRUSTED: Final = 30.0  # seconds; a mount on a file leaves no trace in its directory
+_SWEEP: Final = 1.0  # seconds between looks for what nobody has asked for lately
+_SWEPT: Final = 100  # files that are closed in one go
+_MOST_BYTES: Final = 128 * 2**20  # of what is made of files, in memory
 
 
 class Folder:
@@ -37,90 +36,81 @@ class Folder:
 
 
 class Lookup:
-    """What a path below the root leads to, for as long as it does: an open file, or an errno."""
+    """What a path below the root leads to, for as long as it does.
+
+    `found`: the status of what is there, or None and an `errno`; `file`: a regular file, which is
+    open; `held`: what is kept open, lest another one get its inode: a file, or a directory.
+    `is_kept`: the OpenFiles own it, otherwise it belongs to one request. `made`: what its user has
+    made of it, which takes `weight` bytes and is let go of together with it.
+    """
 
     __slots__ = (
-        "asked_at",
-        "checked_at",
-        "errno",
-        "file",
-        "folder",
-        "is_valid",
-        "opened_at",
-        "path",
-        "stamp",
+        *("asked_at", "checked_at", "errno", "file", "folder", "found", "held", "is_kept"),
+        *("is_valid", "made", "opened_at", "path", "stamp", "weight"),
     )
 
     def __init__(
-        self, path: bytes, folder: Folder, now: float, file: OpenFile | None, number: int = 0
+        self,
+        path: bytes,
+        folder: Folder,
+        now: float,
+        found: Status | None,
+        file: OpenFile | None = None,
+        number: int = 0,
     ) -> None:
         self.path = path
         self.folder = folder
         self.stamp: Stamp | None = None  # of the folder, at `asked_at`
-        self.file = file
+        self.found = found
+        self.file = self.held = file
         self.errno = number
         self.opened_at = self.asked_at = self.checked_at = now
         self.is_valid = True
+        self.is_kept = False
+        self.made: Any = None
+        self.weight = 0
 
 
 class OpenFiles:
-    """At most `most` files of a disk, each with its descriptor, its metadata, and its mapping.
+    """At most `most` files and directories of a disk, each with its metadata, and its mapping.
 
-    That a path still leads to its file is asked again after `max_age` seconds; that the file was
-    not changed in place, at every use. What is open belongs to us: nobody may keep it across an
-    `await` (see `share`). What was not asked for in `unused_after` seconds is closed. The bounds
-    are for `shares` of these together.
+    That a path still leads there is asked again after `max_age` seconds; that a file was not
+    changed in place, at every use (`is_unchanged`). What is open belongs to us: nobody may keep it
+    across an `await` (see `Arrivals.hold`). What was not asked for in `unused_after` seconds is
+    closed. The bounds are for `shares` of these together.
     """
 
     def __init__(
         self, disk: PromptDisk, most: int, max_age: float, unused_after: float, shares: int = 1
     ) -> None:
-        self._disk = disk
+        self.disk = disk
         self.is_unchanged = disk.is_unchanged
         """Whether a file of ours is still open, and the version that was opened."""
         # Well below what the process may have: connections, helpers and misses need some as well.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = min(most, descriptors // 4, kernel.max_mappings() // 4)
         self._most = max(1, most // shares)
+        self._most_bytes = _MOST_BYTES // shares
+        self._bytes = 0
         self._max_age = max_age
         self.unused_after = unused_after
         self._lookups: OrderedDict[bytes, Lookup] = OrderedDict()
         self._folders: WeakValueDictionary[bytes, Folder] = WeakValueDictionary()
-        self._watched: list[Lookup] | None = None
-
-    @property
-    def owner(self) -> PromptDisk:
-        """The disk that closes what is shared."""
-        return self._disk
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._lookups
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[list[Lookup]]:
-        """All lookups that are made meanwhile: whatever follows from them holds while they do.
-
-        None of their files is closed until it ends.
-        """
-        watched: list[Lookup] = []
-        self._watched = watched
-        try:
-            yield watched
-        finally:
-            self._watched = None
+        self._has_some = trio.Event()
+        self.get = self._lookups.get
+        """The lookup of a path that is kept, whether or not it still holds; None: there is none."""
 
     def is_current(self, lookup: Lookup, now: float) -> bool:
-        """Whether a path leads where it did, as the kernel's caches know it."""
+        """Return whether a path leads where it did, as the kernel's caches know it."""
         if lookup.is_valid and now >= lookup.checked_at + self._max_age:
-            if lookup.file:
+            if lookup.is_kept:
                 self._lookups.move_to_end(lookup.path)
             if not self._still_leads_there(lookup, now) or now > lookup.opened_at + _LONGEST:
-                self._forget(lookup)
+                self.forget(lookup)
         return lookup.is_valid
 
     def _still_leads_there(self, lookup: Lookup, now: float) -> bool:
-        """Nothing needs to be asked about a path when nothing has happened in its directory."""
+        """Look a path up again, unless nothing has happened in its directory."""
         stamp = self._stamp(lookup.folder, now)
         if stamp is not None and stamp == lookup.stamp and now < lookup.asked_at + _TRUSTED:
             lookup.checked_at = lookup.folder.checked_at
@@ -135,103 +125,139 @@ class OpenFiles:
     def _stamp(self, folder: Folder, now: float) -> Stamp | None:
         if now >= folder.checked_at + self._max_age:
             folder.checked_at = now
-            folder.stamp = self._disk.stamp_at_once(folder.path)
+            folder.stamp = self.disk.stamp_at_once(folder.path)
         return folder.stamp
 
     def _leads_there(self, lookup: Lookup, *, follow: bool) -> bool:
         try:
-            identity = self._disk.identify_at_once(lookup.path, follow=follow)
+            identity = self.disk.identify_at_once(lookup.path, follow=follow)
         except WouldWait:
             return False
         except OSError as error:
             return error.errno == lookup.errno
-        if lookup.file is None:
-            return False
-        status = lookup.file.status
-        return identity == (status.device, status.inode)
+        found = lookup.found
+        return found is not None and identity == (found.device, found.inode)
 
-    async def open(self, path: bytes) -> OpenFile:
-        """Raises WouldWait, OSError."""
+    def look(self, path: bytes, came: Arrivals | None, in_use: Sequence[Lookup] = ()) -> Lookup:
+        """Return what a path leads to. Raises Miss where that would have to be waited for.
+
+        What can be kept is kept; the rest goes to `came`, where somebody has it. Files of lookups
+        that are `in_use` are not closed for it.
+        """
         now = trio.current_time()
         lookup = self._lookups.get(path)
-        if lookup is None or not (self.is_current(lookup, now) and self._is_unchanged(lookup)):
-            lookup = self._look(path, now)
-        if self._watched is not None:
-            self._watched.append(lookup)
-        if lookup.file is None:
-            raise OSError(lookup.errno, os.strerror(lookup.errno))
-        return lookup.file
+        if lookup is not None and self.is_current(lookup, now):
+            if lookup.file is None or self.is_unchanged(lookup.file):
+                return lookup
+            self.forget(lookup)
+        arrival = came.get(self.disk, path) if came is not None else None
+        if arrival is None:
+            return self._open(path, now, came, in_use)
+        if isinstance(arrival, OSError):
+            return self._absent(path, now, arrival)
+        assert isinstance(arrival, OpenFile)
+        if _is_lasting(arrival):
+            return self._keep(path, now, self.disk.share(arrival), in_use)
+        return self._lookup(path, now, arrival)
 
-    def _is_unchanged(self, lookup: Lookup) -> bool:
-        if lookup.file and not self.is_unchanged(lookup.file):
-            self._forget(lookup)
-        return lookup.is_valid
+    def _open(
+        self, path: bytes, now: float, came: Arrivals | None, in_use: Sequence[Lookup]
+    ) -> Lookup:
+        try:
+            file = self.disk.open_at_once(path)
+        except WouldWait:
+            raise FileMiss(self.disk, path) from None
+        except OSError as error:
+            return self._absent(path, now, error)
+        if _is_lasting(file):
+            return self._keep(path, now, file, in_use)
+        if came is None:
+            self.disk.close(file)
+            if file.status.is_regular:  # there is nobody to close it later
+                raise FileMiss(self.disk, path)
+        else:
+            came.put(self.disk, path, file)
+        return self._lookup(path, now, file)
+
+    def _absent(self, path: bytes, now: float, error: OSError) -> Lookup:
+        return Lookup(path, self._folder(path), now, None, None, error.errno or errno.EIO)
+
+    def _lookup(self, path: bytes, now: float, opened: OpenFile) -> Lookup:
+        file = opened if opened.status.is_regular else None
+        return Lookup(path, self._folder(path), now, opened.status, file)
+
+    def _keep(self, path: bytes, now: float, opened: OpenFile, in_use: Sequence[Lookup]) -> Lookup:
+        lookup = self._lookup(path, now, opened)
+        lookup.held = opened
+        self._note(lookup, in_use)
+        return lookup
+
+    def _note(self, lookup: Lookup, in_use: Sequence[Lookup]) -> None:
+        lookup.is_kept = True
+        self._has_some.set()
+        self._lookups[lookup.path] = lookup
+        self._make_room((lookup, *in_use))
+
+    def _make_room(self, in_use: Sequence[Lookup]) -> None:
+        """Let go of what was renewed longest ago: that is what was asked for longest ago."""
+        # A few are in use: a file and its sidecars.
+        oldest = (each for each in list(islice(self._lookups.values(), 8)) if each not in in_use)
+        while self._is_full and (other := next(oldest, None)):
+            self.forget(other)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._lookups) > self._most or self._bytes > self._most_bytes
+
+    def _folder(self, path: bytes) -> Folder:
+        parent, _, _ = path.rpartition(b"/")
+        return self._folders.get(parent) or self._folders.setdefault(parent, Folder(parent))
+
+    def weigh(self, lookup: Lookup, more: int) -> None:
+        """Count so many bytes more for what was made of a lookup that is kept."""
+        if lookup.is_kept and lookup.is_valid:
+            lookup.weight += more
+            self._bytes += more
+            self._make_room((lookup,))
+
+    def forget(self, lookup: Lookup) -> None:
+        """Let go of a lookup that does not hold any more."""
+        lookup.is_valid = False
+        if lookup.is_kept:
+            lookup.is_kept = False
+            del self._lookups[lookup.path]
+            self._bytes -= lookup.weight
+            lookup.made = None
+            if lookup.held:
+                self.disk.close(lookup.held)
+
+    async def sweep_for_ever(self) -> None:
+        """Close what nobody asks for, some at a time; sleep while nothing is open."""
+        while True:
+            await self._has_some.wait()
+            await trio.sleep(_SWEEP)
+            while self.close_unused(trio.current_time(), at_most=_SWEPT):
+                await trio.lowlevel.checkpoint()
+            if not self._lookups:
+                self._has_some = trio.Event()
 
     def close_unused(self, now: float, at_most: int | None = None) -> bool:
         """Close what nobody has asked for lately: it may be deleted, or its disk unmounted.
 
-        At the end of time (`math.inf`) that is all of it. Whether there may be more than `at_most`.
+        At the end of time (`math.inf`) that is all of it. Returns whether there may be more than
+        `at_most`.
         """
         for lookup in list(islice(self._lookups.values(), at_most)):
             if now < lookup.checked_at + self._max_age + self.unused_after:
                 return False
-            self._forget(lookup)
+            self.forget(lookup)
         return bool(self._lookups)
 
-    def _look(self, path: bytes, now: float) -> Lookup:
-        parent, _, _ = path.rpartition(b"/")
-        folder = self._folders.get(parent) or self._folders.setdefault(parent, Folder(parent))
-        try:
-            file = self._disk.open_at_once(path)
-        except OSError as error:
-            return Lookup(path, folder, now, None, error.errno or errno.EIO)
-        if not _is_lasting(file):
-            self._disk.close(file)
-            raise WouldWait
-        lookup = self._lookups[path] = Lookup(path, folder, now, file)
-        kept = (lookup, *(self._watched or ()))  # a few: a file and its sidecars
-        oldest = (each for each in list(islice(self._lookups.values(), 8)) if each not in kept)
-        while len(self._lookups) > self._most and (other := next(oldest, None)):
-            self._forget(other)
-        return lookup
 
-    def _forget(self, lookup: Lookup) -> None:
-        lookup.is_valid = False
-        if lookup.file:
-            del self._lookups[lookup.path]
-            self._disk.close(lookup.file)
-
-    async def list(self, path: bytes, view: View) -> Listing:
-        """Raises WouldWait: that is for a helper."""
-        raise WouldWait
-
-    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
-        """How many bytes can be sent without waiting: 0 is "don't know".
-
-        Raises FileChanged, OSError.
-        """
-        return self._disk.ready_at_once(file, offset, end)
-
-    async def ready(self, file: OpenFile, offset: int, end: int) -> int:
-        """Raises WouldWait, FileChanged, OSError."""
-        count = self.ready_at_once(file, offset, end)
-        if not count:
-            raise WouldWait
-        return count
-
-    async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
-        """Raises WouldWait, FileChanged, OSError."""
-        return self._disk.read_at_once(file, offset, end)
-
-    def close(self, file: OpenFile) -> None:
-        """It stays open."""
-
-    def share(self, file: OpenFile) -> OpenFile:
-        """The same file for somebody who will close it by the disk's own `close`."""
-        return self._disk.share(file)
-
-
-def _is_lasting(file: OpenFile) -> bool:
-    """Whether it can be kept: it may be used by the event loop, and its validators stay."""
-    may_be_used = not file.is_by_copy and not file.must_load_first and file.gate is not Gate.ALWAYS
-    return file.status.is_regular and file.is_settled and may_be_used
+def _is_lasting(opened: OpenFile) -> bool:
+    """Return whether a file, or a directory, can be kept: the loop may use it, and it stays."""
+    if opened.status.is_directory:
+        return not opened.is_by_copy
+    may_be_used = not opened.must_load_first and opened.gate is not Gate.ALWAYS
+    is_file = opened.status.is_regular and not opened.is_by_copy
+    return is_file and may_be_used and opened.is_settled  # and so its validators stay

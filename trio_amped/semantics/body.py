@@ -16,3 +16,11 @@ class FileSpan:
 
 
 Body: TypeAlias = tuple[bytes | FileSpan, ...]
+
+
+def inlined(body: Body, content: bytes | memoryview) -> tuple[bytes, ...]:
+    """Return the parts of a body whose file has this content."""
+    return tuple(
+        part if isinstance(part, bytes) else bytes(content[part.offset : part.offset + part.length])
+        for part in body
+    )

@@ -35,18 +35,26 @@ class Cors:
         self._is_open = "*" in origins
         self._origins = frozenset(origin.lower().encode() for origin in origins)
 
-    def headers(self, request: Request) -> Headers:
-        """The fields for any answer to this request."""
+        self._any_site: Headers = ((b"Access-Control-Allow-Origin", b"*"), _EXPOSED)
+
+    @property
+    def reads_origin(self) -> bool:
+        """Whether an answer may depend on the Origin of its request."""
+        return bool(self._origins) and not self._is_open
+
+    def headers(self, origin: bytes | None) -> Headers:
+        """Return the fields for any answer to a request with this Origin field."""
         if not self._origins:
             return ()
-        origin = request.field(b"origin")
         if self._is_open:
-            headers: Headers = ((b"Access-Control-Allow-Origin", b"*"), _EXPOSED)
-        elif origin is None or origin.lower() not in self._origins:
+            return self._any_site
+        if origin is None or origin.lower() not in self._origins:
             return (_VARY,)
-        else:
-            headers = ((b"Access-Control-Allow-Origin", origin), _EXPOSED, _VARY)
-        is_preflight = request.method == b"OPTIONS" and origin is not None
-        if is_preflight and request.count(b"access-control-request-method"):
-            headers += _PREFLIGHT
-        return headers
+        return ((b"Access-Control-Allow-Origin", origin), _EXPOSED, _VARY)
+
+    def preflight(self, request: Request) -> Headers:
+        """Return the fields that an answer to OPTIONS has besides."""
+        origin = request.field(b"origin")
+        is_allowed = self._is_open or (origin is not None and origin.lower() in self._origins)
+        is_preflight = origin is not None and request.count(b"access-control-request-method") > 0
+        return _PREFLIGHT if is_allowed and is_preflight else ()

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, date, datetime
 from email.utils import formatdate
+from functools import lru_cache
 from math import floor
 from typing import TypeAlias
 
@@ -39,14 +40,20 @@ def parse_date(value: bytes, now: float) -> int | None:
     `now`, in seconds since 1970, decides the century of a year of two digits. The name of the
     day must be one, and need not be the right one.
     """
-    match = _IMF_FIXDATE.fullmatch(value) or _ASCTIME.fullmatch(value)
-    if match:
-        return _seconds(int(match["year"]), *_fields(match))
+    if len(value) < 30:  # which the form with two digits of a year is at least
+        return _parse_whole(value)
     match = _RFC850.fullmatch(value)
     if match:
         fields = _fields(match)
         return _seconds(_full_year(int(match["year"]), fields, now), *fields)
     return None
+
+
+@lru_cache(maxsize=1024)  # clients send the dates back that they were sent
+def _parse_whole(value: bytes) -> int | None:
+    """Parse one of the two forms that have the whole year."""
+    match = _IMF_FIXDATE.fullmatch(value) or _ASCTIME.fullmatch(value)
+    return _seconds(int(match["year"]), *_fields(match)) if match else None
 
 
 _Fields: TypeAlias = tuple[int, int, int, int, int]

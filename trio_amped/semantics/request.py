@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from .errors import Headers, HttpError
 from .target import is_host
@@ -45,6 +46,49 @@ class Request:
         if self.count(b"transfer-encoding"):
             return True
         return any(not _ZERO.fullmatch(value) for value in self._values(b"content-length"))
+
+
+class Asked(NamedTuple):
+    """The part of a request that has a say in which answer a file gets.
+
+    Nothing else of a request reaches the code that selects an answer, so a setting that reads
+    another field declares it here, and the recogniser of common requests (recogniser.py) captures
+    it. None: the field is not there. A list that was sent in several lines is joined (RFC 9110
+    5.3); any other field that was sent twice counts as malformed, which If-Range has as b"".
+    """
+
+    method: bytes
+    accept: bytes | None = None
+    accept_encoding: bytes | None = None
+    origin: bytes | None = None
+    if_match: bytes | None = None
+    if_unmodified_since: bytes | None = None
+    if_none_match: bytes | None = None
+    if_modified_since: bytes | None = None
+    if_range: bytes | None = None
+    range: bytes | None = None
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there are preconditions (RFC 9110 13.1), but for that of a range."""
+        return self[4:8] != (None, None, None, None)
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """Return the selecting fields of a request that was read by h11, or came by ASGI."""
+        if_range = request.field(b"if-range")
+        return cls(
+            method=request.method,
+            accept=request.combined(b"accept"),
+            accept_encoding=request.combined(b"accept-encoding"),
+            origin=request.field(b"origin"),
+            if_match=request.combined(b"if-match"),
+            if_unmodified_since=request.field(b"if-unmodified-since"),
+            if_none_match=request.combined(b"if-none-match"),
+            if_modified_since=request.field(b"if-modified-since"),
+            if_range=if_range or b"" if request.count(b"if-range") else None,
+            range=request.field(b"range"),
+        )
 
 
 def check_request(request: Request, *, any_method: bool = False) -> None:

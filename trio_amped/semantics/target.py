@@ -1,8 +1,8 @@
 """Owns what a request target names: a path below the root, decoded and normalised. Pure."""
 
 import re
-from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv6Address
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import HttpError
@@ -22,8 +22,7 @@ _HOST = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a request target names.
 
     `path`: decoded, relative to the root, without a slash at either end; b"" is the root. No
@@ -53,7 +52,7 @@ class Target:
             return self
         if self.path != prefix and not self.path.startswith(prefix + b"/"):
             return None
-        return replace(self, path=self.path[len(prefix) + 1 :])
+        return self._replace(path=self.path[len(prefix) + 1 :])
 
     def file_path(self, index: bytes = b"index.html") -> bytes:
         """The path of the file to open, relative to the root: for a directory, its index."""
@@ -69,6 +68,13 @@ class Target:
         """
         path = b"/" + quote(self.path).encode() + b"/" if self.path else b"/"
         return path if self.query is None else path + b"?" + self.query
+
+
+def plain_target(path: bytes, query: bytes | None) -> Target:
+    """Return the target of a path that is what it looks like (the `plain` of recogniser.py)."""
+    if path.endswith(b"/"):
+        return Target(path[1:-1], True, query)
+    return Target(path[1:], False, query)
 
 
 def is_host(value: bytes) -> bool:

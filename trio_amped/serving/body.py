@@ -20,7 +20,10 @@ _COLD_STEP: Final = 64 * 1024
 class BodySender:
     """A body on its way: `prepare` while an error can still be answered, then `send`."""
 
-    def __init__(self, transport: Outlet, disk: Disk, file: OpenFile | None, body: Body) -> None:
+    def __init__(
+        self, transport: Outlet, disk: Disk | None, file: OpenFile | None, body: Body
+    ) -> None:
+        """`file` and its `disk`: None for a body that is of no file."""
         self._transport = transport
         self._disk = disk
         self._file = file
@@ -41,6 +44,7 @@ class BodySender:
                 return
 
     async def _read_all(self, span: FileSpan) -> bytes:
+        assert self._disk is not None
         assert self._file is not None
         pieces = []
         offset, end = span.offset, span.offset + span.length
@@ -50,6 +54,7 @@ class BodySender:
         return b"".join(pieces)
 
     async def _prepare_span(self, index: int, span: FileSpan) -> None:
+        assert self._disk is not None
         assert self._file is not None
         end = span.offset + span.length
         if self._sends_file(self._file):
@@ -72,6 +77,7 @@ class BodySender:
                 await self._send_span(part)
 
     async def _send_span(self, span: FileSpan) -> None:
+        assert self._disk is not None
         assert self._file is not None
         offset, end = span.offset, span.offset + span.length
         while offset < end:
@@ -95,5 +101,6 @@ class BodySender:
         return await self._transport.send_file(file.fd, offset, stop - offset)
 
     async def _ask_gate(self, file: OpenFile, offset: int, end: int) -> None:
+        assert self._disk is not None
         self._ready = range(offset, offset + await self._disk.ready(file, offset, end))
         self._asked_at = trio.current_time()

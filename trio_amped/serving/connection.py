@@ -8,19 +8,21 @@ import trio
 
 from ..config import Application, Config
 from ..disk.interface import Disk, FileChanged, OpenFile
-from ..semantics.body import Body, FileSpan
+from ..semantics.body import Body
+from ..semantics.dates import format_date
 from ..semantics.errors import HttpError
 from ..semantics.head import HeadReader
 from ..semantics.printable import printable
-from ..semantics.response import Response, error_response
+from ..semantics.recogniser import Match, target_of
+from ..semantics.request import Asked
+from ..semantics.response import Response, error_response, wire_head
 from ..stats import Stats
-from .answers import Answer, Answers
 from .body import BodySender
 from .exchange import CutOff, Exchange, run
 from .framing import Framing
-from .handler import handle
+from .handler import handle, handle_common
 from .request_log import Begun, log_access
-from .router import Router
+from .router import Route, Router
 from .transport import ClientGone, Transport
 
 log = logging.getLogger("trio_amped.serving")
@@ -33,7 +35,7 @@ class Unfinished(NamedTuple):
 
     target: bytes
     rest: Body
-    disk: Disk
+    disk: Disk | None
     file: OpenFile | None
     closes: bool
     begun: Begun | None = None
@@ -42,8 +44,8 @@ class Unfinished(NamedTuple):
 class Connection:
     """Serves one client until it or we have enough.
 
-    `answers`: those that are kept ready; whatever is not among them h11 reads and writes. `parks`:
-    it is not kept for longer than an answer, see `run`. `first_deadline`: for its first head.
+    `parks`: it is not kept for longer than an answer, see `run`. `first_deadline`: for its first
+    head. With `fast_lane` common requests are read by the recogniser, and the others by h11.
     """
 
     def __init__(
@@ -53,7 +55,6 @@ class Connection:
         router: Router,
         stats: Stats,
         *,
-        answers: Answers | None = None,
         parks: bool = False,
         first_deadline: float | None = None,
     ) -> None:
@@ -61,13 +62,16 @@ class Connection:
         self._config = config
         self._router = router
         self._stats = stats
-        self._answers = answers
         self._parks = parks
         self._framing = Framing()
         self._reader = HeadReader(config.max_head, config.max_target, config.max_fields)
         self._idle_scope: trio.CancelScope | None = None
         self._is_draining = False
         self._line = b""
+        self._asked = b""  # the target of the request that is answered, for the log
+        self._common: Match | None = None  # the request, if it was recognised
+        self._has_begun = False  # an answer to it
+        self._is_last = False  # the answer to it
         self._unfinished: Unfinished | None = None
         self._first_deadline = first_deadline
         self._hook = config.on_request
@@ -120,12 +124,14 @@ class Connection:
     async def _finish(self, unfinished: Unfinished) -> bool:
         """Send the rest of an answer, and close its file; whether another request may follow."""
         self._unfinished = unfinished
+        self._asked = unfinished.target
         if unfinished.begun:
             self._begun = unfinished.begun
         disk, file, rest = unfinished.disk, unfinished.file, unfinished.rest
         if file is None:
             await self.transport.send(b"".join(rest))  # type: ignore[arg-type]
         else:
+            assert disk is not None
             try:
                 await BodySender(self.transport, disk, file, rest).send(b"")
             finally:
@@ -138,7 +144,9 @@ class Connection:
 
     async def _serve_next(self) -> bool:
         """Answer one request; whether another may follow."""
-        self._line = b""
+        self._line = self._asked = b""
+        self._common = None
+        self._has_begun = self._is_last = False
         try:
             head = await self._next_head()
             if head is None:
@@ -147,14 +155,15 @@ class Connection:
             if self._hook:
                 self._asked_at = trio.current_time()
             self._line, _, _ = head.partition(b"\r\n")
-            if self._answers and not self._is_draining:
-                answer = self._answers.find_now(head)
-                if answer is not None:
-                    return await self._send_kept(answer)
+            if self._config.fast_lane and (match := self._router.recogniser.match(head)):
+                asked, route = self._router.read(match)
+                if route.application is None:
+                    return await self._serve_common(match, asked, route)
             request = self._framing.receive(head)
         except HttpError as error:
             await self._refuse(error)
             return False
+        self._asked = request.target
         self._stats.requests += 1
         await handle(request, self._router, self)
         self._note_end()
@@ -165,15 +174,16 @@ class Connection:
         await self.transport.finish()
         return False
 
-    async def _send_kept(self, answer: Answer) -> bool:
-        """Send an answer that is ready; whether another request may follow."""
+    async def _serve_common(self, match: Match, asked: Asked, route: Route) -> bool:
+        """Answer a request that the recogniser has read; whether another may follow."""
+        self._common = match
+        self._asked = target_of(match)
         self._stats.requests += 1
-        self._note_begin(answer.status, answer.length)
-        file = answer.files.share(answer.file) if answer.rest else None
-        wire = bytes(answer.wire)
-        body = (wire, FileSpan(0, answer.rest)) if file else (wire,)
-        target = self._line.split()[1]
-        return await self._finish(Unfinished(target, body, answer.files.owner, file, answer.closes))
+        await handle_common(asked, self._asked, route, self._router, self)
+        self._note_end()
+        if self._is_last:
+            await self.transport.finish()
+        return not self._is_last
 
     async def _next_head(self) -> bytes | None:
         """The next head; None when the client has nothing to ask. Raises HttpError, ClientGone.
@@ -241,12 +251,18 @@ class Connection:
     def _head(self, response: Response, sent: Body, *, is_last: bool = False) -> bytes:
         """The head of a response, of whose body `sent` follows."""
         closes = is_last or self._is_draining
-        head = self._framing.send(response, time.time(), closes=closes)
+        if self._common is not None:
+            closes = closes or bool(self._common["close"] or self._common["old"])
+            self._is_last = closes
+            head = wire_head(response, format_date(time.time()), closes)
+        else:
+            head = self._framing.send(response, time.time(), closes=closes)
         self._note_begin(response.status, sum(map(len, sent)))
         return head
 
     def _note_begin(self, status: int, length: int | None) -> None:
         """An answer begins; `length` is that of its body, if it is known."""
+        self._has_begun = True
         self._stats.responses[status] += 1
         log_access(self._line, status, length)
         if self._hook:
@@ -266,14 +282,14 @@ class Connection:
         request = self._framing.request
         response = error_response(error, request.method if request else None)
         sent = () if self._line.startswith(b"HEAD ") else response.body
-        body = BodySender(self.transport, self._router.any_disk, None, sent)
+        body = BodySender(self.transport, None, None, sent)
         await body.send(self._head(response, sent, is_last=True))
         self._note_end()
         await self.transport.finish()
 
     async def _answer_for_bug(self) -> None:
         """Nothing but Cancelled may leave a connection: the others share its nursery."""
-        if self._framing.may_send and not self._unfinished:
+        if not self._has_begun and not self._unfinished:
             try:
                 await self._refuse(HttpError(500, "a bug"))
             except ClientGone:
@@ -282,5 +298,4 @@ class Connection:
                 log.exception("a bug in the answer for a bug")
 
     def _target(self) -> str:
-        request = self._framing.request or self._unfinished
-        return printable(request.target) if request else "a request"
+        return printable(self._asked) or "a request"

@@ -48,12 +48,11 @@ class Framing:
     def send(self, response: Response, now: float, *, closes: bool) -> bytes:
         """The head of a response. h11 is told all of it: it checks the framing, and decides about
         keep-alive. `closes`: whatever the client would like; `now` in seconds since 1970."""
-        response = complete(response, now, closes or not self._may_go_on)
         head = self._h11.send(
             h11.Response(
                 status_code=response.status,
                 reason=HTTPStatus(response.status).phrase,
-                headers=list(response.headers),
+                headers=list(complete(response, now, closes or not self._may_go_on)),
             )
         )
         for part in response.body:
@@ -136,11 +135,6 @@ class Framing:
         """What follows an unread body, or a CONNECT, is never parsed for a next request."""
         request = self.request
         return request is not None and not request.has_body and request.method != b"CONNECT"
-
-    @property
-    def may_send(self) -> bool:
-        """Whether a response can still be sent."""
-        return self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
 
     def start_next(self) -> bool:
         """Get ready for another request; whether there may be one on this connection."""

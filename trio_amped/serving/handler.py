@@ -1,30 +1,25 @@
-"""The life of a request, from top to bottom. Awaits the disk and the client."""
+"""The life of a request that a task answers, from top to bottom. Awaits the disk and the client."""
 
 import contextlib
-import logging
-import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from ..config import Application
-from ..disk.interface import FileChanged, OpenFile
+from ..disk.interface import FileChanged
+from ..disk.misses import Arrivals, answered
+from ..semantics.body import inlined
 from ..semantics.errors import HttpError, status_of_errno
-from ..semantics.printable import printable
-from ..semantics.request import Request, check_request
-from ..semantics.response import (
-    Response,
-    error_response,
-    options,
-    redirect,
-    select_response,
-    with_headers,
-    with_page,
-)
+from ..semantics.request import Asked, Request, check_request
+from ..semantics.response import Response, error_response, options, with_headers
+from .answer import answer, answer_error, log_refusal
 from .body import BodySender
+from .resources import Found
 from .root import DocumentRoot, IsDirectory
 from .router import Route, Router
 from .transport import Outlet
 
-log = logging.getLogger("trio_amped.serving")
+Chosen: TypeAlias = tuple[Response, Found | None]
+"""A response, and the file that its body is of."""
 
 
 class Responder(Protocol):
@@ -42,38 +37,64 @@ class Responder(Protocol):
 
 
 async def handle(request: Request, router: Router, responder: Responder) -> None:
-    """Answer one request: target -> open -> select the response -> send the body.
+    """Answer a request that h11, or an ASGI server, has read.
 
     What is no file's is an application's, where there is one. Raises ClientGone, and CutOff,
     FileChanged or OSError where a body that has begun cannot be finished: nothing may follow on
     that connection.
     """
-    route = router.route(request)
-    root = route.root
-    with contextlib.ExitStack() as open_files:
+    route, asked = router.route(request), Asked.of(request)
+
+    def choose(came: Arrivals) -> Chosen | None:
+        router.clock.update()
+        return _choose(request, asked, route, router, came)
+
+    await _answer(choose, asked, request.target, route, responder)
+
+
+async def handle_common(
+    asked: Asked, target: bytes, route: Route, router: Router, responder: Responder
+) -> None:
+    """Answer a GET or HEAD that was recognised: nothing is wrong with it but, maybe, its target.
+
+    Not for a route with an application. Raises as `handle` does.
+    """
+
+    def choose(came: Arrivals) -> Chosen:
+        router.clock.update()
+        return answer(asked, route, router.clock, came)
+
+    await _answer(choose, asked, target, route, responder)
+
+
+async def _answer(
+    choose: Callable[[Arrivals], Chosen | None],
+    asked: Asked,
+    target: bytes,
+    route: Route,
+    responder: Responder,
+) -> None:
+    """Target -> open -> select the response -> send the body."""
+    with Arrivals() as came:
         try:
-            chosen = await _choose(request, route, open_files)  # the path gate
+            chosen = await answered(lambda: choose(came), came)  # the path gate
             if chosen is None:
                 assert route.application is not None
                 await responder.pass_on(route.application)
                 return
-            response, file = chosen
-            response = with_headers(response, root.policy.cors.headers(request))
-            body = BodySender(responder.transport, root.disk, file, response.body)
+            response, found = chosen
+            body = _body(response, found, route.root, came, responder)
             await _prepare(body)  # the page gate
         except HttpError as error:
-            _log_refusal(request, error)
-            response, body = await _answer_error(request, root, error, responder, open_files)
+            log_refusal(target, error)
+            response, body = await _answer_error(error, asked, route.root, came, responder)
         await responder.respond(response, body)  # the page gate, for every window
 
 
-async def _choose(
-    request: Request, route: Route, open_files: contextlib.ExitStack
-) -> tuple[Response, OpenFile | None] | None:
-    """The response, and the file that its body is of; None: the application answers.
-
-    Raises HttpError.
-    """
+def _choose(
+    request: Request, asked: Asked, route: Route, router: Router, came: Arrivals
+) -> Chosen | None:
+    """Return the response, or None where the application answers. Raises Miss, HttpError."""
     has_application = route.application is not None
     check_request(request, any_method=has_application or route.is_misdirected)
     if route.is_misdirected:  # which methods there are is not for us to say
@@ -81,24 +102,41 @@ async def _choose(
     if request.method == b"OPTIONS" and not has_application:
         if request.target != b"*":
             route.check()
-        return options(), None
+        return _options(request, asked, route.root), None
     if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
         return None
     try:
-        found = await route.root.find(request, route.check())
-        open_files.callback(route.root.disk.close, found.file)
-    except IsDirectory:
-        found = None
+        if request.method != b"OPTIONS":
+            return answer(asked, route, router.clock, came)
+        with contextlib.suppress(IsDirectory):
+            route.root.find(asked, route.check(), came)
     except HttpError as error:
         if has_application and error.status == 404:
             return None
         raise
-    if request.method == b"OPTIONS":  # of what is there: its CORS is ours
-        return options(), None
-    if found is None:  # its URL ends in a slash, so that relative links in its index work
-        assert route.target is not None
-        return redirect(route.target.slash_location(), request), None
-    return select_response(request, found.form, time.time()), found.file
+    return _options(request, asked, route.root), None  # of what is there: its CORS is ours
+
+
+def _options(request: Request, asked: Asked, root: DocumentRoot) -> Response:
+    cors = root.policy.cors
+    return with_headers(options(), cors.headers(asked.origin) + cors.preflight(request))
+
+
+def _body(
+    response: Response,
+    found: Found | None,
+    root: DocumentRoot,
+    came: Arrivals,
+    responder: Responder,
+) -> BodySender:
+    """Return the body, whose file stays open until the answer has ended."""
+    if found is None or not response.body:
+        return BodySender(responder.transport, None, None, response.body)
+    content = root.resources.body(found)
+    if content is not None:
+        return BodySender(responder.transport, None, None, inlined(response.body, content))
+    file = came.hold(found.disk, found.file)
+    return BodySender(responder.transport, found.disk, file, response.body)
 
 
 async def _prepare(body: BodySender) -> None:
@@ -113,34 +151,13 @@ async def _prepare(body: BodySender) -> None:
 
 
 async def _answer_error(
-    request: Request,
-    root: DocumentRoot,
-    error: HttpError,
-    responder: Responder,
-    open_files: contextlib.ExitStack,
+    error: HttpError, asked: Asked, root: DocumentRoot, came: Arrivals, responder: Responder
 ) -> tuple[Response, BodySender]:
-    """The answer for an error: a page of the site, or else a line of text."""
-    response = error_response(error, request.method)
-    response = with_headers(response, root.policy.cors.headers(request))
-    page = await root.error_page(request, error.status)
-    if page is not None:
-        open_files.callback(root.disk.close, page.file)
-        with contextlib.suppress(HttpError):
-            with_text = with_page(response, page.form, request.method)
-            body = BodySender(responder.transport, root.disk, page.file, with_text.body)
-            await _prepare(body)
-            return with_text, body
-    return response, BodySender(responder.transport, root.disk, None, response.body)
-
-
-def _log_refusal(request: Request, error: HttpError) -> None:
-    if error.__cause__:
-        level = logging.ERROR
-    elif error.status >= 500 and error.status not in (501, 505):
-        level = logging.WARNING
-    elif error.is_notable:
-        level = logging.INFO
-    else:
-        level = logging.DEBUG
-    target = printable(request.target)
-    log.log(level, "%s for %s: %s", error.status, target, error.detail, exc_info=error.__cause__)
+    """Return the answer for an error: a page of the site, or else a line of text."""
+    with contextlib.suppress(HttpError):
+        response, page = await answered(lambda: answer_error(error, asked, root, came), came)
+        body = _body(response, page, root, came, responder)
+        await _prepare(body)
+        return response, body
+    response = error_response(error, asked.method, root.policy.cors.headers(asked.origin))
+    return response, BodySender(responder.transport, None, None, response.body)

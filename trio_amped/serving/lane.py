@@ -7,7 +7,6 @@ import contextlib
 import errno
 import logging
 import math
-import re
 import select
 import socket
 import time
@@ -19,13 +18,14 @@ import trio
 from ..config import Config
 from ..disk.interface import FileChanged
 from ..semantics.body import Body, FileSpan
-from ..semantics.common import MOST_FIELDS, match_common
 from ..semantics.head import LINE_SLACK
+from ..semantics.recogniser import MOST_FIELDS, Match, target_of
 from ..stats import Stats
-from .answers import Answer, Answers
 from .connection import Unfinished
+from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
 from .room import Room
+from .router import Router
 from .transport import ClientGone, peer_of, send_file
 
 log = logging.getLogger("trio_amped.serving")
@@ -77,17 +77,17 @@ class Lane:
         self,
         config: Config,
         stats: Stats,
-        answers: Answers,
+        router: Router,
         room: Room,
         hand_over: Callable[[Handover], None],
     ) -> None:
         self._config = config
         self._stats = stats
-        self._answers = answers
+        self._match = router.recogniser.match
+        self._replies = Replies(router)
         self._room = room
         self._hand_over = hand_over
-        self._clock = answers.clock
-        self._depends_on = answers.depends_on
+        self._clock = router.clock
         # Bytes of a head that cannot be beyond any limit: a field has four at least.
         self._always_allowed = min(config.max_head, config.max_target)
         if config.max_fields < MOST_FIELDS:
@@ -128,7 +128,7 @@ class Lane:
         received and what has just come, and say that this is the last."""
         if not parked.lingers:
             return Handover(parked.sock, parked.rest)
-        last = Unfinished(b"", (), self._answers.any_disk, None, closes=True)
+        last = Unfinished(b"", (), None, None, closes=True)
         return Handover(parked.sock, b"", None, last)
 
     def park(self, sock: socket.socket, received: bytes) -> None:
@@ -244,7 +244,7 @@ class Lane:
         stop = time.monotonic() + _TURN
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
-            self._answers.moment += 1  # what is to be read now was sent before
+            self._clock.moment += 1  # what is to be read now was sent before
             for number, (fd, _) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
@@ -275,7 +275,7 @@ class Lane:
                     return
                 continue  # it is gone already; accept(2)
             sock.setblocking(False)
-            self._answers.moment += 1
+            self._clock.moment += 1
             self.adopt(sock)
 
     def _receive(self, fd: int, parked: Parked) -> None:
@@ -309,31 +309,31 @@ class Lane:
         """Answer all requests that were received, or hand the connection over."""
         stats, start, begun = self._stats, 0, None
         for _ in range(_PIPELINED):
-            match = match_common(received, start)
+            match = self._match(received, start)
             if match is None:
                 break
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            answer = self._answers.find(match.group(*self._depends_on))
-            if answer is None or (answer.rest and not self._answers.is_resident(answer)):
+            reply = self._replies.reply(match)
+            if reply is None:
                 break
             start = stop
             stats.requests += 1
             stats.by_lane += 1
-            stats.responses[answer.status] += 1
+            stats.responses[reply.status] += 1
             if self._tells:
-                begun = self._begin(parked.sock, match, answer)
+                begun = self._begin(parked.sock, match, reply)
             try:
-                body = self._send(parked.sock, answer)
+                body = self._send(parked.sock, reply)
             except (ClientGone, OSError) as error:
                 log.debug("a client is gone: %s", error)
                 self._close(fd)
                 if begun:
                     begun.end(stats.bytes_sent)
                 return
-            if body or answer.closes:
-                self._pass_on(fd, received[start:], match["path"], answer, body, begun)
+            if body or reply.closes:
+                self._pass_on(fd, received[start:], target_of(match), reply, body, begun)
                 return
             if begun:
                 begun.end(stats.bytes_sent)
@@ -341,7 +341,7 @@ class Lane:
             parked.deadline = self._idle_until
             if start == len(received):
                 return
-            self._answers.moment += 1  # the next one may have been sent later
+            self._clock.moment += 1  # the next one may have been sent later
         else:  # the others have their turn
             parked.rest = received[start:]
             if parked.watched:
@@ -351,21 +351,21 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))
 
-    def _begin(self, sock: socket.socket, match: re.Match[bytes], answer: Answer) -> Begun | None:
+    def _begin(self, sock: socket.socket, match: Match, reply: Reply) -> Begun | None:
         """Tell the access log; what is to be told to the hook."""
         line, _, _ = match[0].partition(b"\r\n")
-        log_access(line, answer.status, answer.length)
+        log_access(line, reply.status, reply.length)
         hook, before = self._config.on_request, self._stats.bytes_sent
         if hook is None:
             return None
-        return Begun(hook, line, answer.status, peer_of(sock), trio.current_time(), before)
+        return Begun(hook, line, reply.status, peer_of(sock), trio.current_time(), before)
 
     def _pass_on(
         self,
         fd: int,
         received: bytes,
-        path: bytes,
-        answer: Answer,
+        target: bytes,
+        reply: Reply,
         rest: Body,
         begun: Begun | None,
     ) -> None:
@@ -375,11 +375,15 @@ class Lane:
         elif begun:
             begun.end(self._stats.bytes_sent)
             begun = None
-        if answer.closes and not rest and not received:
+        if reply.closes and not rest and not received:
             self._finish(fd)
             return
-        file = answer.files.share(answer.file) if rest else None
-        unfinished = Unfinished(path, rest, answer.files.owner, file, answer.closes, begun)
+        disk = file = None
+        if rest and reply.rest is not None:
+            assert reply.found is not None
+            disk = reply.found.disk
+            file = disk.share(reply.found.file)
+        unfinished = Unfinished(target, rest, disk, file, reply.closes, begun)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
 
     def _finish(self, fd: int) -> None:
@@ -399,38 +403,41 @@ class Lane:
         if count == 0 or parked.lingers <= 0:
             self._close(fd)
 
-    def _is_allowed(self, match: re.Match[bytes]) -> bool:
+    def _is_allowed(self, match: Match) -> bool:
         """Whether a head is within the limits of semantics/head.py."""
         config, head = self._config, match[0]
         if len(head) > config.max_head or head.count(b"\n") > config.max_fields + 2:
             return False
         return head.index(b"\n") < config.max_target + LINE_SLACK
 
-    def _send(self, sock: socket.socket, answer: Answer) -> Body:
+    def _send(self, sock: socket.socket, reply: Reply) -> Body:
         """Send what the socket takes now, and what is in memory; what is left of it.
 
         Raises ClientGone, OSError: it is gone.
         """
-        data, size = answer.wire, answer.rest
+        data, rest = reply.wire, reply.rest
         try:
-            sent = sock.send(data, socket.MSG_MORE if size else 0)
+            sent = sock.send(data, socket.MSG_MORE if rest else 0)
         except BlockingIOError:
             sent = 0
         self._stats.bytes_sent += sent
         if sent < len(data):
             left = bytes(data[sent:])
-            return (left, FileSpan(0, size)) if size else (left,)
-        return self._send_file(sock, answer, size) if size else ()
+            return (left, rest) if rest else (left,)
+        return self._send_file(sock, reply, rest) if rest else ()
 
-    def _send_file(self, sock: socket.socket, answer: Answer, size: int) -> Body:
+    def _send_file(self, sock: socket.socket, reply: Reply, part: FileSpan) -> Body:
         """The same for the file itself; whoever gets the rest sees what is wrong with it."""
-        file, offset = answer.file, 0
+        assert reply.found is not None
+        disk, file = reply.found.disk, reply.found.file
+        offset, end = part.offset, part.offset + part.length
+        stop = min(end, offset + _SENT)
         with contextlib.suppress(FileChanged, OSError):
-            while offset < min(size, _SENT):
-                count = answer.files.ready_at_once(file, offset, size)
+            while offset < stop:
+                count = disk.ready_at_once(file, offset, end)
                 sent = send_file(sock, file.fd, offset, count) if count else None
                 if not sent:
                     break
                 self._stats.bytes_sent += sent
                 offset += sent
-        return (FileSpan(offset, size - offset),) if offset < size else ()
+        return (FileSpan(offset, end - offset),) if offset < end else ()

@@ -1,19 +1,23 @@
 """All sites of a server, and which one a request is for. Awaits the disk to begin with."""
 
 import contextlib
-import copy
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
+import trio
+
 from ..config import Application, Config
-from ..disk.interface import Disk, PromptDisk
+from ..disk.interface import PromptDisk
 from ..disk.local import open_disks
 from ..semantics.errors import HttpError
-from ..semantics.request import Request
+from ..semantics.recogniser import Match, recogniser, target_of
+from ..semantics.request import Asked, Request
 from ..semantics.routing import Routes, longest
-from ..semantics.target import Target, read_target, target_host
+from ..semantics.target import Target, plain_target, read_target, target_host
 from ..stats import Stats
+from .clock import Clock
 from .root import DocumentRoot
 
 log = logging.getLogger("trio_amped")
@@ -22,11 +26,11 @@ log = logging.getLogger("trio_amped")
 class Route(NamedTuple):
     """Where a request leads.
 
-    `number`: which site it is for, whose options and pages any answer has. `target`: what it names,
-    if that can be read; `below`: the same below the prefix, or why there can be no file of it.
+    `root`: that of the site it is for, whose options and pages any answer has. `target`: the part
+    of the site that it names, if that can be read; `below`: the same below the prefix, or why there
+    can be no file of it.
     """
 
-    number: int
     root: DocumentRoot
     target: Target | None
     below: Target | HttpError
@@ -38,11 +42,11 @@ class Route(NamedTuple):
 
     @property
     def application(self) -> Application | None:
-        """What answers where no file does, if the target could be read."""
+        """The application that answers where no file does, if the target could be read."""
         return self.root.application if self.target else None
 
     def check(self) -> Target:
-        """What is to be found below the root. Raises HttpError."""
+        """Return the target below the root. Raises HttpError."""
         if isinstance(self.below, HttpError):
             raise self.below
         self.below.check()
@@ -51,12 +55,12 @@ class Route(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def open_router(config: Config, stats: Stats) -> AsyncIterator["Router"]:
-    """The sites of a config on the disk of this machine. Raises OSError about a root."""
+    """Open the sites of a config on the disk of this machine. Raises OSError about a root."""
     async with open_disks(config, stats) as disks:
         router = Router(config, disks)
-        router.is_prompt = config.max_open_files > 0 and any(disk.is_prompt for disk in disks)
         router.how = tuple(dict.fromkeys(disk.explain() for disk in disks))
-        yield router
+        async with router.swept():
+            yield router
 
 
 class Router:
@@ -64,22 +68,20 @@ class Router:
 
     def __init__(self, config: Config, disks: Sequence[PromptDisk]) -> None:
         sites = config.all_sites
-        self.disks = disks
-        self.is_prompt = False
-        """Whether answers may be kept: files can be opened and read at once."""
         self.how: tuple[str, ...] = ()
         """Which gates and helpers serve the roots: lines for the log."""
+        self.clock = Clock()
         self._routes = Routes([(site.hosts, site.prefix) for site in sites])
         self.roots = [
-            DocumentRoot(disk, site, config.revalidate)
+            DocumentRoot(disk, site, config, self.clock)
             for disk, site in zip(disks, sites, strict=True)
         ]
-
-    def on(self, disks: Sequence[Disk]) -> "Router":
-        """The same sites on other disks."""
-        other = copy.copy(self)
-        other.roots = [root.on(disk) for root, disk in zip(self.roots, disks, strict=True)]
-        return other
+        self.recogniser = recogniser(frozenset().union(*(root.policy.reads for root in self.roots)))
+        """Recognises common requests, for all fields that the settings of any site read."""
+        self._asked = self.recogniser.numbers_of(Asked._fields)
+        is_everywhere = len(sites) == 1 and not self.asks_host and sites[0].prefix == "/"
+        self.only = self.roots[0] if is_everywhere else None
+        """The root that every request is for, if there is such a one."""
 
     async def introduce(self) -> None:
         """Say in the log how files are served, and which pages are missing."""
@@ -88,10 +90,22 @@ class Router:
         for root in self.roots:
             await root.check_pages()
 
-    @property
-    def any_disk(self) -> Disk:
-        """For a body that is of no file."""
-        return self.roots[0].disk
+    @contextlib.asynccontextmanager
+    async def swept(self) -> AsyncIterator[None]:
+        """Let go of files that nobody asks for, while this lasts; at its end close all of them."""
+        async with trio.open_nursery() as nursery:
+            for root in self.roots:
+                nursery.start_soon(root.files.sweep_for_ever)
+            try:
+                yield
+            finally:
+                self.close()
+                nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Close all files that are kept."""
+        for root in self.roots:
+            root.files.close_unused(math.inf)
 
     @property
     def asks_host(self) -> bool:
@@ -99,27 +113,38 @@ class Router:
         return self._routes.asks_host
 
     def route(self, request: Request) -> Route:
-        """Where a request leads, which need not have been checked."""
-        places = self._routes.at_host(_host(request) if self.asks_host else b"")
+        """Return where a request leads, which need not have been checked."""
+        host = b""
+        if self.asks_host:  # RFC 9112 3.2.2: the target's authority stands before the field
+            host = target_host(request.target) or request.field(b"host") or b""
+        return self.route_to(host, request.target)
+
+    def read(self, match: Match) -> tuple[Asked, Route]:
+        """Return what a recognised request asks, and where it leads."""
+        asked = Asked._make(match.group(*self._asked))
+        path = match["plain"]
+        target = target_of(match) if path is None else plain_target(path, match["query"])
+        if self.only is not None and isinstance(target, Target):
+            return asked, Route(self.only, target, target)
+        host = match["host"] if self.asks_host else None
+        return asked, self.route_to(host or b"", target)
+
+    def route_to(self, host: bytes, target: bytes | Target) -> Route:
+        """Return where a target leads, as it was sent or as it was read."""
+        places = self._routes.at_host(host)
         if not places:
             error = HttpError(421, "a host that is none of ours")  # RFC 9110 15.5.20
-            return self._at(0, None, error)
-        try:
-            target = read_target(request.target)
-        except HttpError as error:
-            return self._at(places[0].number, None, error)
+            return Route(self.roots[0], None, error)
+        if isinstance(target, bytes):
+            try:
+                target = read_target(target)
+            except HttpError as error:
+                return Route(self.roots[places[0].number], None, error)
         place = longest(places, target)
         if place is not None:
             below = target.below(place.prefix)
             assert below is not None
-            return self._at(place.number, target, below)
+            return Route(self.roots[place.number], target, below)
         first, *_ = sorted(places, key=lambda place: self.roots[place.number].application is None)
-        return self._at(first.number, target, HttpError(404, "outside of every prefix"))
-
-    def _at(self, number: int, target: Target | None, below: Target | HttpError) -> Route:
-        return Route(number, self.roots[number], target, below)
-
-
-def _host(request: Request) -> bytes:
-    """RFC 9112 3.2.2: what the target says stands before the field."""
-    return target_host(request.target) or request.field(b"host") or b""
+        outside = HttpError(404, "outside of every prefix")
+        return Route(self.roots[first.number], target, outside)

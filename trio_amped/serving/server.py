@@ -13,7 +13,6 @@ import trio
 from ..config import Config
 from ..semantics.printable import printable
 from ..stats import Stats
-from .answers import Answers
 from .connection import Connection, Unfinished
 from .lane import Handover, Lane
 from .room import Room
@@ -93,14 +92,10 @@ class Server:
             self._has_served = True
             task_status.started([_address(listener) for listener in listeners])
             with self._serving:
-                if not router.is_prompt:
-                    await self._serve_by_tasks(listeners, router)
-                elif self._has_lane(listeners):
+                if self._has_lane(listeners):
                     await self._serve_by_lane(listeners, router)
                 else:
-                    answers = Answers(router, self.config)
-                    async with answers.swept():
-                        await self._serve_by_tasks(listeners, router, answers)
+                    await self._serve_by_tasks(listeners, router)
 
     def _has_lane(self, listeners: Sequence[trio.abc.Listener[Any]]) -> bool:
         return self.config.fast_lane and hasattr(select, "epoll") and any(map(_is_plain, listeners))
@@ -109,18 +104,16 @@ class Server:
         self,
         listeners: Sequence[trio.abc.Listener[Any]],
         router: Router,
-        answers: Answers | None = None,
     ) -> None:
         """A task for each connection. Accept until drained; then wait for the connections."""
         async with trio.open_nursery() as connections:
-            await self._accept(listeners, connections, router, answers)
+            await self._accept(listeners, connections, router)
 
     async def _accept(
         self,
         listeners: Sequence[trio.abc.Listener[Any]],
         connections: trio.Nursery,
         router: Router,
-        answers: Answers | None,
     ) -> None:
         """Start a task for each connection."""
 
@@ -128,7 +121,7 @@ class Server:
             try:
                 transport = transport_of(stream, Pace(self.config, self.stats), self._turns)
                 first_deadline = trio.current_time() + self.config.head_timeout
-                connection = self._connection(transport, router, answers, first_deadline)
+                connection = self._connection(transport, router, first_deadline)
                 await self._run(connection)
             finally:
                 if self._lane:
@@ -152,7 +145,6 @@ class Server:
         What is no plain socket is served by tasks. The same ends: accept until drained, then wait
         for the connections.
         """
-        answers = Answers(router, self.config)
 
         async def handle(handover: Handover) -> None:
             left = None
@@ -164,18 +156,18 @@ class Server:
                 else:
                     lane.park(handover.sock, left)
 
-        async with answers.swept(), trio.open_nursery() as connections:
+        async with trio.open_nursery() as connections:
             lane = self._lane = Lane(
                 self.config,
                 self.stats,
-                answers,
+                router,
                 self._room,
                 lambda handover: connections.start_soon(handle, handover),
             )
             task_status.started(lane)
             others = [listener for listener in listeners if not _is_plain(listener)]
             if others:
-                connections.start_soon(self._accept, others, connections, router, answers)
+                connections.start_soon(self._accept, others, connections, router)
             with self._accepting_by_lane:
                 await lane.run([_plain(each) for each in listeners if _is_plain(each)])
 
@@ -206,22 +198,18 @@ class Server:
         self,
         handover: Handover,
         router: Router,
-        answers: Answers | None = None,
         *,
         parks: bool = False,
     ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         transport = SocketTransport(handover.sock, Pace(self.config, self.stats), self._turns)
-        connection = self._connection(
-            transport, router, answers, handover.first_deadline, parks=parks
-        )
+        connection = self._connection(transport, router, handover.first_deadline, parks=parks)
         return await self._run(connection, handover.received, handover.unfinished)
 
     def _connection(
         self,
         transport: Transport,
         router: Router,
-        answers: Answers | None,
         first_deadline: float | None,
         *,
         parks: bool = False,
@@ -231,7 +219,6 @@ class Server:
             self.config,
             router,
             self.stats,
-            answers=answers,
             parks=parks,
             first_deadline=first_deadline,
         )

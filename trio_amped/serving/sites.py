@@ -7,7 +7,6 @@ import trio
 
 from ..config import Config
 from ..stats import Stats
-from .answers import Answers
 from .connection import Connection
 from .router import Router, open_router
 from .transport import Pace, Turns, transport_of
@@ -16,11 +15,10 @@ from .transport import Pace, Turns, transport_of
 class Sites:
     """What `open_sites` has opened; `stats` are its counters, which may be read at any time."""
 
-    def __init__(self, config: Config, stats: Stats, router: Router, answers: Answers | None):
+    def __init__(self, config: Config, stats: Stats, router: Router) -> None:
         self.config = config
         self.stats = stats
         self._router = router
-        self._answers = answers
         self._turns = Turns()
         self._connections: set[Connection] = set()
         self._is_draining = False
@@ -41,7 +39,6 @@ class Sites:
             self.config,
             self._router,
             self.stats,
-            answers=self._answers,
             first_deadline=trio.current_time() + self.config.head_timeout,
         )
         self.stats.connections += 1
@@ -69,10 +66,7 @@ async def open_sites(config: Config) -> AsyncIterator[Sites]:
     async with contextlib.AsyncExitStack() as stack:
         router = await stack.enter_async_context(open_router(config, stats))
         await router.introduce()
-        answers = Answers(router, config) if router.is_prompt else None
-        if answers:
-            await stack.enter_async_context(answers.swept())
-        yield Sites(config, stats, router, answers)
+        yield Sites(config, stats, router)
 
 
 async def handle_connection(stream: trio.abc.Stream, sites: Sites, received: bytes = b"") -> None:

@@ -1,0 +1,127 @@
+"""A miss as a value: what must be waited for before the same question is asked again. Awaits.
+
+Code that finds an answer never waits. Where it would have to, it raises `Miss`; whoever can wait
+does so, and then runs the same code again:
+
+    with Arrivals() as came:
+        found = await answered(lambda: root.find(asked, target, came), came)
+"""
+
+import errno
+import math
+import os
+from collections.abc import Callable, Hashable
+from typing import Final, Self, TypeAlias, TypeVar
+
+import trio
+
+from ..semantics.errors import HttpError
+from ..semantics.listing import View
+from .interface import Listing, OpenFile, PromptDisk
+
+Result = TypeVar("Result")
+_TRIES: Final = 32  # misses of one request: a file, its sidecars, a listing, pages
+
+Arrival: TypeAlias = OpenFile | Listing | OSError
+
+
+class Arrivals:
+    """What misses have brought for one request, which holds all of it until its answer has ended.
+
+    So the answer is made of what was waited for, however soon others evict it; and a result of a
+    file system that may change unseen (FUSE, network) serves those who waited for it, once.
+    """
+
+    def __init__(self) -> None:
+        self._here: dict[Hashable, tuple[PromptDisk, Arrival]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for disk, arrival in self._here.values():
+            if not isinstance(arrival, OSError):
+                disk.close(arrival.file if isinstance(arrival, Listing) else arrival)
+        self._here.clear()
+
+    def get(self, disk: PromptDisk, key: Hashable) -> Arrival | None:
+        """Return what has come of a question to a disk; None: nothing yet."""
+        found = self._here.get((disk, key))
+        return found[1] if found else None
+
+    def put(self, disk: PromptDisk, key: Hashable, arrival: Arrival) -> None:
+        """Keep an arrival, which is closed at the end."""
+        self._here[disk, key] = (disk, arrival)
+
+    def hold(self, disk: PromptDisk, file: OpenFile) -> OpenFile:
+        """Return a file that stays open until the end, whoever else closes theirs."""
+        for _, arrival in self._here.values():
+            if arrival is file or (isinstance(arrival, Listing) and arrival.file is file):
+                return file
+        shared = disk.share(file)
+        self.put(disk, shared, shared)
+        return shared
+
+
+class Miss(Exception):
+    """Raised where something would have to be waited for: `fill` it, and ask again.
+
+    Each is a fresh object: one that thousands of tasks raise would keep all their frames alive.
+    `patience`: seconds after which there is no answer, for questions that are not asked in earnest.
+    """
+
+    def __init__(self, disk: PromptDisk, key: Hashable) -> None:
+        super().__init__()
+        self.patience = math.inf
+        self._disk = disk
+        self._key = key
+
+    async def fill(self, came: Arrivals) -> None:
+        """Wait for what the disk says, be it an error. A checkpoint."""
+        with trio.move_on_after(self.patience):
+            try:
+                arrival = await self._ask()
+            except OSError as error:
+                arrival = error
+            came.put(self._disk, self._key, arrival)
+            return
+        came.put(self._disk, self._key, OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+
+    async def _ask(self) -> Arrival:
+        raise NotImplementedError
+
+
+class FileMiss(Miss):
+    """A path that a helper must open."""
+
+    def __init__(self, disk: PromptDisk, path: bytes) -> None:
+        super().__init__(disk, path)
+        self._path = path
+
+    async def _ask(self) -> Arrival:
+        return await self._disk.open(self._path)
+
+
+class ListingMiss(Miss):
+    """A directory that a helper must render."""
+
+    def __init__(self, disk: PromptDisk, path: bytes, view: View) -> None:
+        super().__init__(disk, (path, view))
+        self._path = path
+        self._view = view
+
+    async def _ask(self) -> Arrival:
+        return await self._disk.list(self._path, self._view)
+
+
+async def answered(ask: Callable[[], Result], came: Arrivals) -> Result:
+    """Ask until there is an answer: after each miss, which is waited for, the same again.
+
+    Raises what `ask` raises; HttpError if there is no end of misses.
+    """
+    for _ in range(_TRIES):
+        try:
+            return ask()
+        except Miss as miss:
+            await miss.fill(came)
+    raise HttpError(503, "the disk changes faster than it can be read")

@@ -1,0 +1,111 @@
+"""Owns what is known of one form of a resource, and the fields of its answers. Pure."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .dates import format_date
+from .errors import Headers
+from .validators import etag, last_modified
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Representation:
+    """One of the forms in which a resource can be sent, as its open file shows it.
+
+    `size` in bytes; `mtime_ns` since 1970, None if it has no date; `digest`: of the content, where
+    that is its validator; `coding`: None for the file as it is; `headers`: those that the policy
+    adds; `vary`: the request fields by which it was chosen among others.
+    """
+
+    size: int
+    media_type: bytes
+    mtime_ns: int | None = None
+    digest: bytes = b""
+    coding: bytes | None = None
+    headers: Headers = ()
+    vary: tuple[bytes, ...] = ()
+
+    def etag(self, now: float) -> bytes:
+        """Every form has its own (RFC 9110 8.8.3.3)."""
+        if self.mtime_ns is None:
+            return b'"%s"' % self.digest
+        return etag(self.size, self.mtime_ns, now, self.coding or b"")
+
+    def last_modified(self, now: float) -> int | None:
+        return None if self.mtime_ns is None else last_modified(self.mtime_ns, now)
+
+
+class Blocks(NamedTuple):
+    """Field lines of a form, ready to be sent, for one result of CORS.
+
+    `described`: for 200 and 206, without type and length; `undated`: for a 206 to If-Range, whose
+    client has the date from before (RFC 9110 15.3.7); `chosen`: for 304 (15.4.5).
+    """
+
+    described: bytes
+    undated: bytes
+    chosen: bytes
+
+
+class Form:
+    """A representation at a time: its validators, and the fields of its answers rendered once.
+
+    What does not change may be kept and used again; a validator that is weak today (validators.py)
+    may be strong in a second, so such a form is made anew for each request.
+    """
+
+    __slots__ = (
+        *("_blocks", "_shown", "date", "media_type", "modified", "representation", "size", "tag"),
+    )
+
+    def __init__(self, representation: Representation, now: float) -> None:
+        """`now` in seconds since 1970."""
+        self.representation = representation
+        self.size = representation.size
+        self.media_type = representation.media_type
+        self.tag = representation.etag(now)
+        self.modified = representation.last_modified(now)
+        self.date = None if self.modified is None else format_date(self.modified)
+        self._shown: Headers | None = None  # the result of CORS that was asked for last
+        self._blocks: Blocks
+
+    def blocks(self, cors: Headers) -> Blocks:
+        """Return the field lines beside these of CORS, which are the same for most requests."""
+        if cors is not self._shown:
+            self._shown, self._blocks = cors, self._render(cors)
+        return self._blocks
+
+    def _render(self, cors: Headers) -> Blocks:
+        form = self.representation
+        vary: Headers = ((b"Vary", b", ".join(form.vary)),) if form.vary else ()  # RFC 9110 12.5.5
+        chosen = merge_vary(((b"ETag", self.tag), *vary, *form.headers))
+        coding: Headers = ((b"Content-Encoding", form.coding),) if form.coding else ()  # 8.4
+        date: Headers = ((b"Last-Modified", self.date),) if self.date else ()
+        ranges = (b"Accept-Ranges", b"bytes")
+        return Blocks(
+            described=render(merge_vary((*coding, *date, ranges, *chosen, *cors))),
+            undated=render(merge_vary((*coding, ranges, *chosen, *cors))),
+            chosen=render(merge_vary((*chosen, *cors))),
+        )
+
+
+def render(headers: Headers) -> bytes:
+    """Write field lines (RFC 9112 5)."""
+    return b"".join([b"%b: %b\r\n" % field for field in headers])
+
+
+def parse(fields: bytes) -> Headers:
+    """Read field lines that `render` wrote."""
+    lines = fields.split(b"\r\n")[:-1]
+    return tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines))
+
+
+def merge_vary(headers: Headers) -> Headers:
+    """Return the same with one Vary field, which has the members of all (RFC 9110 12.5.5)."""
+    lines = [value for name, value in headers if name.lower() == b"vary"]
+    if len(lines) < 2:
+        return headers
+    members = [member.strip() for line in lines for member in line.split(b",")]
+    distinct = {member.lower(): member for member in members if member}
+    others = tuple(each for each in headers if each[0].lower() != b"vary")
+    return (*others, (b"Vary", b", ".join(distinct.values())))

@@ -1,0 +1,173 @@
+"""The answers to recognised requests, ready for the wire. Never waits: None is "a task must"."""
+
+from typing import Final
+
+from ..disk.interface import FileChanged, WouldWait
+from ..disk.misses import Miss
+from ..semantics.body import FileSpan
+from ..semantics.errors import HttpError
+from ..semantics.recogniser import CONDITIONAL, Match, target_of
+from ..semantics.response import Response, whole, wire_head
+from .answer import answer, answer_error, log_refusal
+from .resources import Found
+from .root import DocumentRoot
+from .router import Router
+
+_COPIED: Final = 32 * 1024  # bytes: up to here a copy and one send are cheaper than a sendfile
+_DATE_AT: Final = len(b"HTTP/1.1 200 OK\r\nDate: ")
+_DATE_LENGTH: Final = 29
+_SLASH: Final = ord("/")
+
+
+class Reply:
+    """An answer: `wire` is its head, and its body but for `rest`, which is of the file `found`.
+
+    `length` is that of the body, in bytes; `closes`: it is the last on its connection; `second`:
+    the time of its Date.
+    """
+
+    __slots__ = ("closes", "found", "length", "rest", "second", "status", "wire")
+
+    def __init__(
+        self,
+        status: int,
+        wire: bytes | bytearray,
+        length: int,
+        rest: FileSpan | None,
+        found: Found | None,
+        closes: bool,
+    ) -> None:
+        self.status = status
+        self.wire = wire
+        self.length = length
+        self.rest = rest
+        self.found = found
+        self.closes = closes
+        self.second = -1
+
+
+class Replies:
+    """Answers to requests that the recogniser of a router has matched."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._clock = router.clock
+        self._only = router.only
+        unusual = ("close", "old", *CONDITIONAL, "origin")  # a plain GET has none of them
+        self._groups = router.recogniser.numbers_of(
+            ("plain", "method", "accept_encoding", *unusual)
+        )
+        self._nothing = (None,) * len(unusual)
+        self._closing = router.recogniser.numbers_of(("close", "old"))
+
+    def reply(self, match: Match) -> Reply | None:
+        """Return the answer to a request; None: something must be waited for, or is unusual."""
+        groups = match.group(*self._groups)
+        path, method, coding = groups[:3]
+        if groups[3:] == self._nothing and method == b"GET" and path and self._only is not None:
+            reply = self._kept(self._only, path, coding)
+            if reply is not None:
+                return reply
+        return self._any(match)
+
+    def _kept(self, root: DocumentRoot, path: bytes, coding: bytes | None) -> Reply | None:
+        """Return the answer to a plain GET, which is kept with its file."""
+        path = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
+        lookup = root.files.get(path)
+        if lookup is None or lookup.made is None:  # seen for the first time
+            return None
+        try:
+            found = root.resources.find(path, coding, None)
+        except (Miss, HttpError):
+            return None
+        if type(found) is not Found:
+            return None
+        reply: Reply | None = found.reply
+        if reply is None:
+            response = whole(b"GET", found.form, root.policy.cors.headers(None))
+            reply = self._with_body(root, response, found, closes=False)
+            if reply is None or found.owner is None:
+                return reply
+            self._keep(found, reply)
+        elif reply.rest is not None and not self._is_resident(found, reply.rest):
+            return None
+        if reply.second != self._clock.second:
+            reply.second = self._clock.second
+            reply.wire[_DATE_AT : _DATE_AT + _DATE_LENGTH] = self._clock.date  # type: ignore[index]
+        return reply
+
+    def _keep(self, found: Found, reply: Reply) -> None:
+        """Keep an answer with its file, whose bytes are in memory once."""
+        found.reply = reply
+        reply.wire = bytearray(reply.wire)
+        if found.body is not None:
+            found.body = memoryview(reply.wire)[-reply.length :]
+
+    def _any(self, match: Match) -> Reply | None:
+        """The same for any request that the recogniser knows."""
+        asked, route = self._router.read(match)
+        closes = match.group(*self._closing) != (None, None)
+        try:
+            try:
+                response, found = answer(asked, route, self._clock, None)
+            except HttpError as error:
+                if route.application is not None:
+                    return None
+                log_refusal(target_of(match), error)
+                response, found = answer_error(error, asked, route.root, None)
+        except Miss:
+            return None
+        return self._with_body(route.root, response, found, closes=closes)
+
+    def _with_body(
+        self, root: DocumentRoot, response: Response, found: Found | None, *, closes: bool
+    ) -> Reply | None:
+        """Add the body, if it is in memory, and if it is not in several parts."""
+        status, _, body = response
+        head = wire_head(response, self._clock.date, closes)
+        if not body:
+            return Reply(status, head, 0, None, found, closes)
+        if len(body) > 1:
+            return None
+        (part,) = body
+        if isinstance(part, bytes):
+            return Reply(status, head + part, len(part), None, found, closes)
+        assert found is not None
+        return self._with_part(root, status, head, part, found, closes)
+
+    def _with_part(
+        self,
+        root: DocumentRoot,
+        status: int,
+        head: bytes,
+        part: FileSpan,
+        found: Found,
+        closes: bool,
+    ) -> Reply | None:
+        """Add a part of a file: by a copy, or for `sendfile` if it is large."""
+        offset, length = part.offset, part.length
+        if not length:
+            return Reply(status, head, 0, None, found, closes)
+        content = root.resources.body(found)
+        try:
+            if content is not None:
+                wire = head + (
+                    content if length == len(content) else content[offset : offset + length]
+                )
+            elif length <= _COPIED:
+                wire = head + root.resources.read(found.file, offset, length)
+            elif self._is_resident(found, part):
+                return Reply(status, head, length, part, found, closes)
+            else:
+                return None
+        except (WouldWait, FileChanged, OSError):
+            return None
+        return Reply(status, wire, length, None, found, closes)
+
+    def _is_resident(self, found: Found, part: FileSpan) -> bool:
+        """Whether its first window is in memory: a disk that fails gets an honest answer."""
+        end = part.offset + part.length
+        try:
+            return found.disk.ready_at_once(found.file, part.offset, end) > 0
+        except (FileChanged, OSError):
+            return False

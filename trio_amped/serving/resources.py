@@ -1,0 +1,258 @@
+"""What paths below one root lead to, ready to be answered from. Never waits: it raises Miss."""
+
+import errno
+import logging
+import math
+import os
+from functools import lru_cache
+from typing import Any, Final
+
+from ..disk.interface import FileChanged, OpenFile, PromptDisk, WouldWait
+from ..disk.misses import Arrivals
+from ..disk.open_files import Lookup, OpenFiles
+from ..semantics.errors import HttpError, status_of_errno
+from ..semantics.form import Form, Representation
+from ..semantics.negotiation import preferred_codings
+from ..semantics.policy import Policy
+from ..semantics.printable import printable
+from .clock import Clock
+
+log = logging.getLogger("trio_amped.serving")
+
+_LINKS: Final = {
+    errno.EXDEV: "a symbolic link leads out of the root, or is absolute: not followed",
+    errno.ELOOP: "a symbolic link that is not followed",
+}
+NO_FILE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_OLDER: Final = 10**9  # ns: a sidecar that is so much older than its original is not used
+_SMALL: Final = 64 * 1024  # bytes: a body of this size is kept, and goes in one send with its head
+_TOLD: Final = 1000  # lines of the log that are not written again
+_LONG: Final = 256  # bytes of an Accept-Encoding: beyond, what it means is not remembered
+
+_remembered_codings = lru_cache(maxsize=1024)(preferred_codings)
+
+
+class Found:
+    """A file that answers a request: its form, the open file, and its bytes if they are few.
+
+    `owner`: the lookup that it is kept with; None for what serves one request. `reply`: what a
+    plain GET is answered with (replies.py).
+    """
+
+    __slots__ = ("body", "checked_at", "disk", "file", "form", "owner", "reply")
+
+    def __init__(
+        self, disk: PromptDisk, file: OpenFile, form: Form, owner: Lookup | None = None
+    ) -> None:
+        self.disk = disk
+        self.file = file
+        self.form = form
+        self.owner = owner
+        self.body: bytes | memoryview | None = None
+        self.checked_at = -1  # a moment, see Clock
+        self.reply: Any = None
+
+
+class Resource:
+    """What a path leads to: a file in its forms, a directory, or nothing that can be sent.
+
+    `original` is the lookup of the path itself, and `offered` has those of the sidecars that may
+    stand for it, by coding. It holds while all `lookups` do, which is asked again at `valid_until`,
+    and while no file was written into, asked at each moment (`checked_at`).
+    """
+
+    __slots__ = ("checked_at", "forms", "lookups", "offered", "original", "valid_until")
+
+    def __init__(
+        self, original: Lookup, lookups: list[Lookup], offered: dict[bytes, Lookup]
+    ) -> None:
+        self.original = original
+        self.lookups = lookups
+        self.offered = offered
+        self.forms: dict[tuple[bytes | None, bool], Found] = {}
+        self.checked_at = -1
+        self.valid_until = -math.inf
+
+    @property
+    def is_directory(self) -> bool:
+        found = self.original.found
+        return found is not None and found.is_directory
+
+    def best_coding(self, accept_encoding: bytes | None) -> bytes | None:
+        """Return the coding, of those that are there, that the client prefers to none."""
+        if not self.offered or accept_encoding is None:
+            return None
+        ask = _remembered_codings if len(accept_encoding) <= _LONG else preferred_codings
+        return next(iter(ask(accept_encoding, tuple(self.offered))), None)
+
+
+class Resources:
+    """The resources of one root. Those that can be kept live as long as their lookups do."""
+
+    def __init__(self, files: OpenFiles, policy: Policy, clock: Clock, max_age: float) -> None:
+        self.files = files
+        self._disk = files.disk
+        self._policy = policy
+        self._clock = clock
+        self._max_age = max_age
+        self._told: set[str] = set()
+
+    def find(
+        self,
+        path: bytes,
+        accept_encoding: bytes | None,
+        came: Arrivals | None,
+        *,
+        by_accept: bool = False,
+    ) -> Found | OSError | None:
+        """Return the file at a path, in the form that suits the client best; None: a directory.
+
+        `by_accept`: it was chosen by the Accept field as well. An OSError is the answer of the
+        disk. Raises Miss, and HttpError (404) for what is neither a file nor a directory.
+        """
+        resource = self.get(path, came)
+        original = resource.original
+        if original.file is None:
+            if original.found is None:
+                return OSError(original.errno, os.strerror(original.errno))
+            if resource.is_directory:
+                return None
+            raise HttpError(404, "neither a regular file nor a directory")
+        coding = resource.best_coding(accept_encoding)
+        found = resource.forms.get((coding, by_accept))
+        if found is None:
+            found = resource.forms[coding, by_accept] = self._form(
+                resource, path, coding, by_accept
+            )
+        elif coding and not self._is_unchanged(found):
+            self.files.forget(resource.offered[coding])
+            original.made = None
+            return self.find(path, accept_encoding, came, by_accept=by_accept)
+        return found
+
+    def _is_unchanged(self, found: Found) -> bool:
+        """Return whether nobody has written into a sidecar since it was opened."""
+        if found.checked_at != self._clock.moment:
+            if not self.files.is_unchanged(found.file):
+                return False
+            found.checked_at = self._clock.moment
+        return True
+
+    def get(self, path: bytes, came: Arrivals | None) -> Resource:
+        """Return what a path leads to. Raises Miss."""
+        lookup = self.files.get(path)
+        if lookup is not None:
+            resource: Resource | None = lookup.made
+            if resource is not None and (
+                resource.checked_at == self._clock.moment or self._still_holds(resource)
+            ):
+                return resource
+        return self._make(path, came)
+
+    def _still_holds(self, resource: Resource) -> bool:
+        """Ask whether it is current, and unchanged at this moment."""
+        now = self._clock.now
+        if now >= resource.valid_until:
+            if not all(self.files.is_current(each, now) for each in resource.lookups):
+                return False
+            self._renew(resource)
+        file = resource.original.file
+        if file is not None and not self.files.is_unchanged(file):
+            return False
+        resource.checked_at = self._clock.moment
+        return True
+
+    def _renew(self, resource: Resource) -> None:
+        """Set how long it holds: as long as the oldest of its lookups, which others may share."""
+        resource.valid_until = min(each.checked_at for each in resource.lookups) + self._max_age
+
+    def _make(self, path: bytes, came: Arrivals | None) -> Resource:
+        original = self.files.look(path, came)
+        lookups, offered = [original], {}
+        if original.file is not None:
+            for coding, beside in self._policy.sidecars(path).items():
+                sidecar = self.files.look(beside, came, lookups)
+                lookups.append(sidecar)
+                if self._may_stand_for(original, sidecar):
+                    offered[coding] = sidecar
+        resource = Resource(original, lookups, offered)
+        if all(each.is_kept for each in (original, *offered.values())):
+            original.made = resource
+            resource.checked_at = self._clock.moment
+            self._renew(resource)
+        return resource
+
+    def _may_stand_for(self, original: Lookup, sidecar: Lookup) -> bool:
+        """Return whether a sidecar can be used; whoever runs the server is told why not."""
+        assert original.found is not None
+        if sidecar.found is None:
+            if sidecar.errno not in NO_FILE:
+                error = OSError(sidecar.errno, os.strerror(sidecar.errno))
+                self.tell(f"{printable(sidecar.path)} is not used: {refusal(error).detail}")
+            return False
+        if not sidecar.found.is_regular:
+            problem = "it is no regular file"
+        elif sidecar.found.mtime_ns <= original.found.mtime_ns - _OLDER:
+            problem = "it is older than its original"
+        else:
+            return True
+        self.tell(f"{printable(sidecar.path)} is not used: {problem}")
+        return False
+
+    def _form(
+        self, resource: Resource, path: bytes, coding: bytes | None, by_accept: bool
+    ) -> Found:
+        lookup = resource.offered[coding] if coding else resource.original
+        status, file = lookup.found, lookup.file
+        assert status is not None
+        assert file is not None
+        vary = (b"Accept-Encoding",) if resource.offered else ()
+        form = Representation(
+            size=status.size,
+            media_type=self._policy.media_type(path),
+            mtime_ns=status.mtime_ns,
+            coding=coding,
+            headers=self._policy.headers(path),
+            vary=(*vary, b"Accept") if by_accept else vary,
+        )
+        owner = resource.original if resource.original.made is resource else None
+        found = Found(self._disk, file, Form(form, self._clock.wall), owner)
+        found.checked_at = self._clock.moment
+        return found
+
+    def body(self, found: Found) -> bytes | memoryview | None:
+        """Return the bytes of a small file that is kept, if they are in memory; else None."""
+        size = found.form.size
+        if found.body is None and found.owner is not None and 0 < size <= _SMALL:
+            try:
+                found.body = self.read(found.file, 0, size)
+            except (WouldWait, FileChanged, OSError):
+                return None
+            self.files.weigh(found.owner, size)
+        return found.body
+
+    def read(self, file: OpenFile, offset: int, length: int) -> bytes:
+        """Read a part of a file that is in memory. Raises WouldWait, FileChanged, OSError."""
+        end = offset + length
+        data = self._disk.read_at_once(file, offset, end)
+        if len(data) == length:
+            return data
+        pieces = [data]
+        while (offset := offset + len(pieces[-1])) < end:
+            pieces.append(self._disk.read_at_once(file, offset, end))
+        return b"".join(pieces)
+
+    def tell(self, line: str) -> None:
+        """Say it once: a line for every request hides what else there is to say."""
+        if line not in self._told:
+            if len(self._told) >= _TOLD:
+                self._told.clear()
+            self._told.add(line)
+            log.warning("%s", line)
+
+
+def refusal(error: OSError) -> HttpError:
+    """Return what a client is told of an error of opening a file."""
+    number = error.errno or errno.EIO
+    detail = _LINKS.get(number, f"opening failed: {error.strerror}")
+    return HttpError(status_of_errno(number), detail, is_notable=number in _LINKS)
