@@ -26,6 +26,7 @@ from tests.rig import (
     forget_names,
     fuse_disk,
     held_in_memory,
+    limited_cache,
     load,
     loop_ext4,
     missing,
@@ -461,6 +462,32 @@ def test_a_slow_cgroup_goes_when_it_is_busy(place: Path) -> None:
             slow.add(cat.pid)
             assert str(cat.pid) in (slow.directory / "cgroup.procs").read_text().split()
         assert not slow.directory.exists()
+
+
+@needs("loop", "memory")
+def test_a_limited_cache_is_as_large_whatever_its_processes_need(place: Path) -> None:
+    """The memory of their own is half of the limit here, and costs no page of a file."""
+    program = (
+        "import sys; own = bytearray(16 << 20); print(len(own), flush=True); sys.stdin.readline();"
+        " sum(map(len, open(sys.argv[1], 'rb')))"
+    )
+    with loop_ext4(place, 96 * MIB) as mount, limited_cache(32 * MIB) as cache:
+        file = mount / "file"
+        with file.open("wb") as writer:
+            for _ in range(64):
+                writer.write(os.urandom(MIB))
+        evict(file)
+        reader = cache.command([sys.executable, "-c", program, str(file)])
+        pipe = subprocess.PIPE
+        with subprocess.Popen(reader, stdin=pipe, stdout=pipe) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()
+            cache.follow()
+            process.communicate(b"\n")
+        assert process.returncode == 0
+        assert 24 * MIB < cache.cached() <= 32 * MIB
+    assert not cache.directory.exists()
 
 
 @needs("blkio")

@@ -8,6 +8,7 @@ is undone on leaving, also when a test fails. `missing` says what this machine c
 from tests.rig.features import missing, needs
 from tests.rig.file_systems import block_device, loop_disk, loop_ext4, overlayfs, read_ahead, tmpfs
 from tests.rig.fuse import FuseDisk, Operation, fuse_disk
+from tests.rig.memory import LimitedCache, limited_cache
 from tests.rig.mount_points import public_directory
 from tests.rig.page_cache import evict, forget_names, held_in_memory, load, resident_pages
 from tests.rig.server import ServerProcess, running_server
@@ -20,6 +21,7 @@ __all__ = [
     "NOBODY",
     "REPOSITORY",
     "FuseDisk",
+    "LimitedCache",
     "Operation",
     "ServerProcess",
     "SlowDisk",
@@ -30,6 +32,7 @@ __all__ = [
     "fuse_disk",
     "held_in_memory",
     "identity",
+    "limited_cache",
     "load",
     "loop_disk",
     "loop_ext4",

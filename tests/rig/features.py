@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rig.cgroups import Controller, cgroup
 from tests.rig.fuse import fuse_disk
-from tests.rig.slow_disk import cgroup
 from tests.rig.tools import NOBODY, require, run_tool
 from tests.rig.users import as_nobody
 
@@ -80,9 +80,9 @@ def _probe_fuse() -> None:
             disk.path.stat()
 
 
-def _probe_blkio() -> None:
+def _probe_cgroup(controller: Controller) -> None:
     _probe_root()
-    with cgroup():
+    with cgroup(controller):
         pass
 
 
@@ -109,7 +109,8 @@ _PROBES: dict[str, Callable[[], None]] = {
     "casefold": lambda: _probe_image("16M", "mkfs.ext4", "-q -F -O casefold"),
     "ascii-ci": lambda: _probe_image("300M", "mkfs.xfs", "-q -n version=ci"),
     "fuse": _probe_fuse,
-    "blkio": _probe_blkio,
+    "blkio": lambda: _probe_cgroup("blkio"),
+    "memory": lambda: _probe_cgroup("memory"),
     "strace": _probe_strace,
     "font": _probe_font,
 }

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests.rig.cgroups import cgroup, inside
 from tests.rig.file_systems import block_device
-from tests.rig.mount_points import mountinfo
 
 
 class SlowDisk:
@@ -35,8 +32,7 @@ class SlowDisk:
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """`argv` in the cgroup from its first instruction on; the process id stays the same."""
-        enter = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
-        return ["sh", "-c", enter, str(self.directory), *argv]
+        return inside(self.directory, argv)
 
 
 @contextmanager
@@ -50,48 +46,3 @@ def slow_cgroup(device_path: Path, bytes_per_second: int) -> Iterator[SlowDisk]:
         slow = SlowDisk(directory, device)
         slow.limit(bytes_per_second)
         yield slow
-
-
-_cgroup_numbers = itertools.count()
-
-
-@contextmanager
-def cgroup() -> Iterator[Path]:
-    """A new cgroup that can limit block devices; whoever is in it at the end is moved out."""
-    parent = _cgroup_parent()
-    directory = parent / f"trio-amped-{os.getpid()}-{next(_cgroup_numbers)}"
-    directory.mkdir()
-    try:
-        yield directory
-    finally:
-        deadline = time.monotonic() + 5
-        while True:
-            for pid in (directory / "cgroup.procs").read_text().split():
-                with suppress(OSError):
-                    (parent / "cgroup.procs").write_text(pid)
-            try:
-                directory.rmdir()
-                break
-            except OSError:  # a process that is just exiting
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-
-
-def _cgroup_parent() -> Path:
-    """Where block devices can be limited: cgroup v1 if it is there, or else v2."""
-    unified = None
-    for line in mountinfo():
-        before, after = line.split(" - ")
-        kind, _, options = after.split(" ", 2)
-        place = Path(before.split()[4])
-        if kind == "cgroup" and "blkio" in options.split(","):
-            if not (place / "blkio.throttle.read_bps_device").exists():
-                raise RuntimeError(f"{place} cannot limit the speed of a disk")
-            return place
-        if kind == "cgroup2":
-            unified = place
-    if unified is None or "io" not in (unified / "cgroup.controllers").read_text().split():
-        raise RuntimeError("no cgroup has the blkio (v1) or io (v2) controller")
-    (unified / "cgroup.subtree_control").write_text("+io")
-    return unified

@@ -1,0 +1,67 @@
+"""New cgroups, of version 1 or 2. Blocks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from tests.rig.mount_points import mountinfo
+
+Controller = Literal["blkio", "memory"]  # as version 1 calls them
+_V2_NAMES = {"blkio": "io", "memory": "memory"}
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def cgroup(controller: Controller = "blkio") -> Iterator[Path]:
+    """A new cgroup with this controller; whoever is in it at the end is moved out."""
+    parent = cgroup_parent(controller)
+    directory = parent / f"trio-amped-{os.getpid()}-{next(_numbers)}"
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        deadline = time.monotonic() + 5
+        while True:
+            for pid in (directory / "cgroup.procs").read_text().split():
+                with suppress(OSError):
+                    (parent / "cgroup.procs").write_text(pid)
+            try:
+                directory.rmdir()
+                break
+            except OSError:  # a process that is just exiting
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+
+def inside(directory: Path, argv: Sequence[str]) -> list[str]:
+    """`argv` in a cgroup from its first instruction on; the process id stays the same."""
+    enter = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+    return ["sh", "-c", enter, str(directory), *argv]
+
+
+def cgroup_parent(controller: Controller) -> Path:
+    """Where cgroups with this controller can be made: version 1 if it is there, or else 2."""
+    unified = None
+    for line in mountinfo():
+        before, after = line.split(" - ")
+        kind, _, options = after.split(" ", 2)
+        place = Path(before.split()[4])
+        if kind == "cgroup" and controller in options.split(","):
+            if controller == "blkio" and not (place / "blkio.throttle.read_bps_device").exists():
+                raise RuntimeError(f"{place} cannot limit the speed of a disk")
+            return place
+        if kind == "cgroup2":
+            unified = place
+    name = _V2_NAMES[controller]
+    if unified is None or name not in (unified / "cgroup.controllers").read_text().split():
+        raise RuntimeError(f"no cgroup has the controller {controller} (v1) or {name} (v2)")
+    (unified / "cgroup.subtree_control").write_text(f"+{name}")
+    return unified
