@@ -27,17 +27,19 @@ from bench import rig as cold
 from bench import servers
 from bench.disks import HOT, MIB, Disk, Shape, machine_disk
 from bench.hot import measure
-from bench.hot.__main__ import prepare
 from bench.hot.answers import Wrong, verify
+from bench.hot.files import SIZES
 from bench.hot.measure import Sample
 from bench.hot.peers import Peer, Running, running
-from bench.hot.workloads import WORKLOADS, Workload
+from bench.hot.rows import WORKLOADS
+from bench.hot.run import prepare
+from bench.hot.workloads import Workload
 from tests import rig
 from tests.rig.tools import require
 
 OURS, BASE, LIMIT = "trio_amped.asgi", "Starlette", "canned"
 APPS: Final = {OURS: "amped", BASE: "starlette", LIMIT: "canned"}
-ROWS: Final = ("1k", "64k", "1m")
+ROWS: Final = ("plain", "64k", "1m")
 COLD: Final = Shape(12, 4 * MIB)
 COMMAND: Final = (
     *(sys.executable, "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--worker-class", "trio"),
@@ -88,7 +90,7 @@ def measure_hot(rounds: int, seconds: int) -> bool:
     """Whether ours is the faster one in all rows."""
     found = defaultdict[tuple[str, str], list[Sample]](list)
     with rig.public_directory() as root:
-        each = Round(root, prepare(root), seconds)
+        each = Round(root, prepare(root, SIZES), seconds)
         for number in range(rounds):
             for cell, sample in each.run(is_odd=bool(number % 2)).items():
                 found[cell].append(sample)

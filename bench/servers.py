@@ -20,11 +20,13 @@ NGINX = """
 daemon off;
 user root root;
 worker_processes {workers};
+worker_rlimit_nofile 65536;
 pid {scratch}/nginx.pid;
 error_log stderr;
 events {{ worker_connections 8192; }}
 http {{
     access_log off;
+    log_not_found off;
     sendfile on;
     {more}
     keepalive_requests 10000000;
@@ -69,7 +71,10 @@ def nginx_command(
 
 @contextlib.contextmanager
 def listening(
-    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    directory: Path = REPOSITORY,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a session of its own, from when it accepts until it and its workers are gone."""
     with tempfile.TemporaryFile() as log:
@@ -78,7 +83,7 @@ def listening(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=REPOSITORY,
+            cwd=directory,
             env=environment,
             start_new_session=True,
         )

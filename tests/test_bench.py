@@ -1,4 +1,4 @@
-"""The pure parts of the hot benchmark: what wrk says, statistics, tables, the chart."""
+"""What the hot benchmark makes of its numbers: statistics, floors, tables, the chart."""
 
 import json
 import re
@@ -6,30 +6,13 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from bench.hot import chart, output, report
+from bench.hot import chart, floors, output, report
 from bench.hot.__main__ import parse
-from bench.hot.answers import Head, Wrong, read_head, request
 from bench.hot.idle import Memory
-from bench.hot.measure import Load, Sample, check_total, read_wrk
-from bench.hot.peers import BASE, OURS, PEERS, PLAIN
-from bench.hot.results import Results, Spread
-from bench.hot.workloads import (
-    BROWSER,
-    ID,
-    SIZES,
-    WORKERS,
-    WORKLOADS,
-    contents,
-    drawn,
-    zipf_sizes,
-)
-
-SAID = """Running 1s test @ http://127.0.0.1:41231/
-  1 threads and 64 connections
-  41955 requests in 1.00s, 50.33MB read
-RESULT {"requests": 41955, "bytes": 52779390, "seconds": 1.0, "sent": 0, "due": 0, "errors": %s}
-"""
-NO_ERRORS = '{"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}'
+from bench.hot.measure import Hot, Sample
+from bench.hot.peers import ALL, ALWAYS, DEFAULT, EARLIER, OURS, TASKS, TUNED
+from bench.hot.results import Results, Spread, Verdict
+from bench.hot.rows import HERD, IDLE, PAPER, ROWS, WORKERS
 
 
 def sample(rate: float) -> Sample:
@@ -38,116 +21,23 @@ def sample(rate: float) -> Sample:
 
 @pytest.fixture
 def results() -> Results:
-    """Three rounds of `1k`, of `zipf` where another server failed, and of idle connections."""
+    """Three rounds of `plain`, of `zipf` where another server failed, and of idle connections."""
     found = Results()
     for number, (ours, theirs) in enumerate([(110, 100), (50, 100), (240, 200)]):
-        found.add("1k", OURS, number, sample(ours))
-        found.add("1k", BASE, number, sample(theirs))
-        found.add("1k", PLAIN, number, sample(20))
-        found.add("1k", "nginx", number, sample(80))
-        found.add("zipf", BASE, number, sample(100))
+        found.add("plain", OURS, number, sample(ours))
+        found.add("plain", TUNED, number, sample(theirs))
+        found.add("plain", TASKS, number, sample(20))
+        found.add("plain", DEFAULT, number, sample(80))
+        found.add("zipf", TUNED, number, sample(100))
     found.add("zipf", "aiohttp", 0, sample(100))
     found.fail("zipf", "aiohttp", 1, "not a 200")
     found.idle[OURS] = Memory(600.0, 600.0)
     return found
 
 
-def test_what_wrk_says_is_read() -> None:
-    assert read_wrk(SAID % NO_ERRORS) == Load(41955, 52779390, 1.0, 0, 0)
-
-
-@pytest.mark.parametrize("kind", ["connect", "read", "write", "status", "timeout"])
-def test_what_wrk_counts_as_errors_is_a_failed_run(kind: str) -> None:
-    with pytest.raises(Wrong, match=f"3 {kind}"):
-        read_wrk(SAID % NO_ERRORS.replace(f'"{kind}": 0', f'"{kind}": 3'))
-
-
-def test_wrk_without_a_result_is_a_failed_run() -> None:
-    with pytest.raises(Wrong, match="unable to connect"):
-        read_wrk("unable to connect to 127.0.0.1:1")
-
-
-HEADS = {"/1k": Head(200, 1024, False)}
-
-
-@pytest.mark.parametrize("more", [0, 1224, 64 * 1224])
-def test_a_total_may_have_what_was_on_its_way(more: int) -> None:
-    check_total(Load(1000, 1000 * 1224 + more, 1.0), WORKLOADS["1k"], HEADS)
-    due = (1000 + 64) * 1224
-    check_total(Load(1000, due - more, 1.0, 1064, due), WORKLOADS["unique"], HEADS)
-
-
-@pytest.mark.parametrize(
-    "load",
-    [
-        Load(0, 0, 1.0),
-        Load(1000, 1000 * 1224 - 1, 1.0),
-        Load(1000, 1064 * 1224 + 1, 1.0),
-        Load(1000, 1000 * 1224, 1.0, 999, 1000 * 1224),
-        Load(1000, 1000 * 1224, 1.0, 1066, 1066 * 1224),
-        Load(1000, 1065 * 1224 + 1, 1.0, 1065, 1065 * 1224),
-        Load(1000, 999 * 1224, 1.0, 1065, 1065 * 1224),
-    ],
-)
-def test_a_total_that_is_not_right_is_a_failed_run(load: Load) -> None:
-    with pytest.raises(Wrong):
-        check_total(load, WORKLOADS["1k"], HEADS)
-
-
-@pytest.mark.parametrize(
-    ("head", "closes"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: Close\r\n\r\n", True),
-        (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", True),
-        (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n", False),
-    ],
-)
-def test_the_head_of_a_right_answer_is_read(head: bytes, closes: bool) -> None:
-    assert read_head(head) == Head(len(head), 5, closes)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\n",
-        b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\ncontent-length: 6\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
-        b"",
-    ],
-)
-def test_the_head_of_a_wrong_answer_is_refused(head: bytes) -> None:
-    with pytest.raises(Wrong):
-        read_head(head)
-
-
-def test_files_and_their_order_are_the_same_in_every_run() -> None:
-    paths = WORKLOADS["zipf"].paths
-    order = drawn(paths)
-    assert order == drawn(paths)
-    counts = [order.count(path) for path in paths[:100]]
-    assert counts[0] > counts[9] > counts[99] > 0
-    sizes = zipf_sizes().values()
-    assert len(sizes) == 2000
-    assert 512 <= min(sizes) < 600
-    assert 60_000 < max(sizes) <= 64 * 1024
-    assert {path: len(content) for path, content in contents()} == SIZES | zipf_sizes()
-
-
-def test_a_browsers_head_has_two_things_that_change() -> None:
-    assert BROWSER.count(ID) == 2
-    ask = request("/1k", BROWSER)
-    assert ask.startswith(b"GET /1k HTTP/1.1\r\nHost: ")
-    assert b"\r\nConnection: keep-alive\r\n" in ask
-    assert ID.encode() not in ask
-    assert ask.endswith(b"\r\n\r\n")
-
-
 def test_a_ratio_is_the_median_of_the_ratios_of_each_round(results: Results) -> None:
-    assert results.ratio("1k", OURS) == Spread(1.1, 0.5, 1.2)
-    assert results.ratio("1k", PLAIN, "nginx") == Spread(0.25, 0.25, 0.25)
+    assert results.ratio("plain", OURS) == Spread(1.1, 0.5, 1.2)
+    assert results.ratio("plain", TASKS, DEFAULT) == Spread(0.25, 0.25, 0.25)
     assert results.ratio("16m", OURS) is None
 
 
@@ -156,27 +46,97 @@ def test_one_error_is_a_failed_run(results: Results) -> None:
     assert results.middle("zipf", "aiohttp") is None
 
 
+def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
+    return {(each.row, each.measure): each for each in results.verdicts()}
+
+
 def test_the_floors_are_looked_at(results: Results) -> None:
-    verdicts = {each.row: each for each in results.verdicts()}
-    assert verdicts["1k"].is_goal
-    assert verdicts["1k, lane off, to nginx default"].holds
-    assert not verdicts["idle, bytes"].holds
-    assert "zipf" not in verdicts
+    found = verdicts(results)
+    assert found["plain", floors.TUNED].holds
+    assert found["plain", floors.TASKS_OF_DEFAULT].holds
+    assert not found[IDLE, floors.BYTES].holds
+    assert ("zipf", floors.TUNED) not in found
+
+
+def test_cpu_time_is_in_that_of_nginx_and_in_plain_gets_of_the_same_round(results: Results) -> None:
+    for number, rate in enumerate((50, 50, 80)):
+        results.add("301", OURS, number, sample(rate))
+        results.add("301", TUNED, number, sample(100))
+    found = verdicts(results)
+    assert found["301", floors.CPU_TUNED].value == 2.0
+    assert found["301", floors.PLAIN_GETS].value == 2.2  # of 2.2, 1.0 and 3.0
+    assert not found["301", floors.PLAIN_GETS].holds
+    assert not found["301", floors.TUNED].holds
+    results.fail("301", OURS, 3, "not a 301")
+    assert ("301", floors.TUNED) not in verdicts(results)
+
+
+def test_the_goal_is_the_better_nginx(results: Results) -> None:
+    for number in range(3):
+        results.add("plain", DEFAULT, number, sample(1000))
+    better = verdicts(results)["plain", floors.BETTER]
+    assert better.value == pytest.approx(0.11)
+    assert not better.is_goal
+
+
+def test_an_earlier_commit_is_compared_by_cpu_time(results: Results) -> None:
+    for number, rate in enumerate((110, 55, 240)):
+        results.add("plain", EARLIER, number, sample(rate))
+    found = verdicts(results)
+    assert found["plain", floors.EARLIER].value == 1.0
+    assert found["plain", floors.CPU_EARLIER].holds
+    for number in range(3):
+        results.add("plain", EARLIER, number, sample(1000))
+    assert not verdicts(results)["plain", floors.CPU_EARLIER].holds
+
+
+def test_the_paper_is_compared_with_the_best_of_the_others(results: Results) -> None:
+    for server, rate, wait in ((OURS, 80, 4.0), (TUNED, 100, 40.0), (DEFAULT, 90, 2.0)):
+        results.add("paper-64", server, 0, Sample(rate, 10.0, 0.0, 0.0, Hot(0.1, wait, 50.0)))
+    found = verdicts(results)
+    assert found["paper-64", floors.BEST].value == pytest.approx(0.8)
+    assert found["paper-64", floors.HOT_OF_BEST].value == 2.0
+    assert not found["paper-64", floors.HOT_OF_BEST].is_goal
+    assert found["paper-64", floors.HOT_OF_BEST].holds
+    page = report.markdown(results, {})
+    assert "| paper-64 | nginx, tuned | 0.10 | 40.00 | 50.00 |" in page
+
+
+def test_a_herd_has_a_time_for_all(results: Results) -> None:
+    results.add("herd-new", OURS, 0, Sample(1500.0, 10.0, 0.0, 0.0, Hot(0.1, 4.0, 50.0)))
+    found = verdicts(results)
+    assert found["herd-new", floors.SECONDS].value == 2.0
+    assert not found["herd-new", floors.SECONDS].holds
+    assert found["herd-new", floors.HOT].holds
+
+
+def test_floors_are_for_rows_and_measures_that_there_are() -> None:
+    for table in (floors.FLOORS, floors.GOALS):
+        assert table.keys() <= ROWS.keys()
+        for bounds in table.values():
+            assert bounds.keys() <= set(floors.MEASURES)
+    assert set(floors.MEASURES) >= floors.AT_MOST
+    assert {*PAPER, *HERD} <= floors.FLOORS.keys()
 
 
 def test_a_row_without_a_floor_cannot_miss_it(results: Results) -> None:
-    for server, rate in ((OURS, 90), (BASE, 100)):
+    for server, rate in ((OURS, 90), (TUNED, 100)):
         results.add(WORKERS, server, 0, sample(rate))
-    (verdict,) = [each for each in results.verdicts() if each.row == WORKERS]
-    assert verdict.holds
-    assert not verdict.is_goal
-    assert "| workers | 0.90 | - | 1 | below the goal |" in report.markdown(results, {})
+    found = verdicts(results)[WORKERS, floors.TUNED]
+    assert found.holds
+    assert not found.is_goal
+    assert "| below the goal |" in line_of(report.markdown(results, {}), WORKERS)
 
 
-def test_the_page_has_a_line_for_each_server(results: Results) -> None:
-    page = report.markdown(results, {"cores": 2})
-    assert "| 1k | 1.10 | 0.95 | 1 | goal |" in page
-    assert "| idle, bytes | 600 | <= 512 | 512 | **missed** |" in page
+def line_of(page: str, row: str) -> str:
+    return next(line for line in page.splitlines() if line.startswith(f"| {row} |"))
+
+
+def test_the_page_has_a_line_for_each_row_and_each_server(results: Results) -> None:
+    page = report.markdown(results, {"cores": 2, "machine": "AMD EPYC"})
+    assert page.index("Measured on: AMD EPYC.") < page.index("| plain |")
+    assert line_of(page, "plain").startswith("| plain | 1.10 (≥ 0.95) | 1.38 | 1.10 |")
+    assert "| **600** (≤ 512) | **missed** |" in line_of(page, IDLE)
     assert "| trio_amped | **1.10**<br>0.50-1.20 | - |" in page
     assert "| aiohttp, `add_static` | - | failed |" in page
     assert "| trio_amped | 110<br>9,090.9 µs | - |" in page
@@ -185,6 +145,22 @@ def test_the_page_has_a_line_for_each_server(results: Results) -> None:
     for line in page.splitlines():
         if line.startswith("|"):
             assert line.endswith("|")
+
+
+def test_a_table_is_longer_than_wide(results: Results) -> None:
+    for row in ("301", "404", "412", "416", "head"):
+        results.add(row, OURS, 0, sample(90))
+    page = report.markdown(results, {})
+    assert "| row | trio_amped |\n|---|---:|\n| 404 | 90<br>" in page
+
+
+def test_without_nginx_the_ratios_are_to_the_earlier_commit() -> None:
+    found = Results()
+    found.add("plain", OURS, 0, sample(90))
+    found.add("plain", EARLIER, 0, sample(100))
+    page = report.markdown(found, {})
+    assert "| trio_amped | **0.90**<br>0.90-0.90 |" in page
+    assert "| plain | 0.90 | 1.00 | **1.11** (≤ 1.03) | **missed** |" in page
 
 
 def test_a_server_that_waited_for_its_load_is_marked(results: Results) -> None:
@@ -198,7 +174,7 @@ def test_a_page_of_nothing_has_no_tables() -> None:
 
 def test_results_are_json(results: Results) -> None:
     plain = json.loads(json.dumps(results.plain()))
-    assert plain["samples"]["1k"][OURS][2] == {"round": 2, **vars(sample(240))}
+    assert plain["samples"]["plain"][OURS][2] == {"round": 2, **vars(sample(240))}
 
 
 def test_the_chart_has_a_bar_for_each_ratio(results: Results) -> None:
@@ -208,10 +184,10 @@ def test_the_chart_has_a_bar_for_each_ratio(results: Results) -> None:
     titles = ["".join(bar.itertext()) for bar in bars]
     assert titles == [
         f"{OURS}: 1.100",
-        f"{BASE}: 1.000",
+        f"{TUNED}: 1.000",
         "nginx: 0.800",
-        f"{PLAIN}: 0.200",
-        f"{BASE}: 1.000",
+        f"{TASKS}: 0.200",
+        f"{TUNED}: 1.000",
     ]
     assert {each.get("class") for each in bars} == {"ours", "nginx"}
 
@@ -236,13 +212,24 @@ def lengths(bars: list[chart.Bar]) -> list[float]:
 
 
 def test_a_part_can_be_asked_for() -> None:
-    options = parse(["--only", "1k,idle", "--servers", f"{OURS},{BASE}", "--rounds", "2"])
-    assert (options.only, options.servers, options.rounds) == (["1k", "idle"], [OURS, BASE], 2)
-    assert parse(["--short"]).servers == [OURS, BASE]
-    assert parse([]).servers == list(PEERS)
+    options = parse(["--only", "304-*,plain", "--servers", f"{TUNED},{OURS}", "--rounds", "2"])
+    assert options.only == ["plain", "304-tag", "304-date", "304-both"]
+    assert (options.servers, options.rounds) == ([OURS, TUNED], 2)
+    assert parse(["--short"]).servers == list(ALWAYS)
+    assert parse([]).servers == list(ALL)
+    assert parse([]).only == list(ROWS)
 
 
-@pytest.mark.parametrize("wrong", [["--only", "2k"], ["--servers", "x"], ["--servers", OURS]])
+def test_an_earlier_commit_is_compared_with_alone_unless_others_are_named() -> None:
+    options = parse(["--base"])
+    assert re.fullmatch("[0-9a-f]{40}", options.base)
+    assert options.servers == [EARLIER, OURS]
+    options = parse(["--base", "HEAD~1", "--servers", "nginx"])
+    assert (options.base, options.servers) == ("HEAD~1", [EARLIER, OURS, DEFAULT])
+    assert EARLIER not in parse([]).servers
+
+
+@pytest.mark.parametrize("wrong", [["--only", "2k"], ["--servers", "x"], ["--servers", EARLIER]])
 def test_what_cannot_be_measured_is_refused(
     wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,11 +12,11 @@ import sys
 
 import trio
 
-from bench.hot.workloads import KIB, SIZES, contents
+from bench.hot.files import SIZES, content
 from bench.servers import HOST
 
-BODY = next(content for path, content in contents() if path == "/1k")
-assert len(BODY) == SIZES["/1k"] == KIB
+BODY = content("/1k", SIZES["/1k"])
+assert len(BODY) == 1024
 ANSWER = (
     b"HTTP/1.1 200 OK\r\n"
     b"Date: Mon, 23 Nov 2026 17:02:30 GMT\r\n"

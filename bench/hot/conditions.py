@@ -32,6 +32,7 @@ def conditions(options: argparse.Namespace) -> dict[str, str]:
         "versions": ", ".join(versions),
         "user": "root" if os.geteuid() == 0 else "not root",
         "run": f"{options.rounds} rounds, {options.seconds} s for each load",
+        **({"bench/BASE": options.base} if options.base else {}),
         "load average before": f"{os.getloadavg()[0]:.2f}",
     }
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from bench.hot.answers import Wrong, read_head, request
 from bench.hot.peers import Running
 from bench.hot.processes import memory
-from bench.hot.workloads import PLAIN
+from bench.hot.rows import WORKLOADS
 from bench.servers import HOST
 
 CONNECTIONS = 4000
-FLOOR = 512  # bytes for a connection of ours, at most
 PATIENCE = 10.0
 FIRST = 50  # requests before, so that what is loaded once is there
 
@@ -46,7 +45,7 @@ def measure(server: Running, body: bytes) -> Memory:
 def _ask(stack: contextlib.ExitStack, port: int, body: bytes) -> socket.socket:
     """A connection that has had its answer, and is kept."""
     sock = stack.enter_context(socket.create_connection((HOST, port), PATIENCE))
-    sock.sendall(request("/1k", PLAIN))
+    sock.sendall(request(WORKLOADS["plain"], ("/1k", "-")))
     answer = b""
     while len(answer.partition(b"\r\n\r\n")[2]) < len(body):
         if not (data := sock.recv(65536)):

@@ -10,14 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.hot.answers import Head, Wrong
+from bench.hot.exact import PATIENCE as FOR_ALL
+from bench.hot.exact import Plan
 from bench.hot.peers import Running
 from bench.hot.processes import cpu_seconds, idle_seconds
-from bench.hot.workloads import Workload, drawn
+from bench.hot.workloads import Ask, Workload, drawn
 from bench.servers import HOST
 from tests.rig import REPOSITORY
 
 PATIENCE = 30.0  # seconds more than the load should take
 SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+@dataclass(frozen=True)
+class Hot:
+    """How long another client waited meanwhile, for a small file in memory: milliseconds."""
+
+    p50: float
+    p99: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -28,17 +39,19 @@ class Sample:
     cpu: float  # microseconds of the server for a request
     idle: float  # the share of the time in which its core had nothing to do: the load was slow
     others: float  # the share in which other programs had its core
+    hot: Hot | None = None
 
 
 @dataclass(frozen=True)
 class Load:
     """What a load program says that it got."""
 
-    requests: int
+    requests: float
     bytes: int
     seconds: float
     sent: int = 0
     due: int = 0
+    idle: float | None = None  # None: it does not know
 
 
 def run(
@@ -47,35 +60,40 @@ def run(
     heads: Mapping[str, Head],
     seconds: int,
     cpus: Sequence[int],
+    asks: Sequence[Ask] | None = None,
 ) -> Sample:
     """Load it from these cores. Raises Wrong when any answer was."""
-    use = _wrk if workload.load == "wrk" else _bulk
+    use = _wrk if workload.load == "wrk" else _exact
     idle, used = idle_seconds(server.cpus), cpu_seconds(server.session)
-    load = use(server.port, workload, heads, seconds, cpus)
-    idle, used = idle_seconds(server.cpus) - idle, cpu_seconds(server.session) - used
-    check_total(load, workload, heads)
-    answers: float = load.requests
-    if workload.load == "bulk":  # there are few of them: count the unfinished ones by their bytes
-        (head,) = heads.values()
-        answers = load.bytes / (head.size + head.length)
-    time = load.seconds * len(server.cpus)
+    load = use(server, workload, heads, seconds, cpus, asks or drawn(workload))
+    used = cpu_seconds(server.session) - used
+    idle = idle_seconds(server.cpus) - idle if load.idle is None else load.idle
+    return sample(server, load.requests, load.seconds, used, idle)
+
+
+def sample(server: Running, requests: float, seconds: float, used: float, idle: float) -> Sample:
+    """`used` and `idle`: seconds of the server's processes, and of its cores."""
+    if not requests:
+        raise Wrong("no answer at all")
+    time = seconds * len(server.cpus)
     return Sample(
-        rate=answers / load.seconds,
-        cpu=1e6 * used / answers,
+        rate=requests / seconds,
+        cpu=1e6 * used / requests,
         idle=idle / time,
         others=max(0.0, 1 - (idle + used) / time),
     )
 
 
-def check_total(load: Load, workload: Workload, heads: Mapping[str, Head]) -> None:
-    """As many bytes as are due came, but for what was on its way at the end. Raises Wrong."""
-    sizes = [head.size + head.length for head in heads.values()]
+def check_total(load: Load, workload: Workload, sizes: Sequence[int]) -> None:
+    """As many bytes as are due came, but for what was on its way at the end. Raises Wrong.
+
+    `sizes`: the lengths of the whole answers.
+    """
     on_their_way = workload.connections * workload.depth
-    if not load.requests:
-        raise Wrong("no answer at all")
     if load.sent:
         # wrk makes up the requests one time more than it sends them, to see what they are.
-        most, slack = load.due, (on_their_way + workload.depth) * max(sizes)
+        most: float = load.due
+        slack = (on_their_way + workload.depth) * max(sizes)
         if not load.requests <= load.sent <= load.requests + on_their_way + workload.depth:
             raise Wrong(f"{load.sent} requests were sent, {load.requests} answered")
     else:
@@ -84,49 +102,64 @@ def check_total(load: Load, workload: Workload, heads: Mapping[str, Head]) -> No
         raise Wrong(f"{load.bytes} bytes came, where {most - slack} to {most} are right")
 
 
-def read_wrk(output: str) -> Load:
+def read_wrk(output: str, status: int = 200) -> Load:
     """What wrk.lua has written among what wrk writes. Raises Wrong when it counts errors."""
     found = re.search(r"^RESULT (\{.*\})$", output, re.MULTILINE)
     if found is None:
         raise Wrong(f"wrk has no result: {output.strip()[-500:]}")
     result = json.loads(found[1])
     errors = {kind: count for kind, count in result.pop("errors").items() if count}
+    if status >= 400 and errors.pop("status", 0) != result["requests"]:
+        raise Wrong(f"wrk did not count each answer as an error, as it does with {status}")
     if errors:
         raise Wrong("wrk counts errors: " + ", ".join(f"{n} {kind}" for kind, n in errors.items()))
     return Load(**result)
 
 
 def _wrk(
-    port: int,
+    server: Running,
     workload: Workload,
     heads: Mapping[str, Head],
     seconds: int,
     cpus: Sequence[int],
+    asks: Sequence[Ask],
 ) -> Load:
-    order = [f"{heads[path].size + heads[path].length} {path}\n" for path in drawn(workload.paths)]
+    sizes = {path: head.size + head.length * workload.has_body for path, head in heads.items()}
     with tempfile.TemporaryDirectory() as directory:
-        head, plan = Path(directory, "head"), Path(directory, "plan")
-        head.write_bytes(workload.head.encode())
-        plan.write_text("".join(order))
+        request, plan = Path(directory, "request"), Path(directory, "plan")
+        request.write_bytes(workload.template.encode())
+        plan.write_text("".join(f"{sizes[path]} {path} {span}\n" for path, span in asks))
         command = ["wrk", f"-t{len(cpus)}", f"-c{workload.connections}", f"-d{seconds}s"]
-        command += ["--timeout", "10s", "-s", str(SCRIPT), f"http://{HOST}:{port}/", "--"]
-        command += [str(head), str(plan), str(workload.depth)]
-        return read_wrk(_run(command, seconds, cpus))
+        command += ["--timeout", "10s", "-s", str(SCRIPT), f"http://{HOST}:{server.port}/", "--"]
+        command += [str(request), str(plan), str(workload.depth)]
+        load = read_wrk(_run(command, cpus, seconds + PATIENCE), workload.status)
+    check_total(load, workload, list(sizes.values()))
+    return load
 
 
-def _bulk(
-    port: int, workload: Workload, heads: Mapping[str, Head], seconds: int, cpus: Sequence[int]
+def _exact(
+    server: Running,
+    workload: Workload,
+    heads: Mapping[str, Head],
+    seconds: int,
+    cpus: Sequence[int],
+    asks: Sequence[Ask],
 ) -> Load:
-    (path,) = workload.paths
-    numbers = (workload.connections, seconds, heads[path].size, heads[path].length)
-    command = [sys.executable, "-m", "bench.hot.bulk", str(port), path, *map(str, numbers)]
-    result = json.loads(_run(command, seconds, cpus))
+    lengths = {path: head.length for path, head in heads.items()}
+    with tempfile.TemporaryDirectory() as directory:
+        plan = Path(directory, "plan")
+        plan.write_text(json.dumps(vars(Plan.of(workload, asks, lengths))))
+        length = 0 if workload.once else seconds
+        numbers = (server.port, plan, workload.connections, length)
+        command = [sys.executable, "-m", "bench.hot.exact", *map(str, numbers)]
+        command.append(",".join(map(str, server.cpus)))
+        result = json.loads(_run(command, cpus, (length or FOR_ALL) + PATIENCE))
     if error := result.pop("error"):
         raise Wrong(error)
     return Load(**result)
 
 
-def _run(command: Sequence[str], seconds: int, cpus: Sequence[int]) -> str:
+def _run(command: Sequence[str], cpus: Sequence[int], patience: float) -> str:
     pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command]
     try:
         done = subprocess.run(
@@ -135,10 +168,10 @@ def _run(command: Sequence[str], seconds: int, cpus: Sequence[int]) -> str:
             capture_output=True,
             text=True,
             cwd=REPOSITORY,
-            timeout=seconds + PATIENCE,
+            timeout=patience,
         )
     except subprocess.TimeoutExpired as error:
-        raise Wrong(f"{command[0]} did not end within {seconds + PATIENCE:.0f} s") from error
+        raise Wrong(f"{command[0]} did not end within {patience:.0f} s") from error
     if done.returncode:
         raise Wrong(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-500:]}")
     return done.stdout

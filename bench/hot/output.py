@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.hot import chart, report
 from bench.hot.peers import PEERS
 from bench.hot.results import Results
+from bench.hot.rows import ROWS
 
 TITLE = "Requests a second, in those of nginx as tuned (longer is faster)"
 
@@ -22,7 +23,7 @@ def write(results: Results, conditions: Mapping[str, str], directory: Path) -> N
 def panels(results: Results) -> dict[str, tuple[str, list[chart.Bar]]]:
     """For each row of the results its bars, in the order of the table of servers."""
     found: dict[str, tuple[str, list[chart.Bar]]] = {}
-    for row, what in report.ROWS.items():
+    for row, what in ROWS.items():
         bars: list[chart.Bar] = []
         for peer in PEERS.values():
             if ratio := results.ratio(row, peer.name):

@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Literal
 
 from bench import servers
+from bench.hot.rows import CLASSIC, HERD, IDLE, KINDS, PAPER, ROWS, WORKERS
 from tests import rig
 
-BASE = "nginx-tuned"  # what the ratios are to
+TUNED, DEFAULT = "nginx-tuned", "nginx"  # what the ratios are to
 OURS = "trio_amped"
-PLAIN, PLAIN_BASE, PLAIN_FLOOR = "trio_amped-plain", "nginx", 0.2
-TUNED = (
+EARLIER = "base"  # ours as it was at the commit in bench/BASE
+TASKS = "trio_amped-tasks"
+_TUNED = (
     "open_file_cache max=20000 inactive=60s;",
     "open_file_cache_valid 1s;",
     "open_file_cache_min_uses 1;",
-    "tcp_nopush on;",  # `sendfile on` and `access_log off` are in all of them
+    "tcp_nopush on;",  # `sendfile on`, and no log of requests, are in all of them
 )
-CANNED = ("1k", "unique", "close", "pipeline", "idle")
+_CANNED = ("plain", "unique", "close", "pipeline", IDLE)
+_STEADY = (*CLASSIC, *KINDS)  # while the server of the round runs
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,15 @@ class Peer:
     nginx: tuple[str, ...] | None = None
     nobody: bool = False
     package: str | None = None
-    workloads: tuple[str, ...] | None = None
-    """The rows that it is for (None: all)."""
+    rows: tuple[str, ...] = CLASSIC
+    """The rows that it is for."""
     cannot: tuple[str, ...] = ()
     """The rows that it has no answer to: pipelining or keep-alive."""
+    checkout: Path = rig.REPOSITORY
+    """Where its command finds the project."""
 
-    def takes_part(self, workload: str) -> bool:
-        return workload not in self.cannot and (
-            self.workloads is None or workload in self.workloads
-        )
+    def takes_part(self, row: str) -> bool:
+        return row in self.rows and row not in self.cannot
 
     def missing(self) -> str | None:
         """Why it cannot be started here."""
@@ -53,7 +56,7 @@ class Peer:
         if self.nobody and (reason := rig.missing("nobody")):
             return reason
         if self.package and importlib.util.find_spec(self.package) is None:
-            return f"no {self.package}: pip install --group bench"
+            return f"no {self.package}: make .venv/bench"
         return None
 
 
@@ -67,31 +70,54 @@ _ASGI = "bench.hot.starlette_app:app"
 
 # In this order they are measured: those that are compared most closely are neighbours.
 _PEERS = (
-    Peer(OURS, "trio_amped", "ours", _AMPED),
-    Peer(BASE, "nginx, tuned", "nginx", nginx=TUNED),
-    Peer(f"{OURS}-nobody", "trio_amped as nobody, files of root", "ours", _AMPED, nobody=True),
-    Peer("nginx", "nginx, default", "nginx", nginx=()),
-    Peer("nginx-aio", "nginx, `aio threads`", "nginx", nginx=("aio threads;",)),
-    Peer(PLAIN, "trio_amped `--no-fast-lane`", "ours", (*_AMPED, "--no-fast-lane")),
+    Peer(EARLIER, "trio_amped as it was: bench/BASE", "ours", _AMPED, rows=tuple(ROWS)),
+    Peer(OURS, "trio_amped", "ours", _AMPED, rows=tuple(ROWS)),
+    Peer(TUNED, "nginx, tuned", "nginx", nginx=_TUNED, rows=tuple(ROWS)),
+    Peer(DEFAULT, "nginx, default", "nginx", nginx=(), rows=tuple(ROWS)),
     Peer(
-        f"{OURS}-h11",
-        "trio_amped `--max-open-files 0`: h11 for every request",
+        f"{OURS}-nobody",
+        "trio_amped as nobody, files of root",
         "ours",
-        (*_AMPED, "--max-open-files", "0"),
+        _AMPED,
+        nobody=True,
+        cannot=(WORKERS,),
+    ),
+    Peer(
+        f"{OURS}-process",
+        "trio_amped `--helpers process`",
+        "ours",
+        (*_AMPED, "--helpers", "process"),
+        rows=("touch", *PAPER, *HERD),
+    ),
+    Peer(
+        TASKS,
+        "trio_amped `--no-fast-lane`",
+        "ours",
+        (*_AMPED, "--no-fast-lane"),
+        rows=_STEADY,
+        cannot=(WORKERS,),
+    ),
+    Peer(
+        "nginx-aio",
+        "nginx, `aio threads`",
+        "nginx",
+        nginx=("aio threads;",),
+        rows=(*CLASSIC, *PAPER),
+        cannot=(WORKERS,),
     ),
     Peer(
         "epoll",
         "a bare epoll loop, canned bytes",
         "limit",
         _python("bench.hot.bare epoll {port}"),
-        workloads=CANNED,
+        rows=_CANNED,
     ),
     Peer(
         "trio",
         "a bare trio loop, canned bytes",
         "limit",
         _python("bench.hot.bare trio {port}"),
-        workloads=CANNED,
+        rows=_CANNED,
     ),
     Peer(
         "granian",
@@ -102,6 +128,7 @@ _PEERS = (
             f"--no-ws {_ASGI}"
         ),
         package="granian",
+        cannot=(WORKERS,),
     ),
     Peer(
         "aiohttp",
@@ -109,6 +136,8 @@ _PEERS = (
         "python",
         _python("bench.hot.aiohttp_app {port}"),
         package="aiohttp",
+        rows=_STEADY,
+        cannot=(WORKERS,),
     ),
     Peer(
         "uvicorn",
@@ -119,6 +148,7 @@ _PEERS = (
             f"{_ASGI}"
         ),
         package="uvicorn",
+        cannot=(WORKERS,),
     ),
     Peer(
         "hypercorn",
@@ -129,17 +159,19 @@ _PEERS = (
             f"--config bench/hot/hypercorn.toml {_ASGI}"
         ),
         package="hypercorn",
+        cannot=(WORKERS,),
     ),
     Peer(
         "http.server",
         "`python -m http.server`",
         "python",
         _python("http.server --bind 127.0.0.1 --directory {root} {port}"),
-        cannot=("pipeline", "idle"),
+        cannot=("pipeline", IDLE, WORKERS),
     ),
 )
 PEERS = {peer.name: peer for peer in _PEERS}
-SHORT = (OURS, BASE)
+ALWAYS = (OURS, TUNED, DEFAULT)
+ALL = tuple(name for name in PEERS if name != EARLIER)
 
 
 @dataclass(frozen=True)
@@ -154,20 +186,23 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    peer: Peer, root: Path, cpus: Sequence[int], options: Sequence[str] = (), workers: int = 1
+    peer: Peer,
+    root: Path,
+    cpus: Sequence[int],
+    workers: int = 1,
+    wrap: servers.Wrap = rig.identity,
 ) -> Iterator[Running]:
-    """Start a server on these CPUs; `options` are more of the same kind as it has."""
+    """Start a server on these CPUs, with so many processes."""
     with tempfile.TemporaryDirectory() as scratch:
         port = servers.free_port()
         if peer.nginx is not None:
-            directives = (*peer.nginx, *options)
-            command = servers.nginx_command(Path(scratch), root, port, directives, workers)
+            command = servers.nginx_command(Path(scratch), root, port, peer.nginx, workers)
         else:
-            words = (*peer.command, *options)
-            command = [word.format(port=port, root=root) for word in words]
+            command = [word.format(port=port, root=root) for word in peer.command]
+            command += ["--workers", str(workers)] if workers > 1 else []
         if peer.nobody:
             command = rig.as_nobody(command)
-        pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command]
-        environment = os.environ | {"PYTHONPATH": str(rig.REPOSITORY), "ROOT": str(root)}
-        with servers.listening(pinned, port, environment) as process:
+        pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *wrap(command)]
+        environment = os.environ | {"PYTHONPATH": str(peer.checkout), "ROOT": str(root)}
+        with servers.listening(pinned, port, environment, peer.checkout) as process:
             yield Running(peer, port, process.pid, cpus)

@@ -1,57 +1,61 @@
 """The report of a run as Markdown. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from bench.hot.peers import BASE, PEERS
+from bench.hot import floors
+from bench.hot.measure import Sample
+from bench.hot.peers import EARLIER, PEERS, TUNED
 from bench.hot.results import Results, Spread, Verdict
-from bench.hot.workloads import WORKERS, WORKLOADS
+from bench.hot.rows import CLASSIC, KINDS, ROWS
 
-IDLE = 0.1  # of the time: a server whose core had nothing to do for longer waited for its load
-ROWS = {name: workload.what for name, workload in WORKLOADS.items()} | {
-    WORKERS: "1 KiB, 2 processes that serve, and the load on the same two cores"
-}
+STARVED = 0.1  # of the time: a server whose core had nothing to do for longer waited for its load
 
 TOP = """\
-# How fast resident files are served
+# How fast it serves
 
 ![Requests a second, in those of nginx as tuned](benchmark.svg)
 
 `make bench` has measured this, and written this page: the server on one core, its load on the
 other, on loopback. In each round the servers are started anew and are loaded in turn; a ratio is
-that of two servers in the same round, and what stands here is the median of the rounds, with the
-least and the most of them. The machine is shared with others: CPU time is what compares best.
-Every answer was checked: status and length while it was measured, the content before and after.
+that of two servers in the same round, and what stands here is the median of the rounds. The
+machine is shared with others: CPU time is what compares best. Every answer was checked: status and
+length while it was measured, the content before and after.
+"""
+
+HOW = """
+## How to measure a part of it
+
+```sh
+make bench                                            # all of it; this page goes to build/bench
+make bench OPTIONS='--only plain,range-12k --short'   # some rows, and only nginx beside it
+make bench OPTIONS='--only "paper-*"'                 # by patterns
+make bench OPTIONS='--base'                           # against the commit that bench/BASE names
+make bench OPTIONS='--base HEAD~1 --only "plain,304-*" --rounds 15'
+```
+
+CPU time is in units of row plain of ours in the same round, so that row is wanted as well. The rows
+of the paper, of the herd, and those on overlayfs need root. With `--base` both checkouts run in the
+same environment, in turns, and without nginx unless `--servers` names it: so a change is measured
+before it lands. The floors are in bench/hot/floors.py.
 """
 
 
 def markdown(results: Results, conditions: Mapping[str, object]) -> str:
     """The whole page."""
-    parts = [TOP, "".join(_verdicts(results))]
-    rows = [name for name in ROWS if name in results.samples]
-    servers = [name for name in PEERS if any(name in results.samples[row] for row in rows)]
-    if rows:
-        parts.append(f"## Requests a second, in those of {PEERS[BASE].what}\n\n")
-        parts += _table(["server", *rows], _ratios(results, servers, rows))
-        parts.append("\n## Requests a second, and microseconds of CPU for each\n\n")
-        parts += _table(["server", *rows], _rates(results, servers, rows))
-        parts.append(
-            "\n\\* It waited for the load: its core had nothing to do for more than "
-            f"{IDLE:.0%} of the time.\n"
-        )
-        parts.append("\nThe rows:\n\n")
-        parts += [f"- **{name}**: {ROWS[name]}\n" for name in rows]
-    if results.idle:
-        parts.append("\n## Memory of an idle connection\n\n")
-        parts.append("Bytes for each of 4 000 that have asked once, in all processes.\n\n")
-        parts += _table(
-            ["server", "RSS", "PSS"],
-            (
-                [PEERS[name].what, f"{memory.rss:,.0f}", f"{memory.pss:,.0f}"]
-                for name, memory in results.idle.items()
-            ),
-        )
-        parts.append("\nnginx has room for its connections from the start, and needs it then.\n")
-    parts.append("\n## Conditions\n\n")
+    names = [row for row in ROWS if row in results.samples]
+    servers = [name for name in PEERS if any(name in results.samples[row] for row in names)]
+    where = f"\nMeasured on: {conditions['machine']}.\n" if "machine" in conditions else ""
+    parts = [TOP, where, *_ours(results)]
+    for title, rows in (
+        ("Files as they are", [row for row in names if row in CLASSIC]),
+        ("Requests of other kinds", [row for row in names if row in KINDS]),
+        ("Starts, herds, and more files than memory", [row for row in names if _is_rest(row)]),
+    ):
+        some = [name for name in servers if any(name in results.samples[row] for row in rows)]
+        parts += _section(title, results, some, rows)
+    parts += _hot(results, servers, names)
+    parts += _idle(results)
+    parts += [HOW, "\n## Conditions\n\n"]
     parts += [f"- {name}: {value}\n" for name, value in conditions.items()]
     for title, lines in (("Failed", results.failures), ("Notes", results.notes)):
         if lines:
@@ -60,56 +64,122 @@ def markdown(results: Results, conditions: Mapping[str, object]) -> str:
     return "".join(parts)
 
 
-def _verdicts(results: Results) -> Iterator[str]:
+def _is_rest(row: str) -> bool:
+    return row not in CLASSIC and row not in KINDS
+
+
+def _ours(results: Results) -> Iterator[str]:
+    """A line for each row of ours: its numbers, and which of them miss a floor."""
     verdicts = list(results.verdicts())
     if not verdicts:
         return
+    found = {(each.row, each.measure): each for each in verdicts}
+    measures = [each for each in floors.MEASURES if any(measure == each for _, measure in found)]
     yield "\n## trio_amped, and what is asked of it\n\n"
-    yield from _table(
-        ["row", "measured", "floor", "goal", ""],
-        (
-            [
-                each.row,
-                f"{each.value:.0f}" if each.at_most else f"{each.value:.2f}",
-                f"{'<= ' if each.at_most else ''}{each.floor:g}" if each.floor else "-",
-                f"{each.goal:g}",
-                _judged(each),
-            ]
-            for each in verdicts
-        ),
-    )
-    yield "\n"
+    yield "In brackets what is asked at least, or at most; **bold** is what misses it.\n\n"
+    lines = []
+    for row in dict.fromkeys(each.row for each in verdicts):
+        cells = [_asked(found.get((row, measure))) for measure in measures]
+        lines.append([row, *cells, _judged([each for each in verdicts if each.row == row])])
+    yield from _table(["row", *measures, ""], lines)
 
 
-def _judged(verdict: Verdict) -> str:
-    if verdict.is_goal:
-        return "goal"
-    if not verdict.holds:
+def _asked(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "-"
+    value = f"{verdict.value:,.{0 if verdict.value >= 100 else 2}f}"
+    if verdict.floor is None:
+        return value
+    sign = "≤" if verdict.measure in floors.AT_MOST else "≥"
+    return f"{value if verdict.holds else f'**{value}**'} ({sign} {verdict.floor:g})"
+
+
+def _judged(verdicts: Sequence[Verdict]) -> str:
+    """Of a row: whether it reaches its goals, or at least its floors."""
+    if not all(each.holds for each in verdicts):
         return "**missed**"
-    return "floor" if verdict.floor else "below the goal"
+    if not any(each.goal or each.floor for each in verdicts):
+        return "-"
+    if all(each.is_goal for each in verdicts):
+        return "goal"
+    return "floor" if any(each.floor for each in verdicts) else "below the goal"
 
 
-def _ratios(results: Results, servers: Sequence[str], rows: Sequence[str]) -> Iterator[list[str]]:
-    for server in servers:
-        cells = [_spread(results.ratio(row, server)) for row in rows]
-        yield [PEERS[server].what, *_marked(results, server, rows, cells)]
-
-
-def _rates(results: Results, servers: Sequence[str], rows: Sequence[str]) -> Iterator[list[str]]:
-    for server in servers:
-        cells = []
-        for row in rows:
-            found = results.middle(row, server)
-            star = "\\*" if found and found.idle > IDLE else ""
-            cells.append(f"{found.rate:,.0f}{star}<br>{found.cpu:,.1f} µs" if found else "-")
-        yield [PEERS[server].what, *_marked(results, server, rows, cells)]
-
-
-def _marked(
-    results: Results, server: str, rows: Sequence[str], cells: Sequence[str]
+def _section(
+    title: str, results: Results, servers: Sequence[str], rows: Sequence[str]
 ) -> Iterator[str]:
-    for row, cell in zip(rows, cells, strict=True):
-        yield "failed" if (row, server) in results.failed else cell
+    if not rows:
+        return
+    base = TUNED if TUNED in servers else EARLIER
+    yield f"\n## {title}\n"
+    if base in servers:
+        yield f"\nRequests a second, in those of {PEERS[base].what}:\n\n"
+        yield from _grid(
+            results, servers, rows, lambda row, name: _spread(results.ratio(row, name, base))
+        )
+    yield "\nRequests a second, and microseconds of CPU for each:\n\n"
+    yield from _grid(results, servers, rows, lambda row, name: _rate(results.middle(row, name)))
+    yield (
+        "\n\\* It waited for the load: its core had nothing to do for more than "
+        f"{STARVED:.0%} of the time.\n\n"
+    )
+    yield from (f"- **{row}**: {ROWS[row]}\n" for row in rows)
+
+
+def _hot(results: Results, servers: Sequence[str], rows: Sequence[str]) -> Iterator[str]:
+    """What a hot client waits beside a herd, or beside more files than memory."""
+    lines = []
+    for row in rows:
+        for name in servers:
+            found = results.middle(row, name)
+            if found and found.hot:
+                hot = found.hot
+                waits = (f"{each:,.2f}" for each in (hot.p50, hot.p99, hot.most))
+                lines.append([row, PEERS[name].what, *waits])
+    if lines:
+        yield "\n## A hot client meanwhile\n\n"
+        yield "Milliseconds for a file of 1 KiB in memory, asked for 400 times a second.\n\n"
+        yield from _table(["row", "server", "p50", "p99", "longest"], lines)
+
+
+def _idle(results: Results) -> Iterator[str]:
+    if not results.idle:
+        return
+    yield "\n## Memory of an idle connection\n\n"
+    yield "Bytes for each of 4 000 that have asked once, in all processes.\n\n"
+    lines = (
+        [PEERS[name].what, f"{memory.rss:,.0f}", f"{memory.pss:,.0f}"]
+        for name, memory in results.idle.items()
+    )
+    yield from _table(["server", "RSS", "PSS"], lines)
+    yield "\nnginx has room for its connections from the start, and needs it then.\n"
+
+
+def _grid(
+    results: Results,
+    servers: Sequence[str],
+    rows: Sequence[str],
+    cell: Callable[[str, str], str],
+) -> Iterator[str]:
+    """Rows and servers, whichever are more downwards."""
+
+    def marked(row: str, server: str) -> str:
+        return "failed" if (row, server) in results.failed else cell(row, server)
+
+    if len(rows) > len(servers):
+        whats = [PEERS[server].what for server in servers]
+        lines = [[row, *(marked(row, server) for server in servers)] for row in rows]
+        yield from _table(["row", *whats], lines)
+    else:
+        lines = [[PEERS[server].what, *(marked(row, server) for row in rows)] for server in servers]
+        yield from _table(["server", *rows], lines)
+
+
+def _rate(found: Sample | None) -> str:
+    if found is None:
+        return "-"
+    star = "\\*" if found.idle > STARVED else ""
+    return f"{found.rate:,.0f}{star}<br>{found.cpu:,.1f} µs"
 
 
 def _spread(spread: Spread | None) -> str:
@@ -118,7 +188,7 @@ def _spread(spread: Spread | None) -> str:
     return f"**{spread.median:.2f}**<br>{spread.least:.2f}-{spread.most:.2f}"
 
 
-def _table(heads: Sequence[str], rows: Iterator[list[str]]) -> Iterator[str]:
+def _table(heads: Sequence[str], rows: Iterable[list[str]]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |\n"
     yield f"|---{'|---:' * (len(heads) - 1)}|\n"
     for row in rows:

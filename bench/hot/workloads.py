@@ -1,21 +1,19 @@
-"""What is asked for: the files, the heads of the requests, and the table of workloads. Pure."""
+"""A workload: the head of its requests, and what they ask for in which order. Pure."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-KIB, MIB = 1 << 10, 1 << 20
-WORKERS, IDLE = "workers", "idle"  # rows that are no workload of their own
-ID = "%ID%"  # in a head: something that is different each time
-REQUESTS = 20_000  # requests of `zipf` that are drawn; then they are repeated
+# What stands in a path or a head for something that is filled in.
+ID = "%ID%"  # different in each request
+RANGE = "%RANGE%"  # a range of `Workload.span` bytes at a random place
+TAG, DATE = "%TAG%", "%DATE%"  # the ETag and Last-Modified that the server gives the file
 
-SIZES = {"/1k": KIB, "/64k": 64 * KIB, "/1m": MIB, "/16m": 16 * MIB}
-ZIPF_FILES = 2000
+REQUESTS = 20_000  # requests of a row that are drawn; then they are repeated
+OFFSETS = (1_000_000, 10_000_000)  # of ranges: with 7 digits, so that all answers are as long
 
 PLAIN = "Host: 127.0.0.1\r\n\r\n"
-CLOSE = "Host: 127.0.0.1\r\nConnection: close\r\n\r\n"
 # What Chromium 156 sends for fetch("/1k", {headers: {"X-Request-ID": ...}}), byte for byte.
 BROWSER = (
     "Host: 127.0.0.1\r\n"
@@ -38,62 +36,58 @@ BROWSER = (
 )
 
 
+def plain(*fields: str) -> str:
+    """The head of a plain request, with these fields besides."""
+    return "\r\n".join(["Host: 127.0.0.1", *fields, "", ""])
+
+
 @dataclass(frozen=True)
 class Workload:
-    """One row. `floor` is the least ratio to nginx as tuned."""
+    """One row: who asks for what, and how it is measured."""
 
     name: str
     what: str
-    paths: tuple[str, ...]
-    head: str = PLAIN
+    paths: tuple[str, ...] = ("/1k",)
+    head: str = PLAIN  # what follows the request line
+    method: str = "GET"
+    version: str = "1.1"
+    status: int = 200
+    span: int = 0
     connections: int = 64
     depth: int = 1  # requests that are sent at once on a connection
-    load: Literal["wrk", "bulk"] = "wrk"
-    floor: float | None = None
+    load: Literal["wrk", "exact"] = "wrk"
+    requests: int = REQUESTS
     warms_up: bool = False  # its load runs once before, uncounted, so that caches are full
+    is_fresh: bool = False  # the server is started for it, and has not been asked before
+    once: bool = False  # each path once, in any order, and then it ends
+    may_end: bool = False  # a connection may end after an answer that did not say so
+    overlay: bool = False  # the files lie on overlayfs, and our server is not their owner
+
+    @property
+    def template(self) -> str:
+        """The request, with what is to be filled in."""
+        return f"{self.method} %PATH% HTTP/{self.version}\r\n{self.head}"
+
+    @property
+    def has_body(self) -> bool:
+        return self.method != "HEAD" and self.status != 304
 
 
-def zipf_sizes() -> dict[str, int]:
-    """The files of `zipf`, the most popular one first: 0.5 to 64 KiB, small ones more often."""
-    draw = random.Random(1)
-    return {f"/z{number:04}": int(512 * 128 ** draw.random()) for number in range(ZIPF_FILES)}
+Ask = tuple[str, str]  # a path, and what %RANGE% is in the head
 
 
-def drawn(paths: tuple[str, ...]) -> list[str]:
-    """Paths in the order in which they are asked for: the nth is 1/n as popular as the first."""
+def drawn(workload: Workload) -> list[Ask]:
+    """What is asked for, in this order."""
+    draw, paths = random.Random(2), workload.paths
+    if workload.span:
+        (path,), most = paths, OFFSETS[1] - workload.span
+        starts = (draw.randrange(OFFSETS[0], most) for _ in range(workload.requests))
+        return [(path, f"{start}-{start + workload.span - 1}") for start in starts]
+    if workload.once:
+        return [(path, "-") for path in draw.sample(paths, len(paths))]
     if len(paths) == 1:
-        return list(paths)
+        return [(paths[0], "-")]
+    # by Zipf's law: the nth is 1/n as popular as the first
     weights = list(accumulate(1 / rank for rank in range(1, len(paths) + 1)))
-    return random.Random(2).choices(paths, cum_weights=weights, k=REQUESTS)
-
-
-def contents() -> Iterator[tuple[str, bytes]]:
-    """All files: name and content, which is the same in every run."""
-    for path, size in (SIZES | zipf_sizes()).items():
-        yield path, random.Random(path).randbytes(size)
-
-
-_WORKLOADS = (
-    Workload("1k", "one file of 1 KiB", ("/1k",), floor=0.95),
-    Workload(
-        "unique",
-        "1 KiB, a browser's head with a fresh cookie and id each time",
-        ("/1k",),
-        BROWSER,
-        floor=0.90,
-    ),
-    Workload(
-        "zipf",
-        f"{ZIPF_FILES} files of 0.5 to 64 KiB by Zipf's law, the same head",
-        tuple(zipf_sizes()),
-        BROWSER,
-        floor=0.85,
-        warms_up=True,
-    ),
-    Workload("64k", "one file of 64 KiB", ("/64k",), connections=32, load="bulk", floor=0.95),
-    Workload("1m", "one file of 1 MiB", ("/1m",), connections=8, load="bulk", floor=1.10),
-    Workload("16m", "one file of 16 MiB", ("/16m",), connections=4, load="bulk", floor=1.00),
-    Workload("close", "1 KiB, a connection for each request", ("/1k",), CLOSE, floor=0.5),
-    Workload("pipeline", "1 KiB, 16 requests at once (for information)", ("/1k",), depth=16),
-)
-WORKLOADS = {workload.name: workload for workload in _WORKLOADS}
+    chosen = draw.choices(paths, cum_weights=weights, k=workload.requests)
+    return [(path, "-") for path in chosen]

@@ -1,11 +1,11 @@
 -- What wrk sends, and how much should come back for it.
 --
--- Arguments: a file with the head, after the request line; a file with a line "LENGTH PATH" for
--- each request in turn, where LENGTH is that of the whole answer; how many to send at once.
--- A callback for each answer would make wrk slow, so the sum of what is due is kept here, and
--- compared with the sum of what came. Status codes above 399 are counted by wrk itself.
+-- Arguments: a file with the request; a file with a line "LENGTH PATH RANGE" for each request in
+-- turn, where LENGTH is that of the whole answer, and PATH and RANGE are filled in; how many to
+-- send at once. A callback for each answer would make wrk slow, so the sum of what is due is kept
+-- here, and compared with the sum of what came. Status codes above 399 are counted by wrk itself.
 
-local ID = "%ID%"
+local FILLED = {["%PATH%"] = "path", ["%RANGE%"] = "range", ["%ID%"] = "id"}
 local threads = {}
 due, sent = 0, 0 -- globals: `done` runs in another state, which can read only these
 
@@ -20,29 +20,35 @@ local function read(name)
    return text
 end
 
-local function split(text)
-   local parts, from = {}, 1
-   while true do
-      local first, last = text:find(ID, from, true)
-      if not first then
-         parts[#parts + 1] = text:sub(from)
-         return parts
-      end
-      parts[#parts + 1] = text:sub(from, first - 1)
-      from = last + 1
+-- The request as a function of what is filled in: one concatenation, since it is made each time.
+local function compile(template)
+   local texts, names, terms, from = {}, {}, {}, 1
+   local function text(to)
+      texts[#texts + 1] = template:sub(from, to)
+      names[#names + 1] = "text" .. #texts
+      terms[#terms + 1] = names[#names]
    end
+   for at, name, after in template:gmatch("()(%%%u+%%)()") do
+      text(at - 1)
+      terms[#terms + 1] = assert(FILLED[name], name)
+      from = after
+   end
+   text(#template)
+   local source = "local " .. table.concat(names, ", ") .. " = ...\n"
+      .. "return function(path, range, id) return " .. table.concat(terms, " .. ") .. " end"
+   return assert(loadstring(source))(unpack(texts))
 end
 
 function init(args)
-   local head, depth = split(read(args[1])), tonumber(args[3])
-   local lines, lengths, count = {}, {}, 0
-   for length, path in read(args[2]):gmatch("(%d+) (%S+)\n") do
+   local template, depth = read(args[1]), tonumber(args[3])
+   local fill, changes = compile(template), template:find("%ID%", 1, true)
+   local lengths, paths, ranges, count = {}, {}, {}, 0
+   for length, path, range in read(args[2]):gmatch("(%d+) (%S+) (%S+)\n") do
       count = count + 1
-      lengths[count] = tonumber(length)
-      lines[count] = "GET " .. path .. " HTTP/1.1\r\n" .. head[1]
+      lengths[count], paths[count], ranges[count] = tonumber(length), path, range
    end
-   if #head == 1 and count == 1 then
-      local one = string.rep(lines[1], depth)
+   if count == 1 and not changes then
+      local one = string.rep(fill(paths[1], ranges[1]), depth)
       if depth == 1 then -- always the same: wrk need not ask
          wrk.format = function() return one end
       else
@@ -53,14 +59,13 @@ function init(args)
       end
       return
    end
-   assert(#head == 3 and depth == 1)
-   local middle, tail, at = head[2], head[3], 0
-   local id = math.random(0x10000000, 0x7fffffff)
+   assert(depth == 1)
+   local at, id = 0, math.random(0x10000000, 0x7fffffff)
    function request()
       at = at % count + 1
       id = id + 1
       sent, due = sent + 1, due + lengths[at]
-      return lines[at] .. id .. middle .. id .. tail
+      return fill(paths[at], ranges[at], id)
    end
 end
 
