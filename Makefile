@@ -58,7 +58,7 @@ test-plain: .venv/test  ## the tests with real servers once more by tasks and h1
 fuzz: .venv/test  ## run a fuzz campaign for MINUTES (OPTIONS='--help' lists how)
 	$(BIN)/python -m fuzz run --minutes $(MINUTES) $(OPTIONS)
 
-bench: .venv/bench  ## measure resident files beside other servers, 15 minutes (OPTIONS=--short)
+bench: .venv/bench  ## measure beside other servers, 90 minutes (OPTIONS=--short, --base, --only ROWS)
 	$(BIN)/python -m bench.hot $(OPTIONS)
 
 bench-cold: .venv/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
