@@ -24,7 +24,7 @@ FIRST_SECOND = 1
 PAPER_ROUNDS = 3  # at most: each takes half a minute for each server and data set
 SOME = 50  # of the files of a row that asks for each once: those whose content is compared
 SIDECARS = (".br", ".zst", ".gz")  # names that our server looks for beside each file
-NEEDS: dict[str, tuple[rig.Feature, ...]] = {
+NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PAPER, ("root", "loop", "blkio", "memory")),
     **dict.fromkeys(HERD, ("root", "loop")),
     **{name: ("nobody", "overlay") for name in FRESH if WORKLOADS[name].overlay},
