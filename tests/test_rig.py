@@ -274,6 +274,21 @@ def test_fuse_hangs_and_lets_go(disk: FuseDisk, threads: ThreadPoolExecutor) -> 
 
 
 @needs("fuse")
+def test_fuse_lets_those_go_that_hang(disk: FuseDisk, threads: ThreadPoolExecutor) -> None:
+    file = disk.path / "file"
+    disk.hang("open")
+    first = threads.submit(file.read_bytes)
+    disk.wait_hanging()
+    disk.let_go()
+    assert len(first.result(30)) == MIB
+    second = threads.submit(file.read_bytes)
+    disk.wait_hanging()
+    assert not second.done()
+    disk.release()
+    assert len(second.result(30)) == MIB
+
+
+@needs("fuse")
 def test_fuse_hangs_many_calls(backing: Path, disk: FuseDisk, threads: ThreadPoolExecutor) -> None:
     """More than libfuse's ten threads and the kernel's twelve read-ahead requests."""
     for number in range(24):

@@ -26,6 +26,7 @@ from fuzz.world.runs import descriptors
 from trio_amped.config import Config, GateMode
 from trio_amped.disk import helper, kernel, opening
 from trio_amped.disk.descriptors import Descriptor
+from trio_amped.disk.loading import touch
 from trio_amped.disk.messages import Order, Reply
 from trio_amped.disk.opening import Opened
 from trio_amped.disk.paths import PathGate, WouldWait
@@ -126,7 +127,7 @@ class PromptHelper:
     """Stands for the pool: a helper's work, without the helper."""
 
     def submit(self, order: Order, directory: Descriptor) -> tuple[Reply, int | None]:
-        return helper._perform(order, [directory.fd])
+        return helper._perform(order, [directory.fd], touch)
 
     async def result(self, done: tuple[Reply, int | None]) -> tuple[bytes, int]:
         reply, descriptor = done

@@ -32,6 +32,7 @@ from tests.serving.peers import WAYS
 from tests.simulated import DAY, NANO, NOW
 from trio_amped.config import Config
 from trio_amped.disk import carriers, helper, kernel, local, opening, paths
+from trio_amped.disk.loading import touch
 from trio_amped.disk.messages import FREE, Operation, Order
 from trio_amped.disk.pages import Gate, PageGate
 from trio_amped.stats import Stats
@@ -142,7 +143,7 @@ class Helpers:
                         return
                     order = Order.unpack(message)
                     await self._wait()
-                    reply, descriptor = helper._perform(order, received)
+                    reply, descriptor = helper._perform(order, received, touch)
                 finally:
                     for number in received:
                         os.close(number)

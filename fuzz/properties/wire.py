@@ -16,6 +16,7 @@ from fuzz.tally import note
 from fuzz.target import Target
 from fuzz.world.runs import descriptors
 from trio_amped.disk import helper
+from trio_amped.disk.loading import Load, Reader, touch
 from trio_amped.disk.messages import (
     FREE,
     MAX_MESSAGE,
@@ -99,6 +100,11 @@ Sent = tuple[Order | bytes, int]  # an order or anything else, and how many desc
 
 def check_helper(sent: list[Sent]) -> None:
     """A helper answers each order, ends at what is none, or with its socket, and leaves nothing."""
+    for load in (touch, Reader().load):
+        _check_helper(sent, load)
+
+
+def _check_helper(sent: list[Sent], load: Load) -> None:
     before = descriptors()
     orders = list(takewhile(lambda each: isinstance(each[0], Order), sent))
     junk = sent[len(orders) : len(orders) + 1]  # what comes later is nobody's
@@ -109,7 +115,7 @@ def check_helper(sent: list[Sent]) -> None:
         ours.shutdown(socket.SHUT_WR)
         ours.setblocking(False)
         try:
-            helper.serve(theirs)
+            helper.serve(theirs, load)
         except Exception:  # its thread, or process, ends
             assert junk, "an order ended it"
         _check_replies(ours, orders, ends_well=not junk)

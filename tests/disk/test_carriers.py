@@ -141,7 +141,7 @@ async def test_no_token_of_the_default_limiter_is_needed(kind: str) -> None:
 async def test_a_helper_thread_that_fails_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def serve(channel: socket.socket) -> None:
+    def serve(channel: socket.socket, load: object) -> None:
         with channel:
             raise RuntimeError("a bug")
 

@@ -16,8 +16,9 @@ import pytest
 from tests.disk.conftest import BrokenDisk
 from tests.disk.support import KIB, MIB, as_stranger, descriptors, mappings
 from tests.rig import GUARD, FuseDisk, evict, needs, resident_pages
-from trio_amped.disk import carriers, helper, kernel, opening
+from trio_amped.disk import carriers, helper, kernel, loading, opening
 from trio_amped.disk.kernel import PAGE
+from trio_amped.disk.loading import Reader, touch
 from trio_amped.disk.messages import (
     FREE,
     MAX_MESSAGE,
@@ -65,7 +66,7 @@ def peer(kind: str) -> Iterator[Peer]:
     """A helper that runs, of each kind; it must end with its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if kind == "thread":
-        thread = threading.Thread(target=helper.serve, args=(theirs,))
+        thread = threading.Thread(target=helper.serve, args=(theirs, Reader().load))
         thread.start()
         with ours:
             yield Peer(ours)
@@ -209,10 +210,11 @@ def test_what_a_thread_receives_is_not_inherited(
     """A thread's descriptors are our process's: MSG_CMSG_CLOEXEC has to reach recvmsg."""
     inherited: list[bool] = []
 
-    def load(descriptor: int, offset: int, length: int) -> None:
+    def announce(descriptor: int, offset: int, length: int) -> int:
         inherited.append(os.get_inheritable(descriptor))
+        return 0
 
-    monkeypatch.setattr(helper, "load", load)
+    monkeypatch.setattr(loading, "_announce", announce)
     assert peer.ask(Order(Operation.LOAD, length=PAGE), fd) == Reply(0)
     assert inherited == [False]
 
@@ -246,34 +248,6 @@ def test_a_file_truncated_while_it_is_loaded_kills_nobody(peer: Peer, broken: Br
         assert peer.receive() == (Reply(0), [])
         truncation.join(GUARD)
         assert not truncation.is_alive()
-
-
-@needs("root", "loop")
-def test_load_reads_what_it_was_asked_for_and_no_more(root: Path) -> None:
-    """A page fault alone would read the disk's read-ahead around each page: 128 KiB on this one."""
-    path = root / "large"
-    path.write_bytes(os.urandom(4 * MIB))
-    evict(path)
-    with path.open("rb") as file:
-        helper.load(file.fileno(), MIB, 64 * KIB)
-    assert resident_pages(path) == 64 * KIB // PAGE
-
-
-def test_a_file_truncated_before_the_touch_kills_nobody(
-    file: Path, fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worst moment: it is mapped, and not yet touched."""
-    touch = kernel._madvise_waiting
-    answers = []
-
-    def truncate_first(*arguments: int) -> int:
-        os.truncate(file, PAGE)
-        answers.append(touch(*arguments))
-        return int(answers[-1])
-
-    monkeypatch.setattr(kernel, "_madvise_waiting", truncate_first)
-    helper.load(fd, 0, MIB)
-    assert answers == [-1]
 
 
 def test_an_unreadable_disk_is_an_error(peer: Peer, broken: BrokenDisk) -> None:
@@ -330,42 +304,6 @@ def test_a_close_that_fails_after_the_answer_is_not_the_end(
         os.close(directory)
 
 
-def test_what_cannot_be_mapped_is_read(peer: Peer) -> None:
-    """ENODEV: a file system without mmap. /proc has none for its files."""
-    fd = os.open("/proc/self/cmdline", os.O_RDONLY)
-    try:
-        assert peer.ask(Order(Operation.LOAD, offset=0, length=MIB), fd) == Reply(0)
-    finally:
-        os.close(fd)
-
-
-@pytest.mark.parametrize("number", [errno.EFAULT, errno.EINVAL, errno.ENODEV, errno.EACCES])
-def test_a_kernel_without_populate(
-    number: int, file: Path, fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """EINVAL: before Linux 5.14. The file is read, in pieces, to the end or to its end."""
-
-    def populate(descriptor: int, offset: int, length: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(kernel, "populate", populate)
-    monkeypatch.setattr(helper, "_SCRATCH", 5 * PAGE)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-    helper.load(fd, 2 * PAGE, 11 * PAGE)
-    assert resident_pages(file) == 11
-    helper.load(fd, 0, 2 * MIB)
-    assert resident_pages(file) == MIB // PAGE
-
-
-def test_other_errors_of_populate_are_reported(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def populate(descriptor: int, offset: int, length: int) -> None:
-        raise OSError(errno.ENOMEM, "no memory")
-
-    monkeypatch.setattr(kernel, "populate", populate)
-    with pytest.raises(OSError, match="no memory"):
-        helper.load(fd, 0, PAGE)
-
-
 @needs("nobody")
 def test_a_load_writes_the_access_time(root: Path) -> None:
     """So that the event loop need not, which would wait for the journal."""
@@ -401,7 +339,7 @@ def test_an_answer_that_nobody_waits_for(broken: BrokenDisk, kind: str) -> None:
     with path.open("rb") as opened, ours:
         broken.disk.hang("read")
         if kind == "thread":
-            thread = threading.Thread(target=helper.serve, args=(theirs,))
+            thread = threading.Thread(target=helper.serve, args=(theirs, Reader().load))
             thread.start()
         else:
             process = start_process(theirs)
@@ -432,7 +370,7 @@ def test_an_answer_that_nobody_reads() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.send(Reply(0).pack())
     ours.close()
-    helper.serve(theirs)
+    helper.serve(theirs, touch)
 
 
 def test_main_ignores_what_the_whole_group_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from tests.disk.support import (
 )
 from tests.disk.test_local import a_file, whole
 from tests.rig import GUARD, FuseDisk, Operation, evict, needs
+from trio_amped.disk import kernel
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.pages import WINDOW
 from trio_amped.stats import Stats
@@ -101,23 +102,36 @@ async def test_other_threads_run_while_a_helper_thread_waits(broken: BrokenDisk)
             broken.disk.release()
 
 
-async def test_a_helper_that_reads_gives_the_gil_away_too(
-    broken: BrokenDisk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where MADV_POPULATE_READ is missing."""
+async def test_a_read_that_failed_holds_up_no_one(broken: BrokenDisk, kind: str) -> None:
+    """The kernel reads again what it could not read, in the end with mmap_lock in its hands.
 
-    def populate(descriptor: int, offset: int, length: int) -> None:
-        raise OSError(errno.EINVAL, "before Linux 5.14")
+    That is in a page fault. In our own process the event loop would wait for the lock, and so for
+    the disk, at the next mapping that it makes.
+    """
+    a_file(broken.root / "bad", kernel.PAGE)  # one read of the disk, and all others are retries
+    a_file(broken.root / "hot", 2 * WINDOW, is_cold=False)
+    async with serving(broken.root, helpers=kind) as disk, opened(disk, b"bad") as file:
+        before, hung, has_failed = broken.disk.counts()["read"], 0, trio.Event()
 
-    monkeypatch.setattr("trio_amped.disk.kernel.populate", populate)
-    a_file(broken.root / "cold")
-    async with serving(broken.root) as disk, opened(disk, b"cold") as file:
+        async def read() -> None:
+            with pytest.raises(OSError, match="Input/output error"):
+                await disk.ready(file, 0, kernel.PAGE)
+            has_failed.set()
+
+        def next_one() -> bool:
+            return has_failed.is_set() or broken.disk.counts()["read"] > before + hung
+
         broken.disk.hang("read")
+        broken.disk.fail("read", errno.EIO)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(disk.ready, file, 0, WINDOW)
-            await in_thread(broken.disk.wait_hanging)
-            await loop_turns(100)
-            broken.disk.release()
+            nursery.start_soon(read)
+            await eventually_async(next_one)
+            while not has_failed.is_set():
+                await a_hundred_hot_files(disk)
+                hung += 1
+                await in_thread(broken.disk.let_go)
+                await eventually_async(next_one)
+        assert hung >= 2
 
 
 async def test_misses_beyond_the_queue_are_refused(broken: BrokenDisk, kind: str) -> None:

@@ -57,6 +57,10 @@ class FuseDisk:
         """Let hung calls go, and hang no more of them. Without arguments: all operations."""
         self._ask("release", operations)
 
+    def let_go(self) -> None:
+        """Let the calls go that hang now; those that come later hang again."""
+        self._ask("let_go")
+
     def delay(self, operation: Operation, seconds: float) -> None:
         """Each call of this operation takes so much longer from now on (0: no longer)."""
         self._ask("delay", operation, seconds)

@@ -42,7 +42,7 @@ class Faults:
         self._errors: dict[str, int] = {}
         self._held: set[str] = set()
         self._hanging = 0
-        self._resets = 0
+        self._resets = self._rounds = 0
 
     def meet(self, operation: str) -> None:
         """Called at the start of each operation."""
@@ -55,7 +55,10 @@ class Faults:
             if operation in self._held:
                 self._hanging += 1
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: operation not in self._held)
+                rounds = self._rounds
+                self._changed.wait_for(
+                    lambda: operation not in self._held or self._rounds != rounds
+                )
                 self._hanging -= 1
                 self._changed.notify_all()
             if error := self._errors.get(operation):
@@ -69,6 +72,12 @@ class Faults:
         """Let calls of these operations go (no operations: all of them)."""
         with self._changed:
             self._held.difference_update(operations or list(self._held))
+            self._changed.notify_all()
+
+    def let_go(self) -> None:
+        """Let the calls go that hang now, and none that come later."""
+        with self._changed:
+            self._rounds += 1
             self._changed.notify_all()
 
     def delay(self, operation: str, seconds: float) -> None:

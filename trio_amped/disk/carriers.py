@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from . import helper
+from .loading import Reader
 
 log = logging.getLogger("trio_amped.disk")
 
@@ -41,7 +42,7 @@ def in_threads(limiter: trio.CapacityLimiter) -> Carrier:
         def run() -> None:
             nonlocal has_started
             has_started = True
-            helper.serve(channel)
+            helper.serve(channel, Reader().load)
 
         try:
             # Abandoned: a thread stuck in the kernel must not hold up the event loop. It ends

@@ -1,8 +1,8 @@
 """A helper's whole life: take an order from the socket, wait for the disk, answer. Blocks.
 
-The same loop runs in a thread and in a process of its own; it ends when its socket does. It
-never reads a mapping in Python: CPython keeps the GIL through a page fault, and a page of a
-truncated file is SIGBUS. kernel.populate and os.preadv give the GIL away and report errors.
+The same loop runs in a thread and in a process of its own; it ends when its socket does. Only the
+way of loading pages differs (loading.py). No mapping is ever read in Python: CPython keeps the GIL
+through a page fault, and a page of a truncated file is SIGBUS.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 
-from . import kernel, names, opening
+from . import names, opening
+from .loading import Load, touch
 from .messages import (
     ANCILLARY_SIZE,
     FREE,
@@ -25,10 +26,8 @@ from .messages import (
     pack_version,
 )
 
-_SCRATCH = 256 * 1024
 
-
-def serve(channel: socket.socket) -> None:
+def serve(channel: socket.socket, load: Load) -> None:
     """Answer the orders that arrive on `channel` until it ends; closes it."""
     with channel:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -42,7 +41,7 @@ def serve(channel: socket.socket) -> None:
                 return
             try:
                 order = Order.unpack(message)
-                reply, descriptor = _perform(order, received)
+                reply, descriptor = _perform(order, received, load)
             finally:
                 for number in received:
                     close(number)
@@ -74,7 +73,7 @@ def close(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _perform(order: Order, received: list[int]) -> tuple[Reply, int | None]:
+def _perform(order: Order, received: list[int], load: Load) -> tuple[Reply, int | None]:
     if order.operation.needs_descriptor and not received:
         return Reply(errno.EMFILE), None  # the kernel had no place left for the descriptor
     try:
@@ -123,35 +122,6 @@ def _listed(root: int, order: Order) -> tuple[Reply, int]:
     return Reply(0, opening.pack_facts(opened) + digest), descriptor
 
 
-def load(descriptor: int, offset: int, length: int) -> None:
-    """Bring a part of a file into memory; what lies past its end is not an error.
-
-    Raises OSError (EIO) where the disk cannot read it.
-    """
-    # Exactly this part, and all of it at once: a page fault reads as much as the disk's read-ahead
-    # around itself (8 MiB on some), one fault after the other.
-    with contextlib.suppress(OSError):  # a file system may not take advice
-        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
-    try:
-        kernel.populate(descriptor, offset, length)
-    except OSError as error:
-        # EFAULT is a truncated file or an unreadable page: read(2) tells them apart.
-        # EINVAL: a kernel before 5.14. ENODEV: a file system that cannot map.
-        if error.errno not in (errno.EFAULT, errno.EINVAL, errno.ENODEV, errno.EACCES):
-            raise
-        _read_through(descriptor, offset, length)
-
-
-def _read_through(descriptor: int, offset: int, length: int) -> None:
-    scratch = memoryview(bytearray(min(length, _SCRATCH)))
-    end = offset + length
-    while offset < end:
-        count = os.preadv(descriptor, [scratch[: end - offset]], offset)
-        if count == 0:
-            return
-        offset += count
-
-
 def main() -> None:
     """A helper process: the command line has the descriptor of its socket, and its niceness."""
     # The terminal's ^C and a service manager's SIGTERM reach the whole group; a helper has
@@ -160,4 +130,4 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     channel, niceness = map(int, sys.argv[1:])
     os.nice(niceness)
-    serve(socket.socket(fileno=channel))
+    serve(socket.socket(fileno=channel), touch)
