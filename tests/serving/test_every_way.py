@@ -16,18 +16,19 @@ from fuzz.world.disk import Plan, WorldDisk
 from fuzz.world.hosts import EMBEDDED, Host, hosting
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
-from tests.serving.peers import WAYS
+from tests.serving.peers import WAYS, Stream
 from trio_amped.config import Config
 
 HEAD: Final = 10.0
 IDLE: Final = 60.0
 SENDING: Final = 30.0
+LEAST: Final = 100  # bytes a second, which a client has to take in that time
 LINGER: Final = 5.0
 LINGER_BYTES: Final = 4 * 2**20
 SWEEP: Final = 1.0  # seconds: how late the lane may be
 MOMENT: Final = 0.001
 CONFIG: Final = Config(
-    head_timeout=HEAD, keep_alive_timeout=IDLE, send_timeout=SENDING, send_minimum=3000
+    head_timeout=HEAD, keep_alive_timeout=IDLE, send_timeout=SENDING, send_minimum=LEAST * 30
 )
 
 DOORS: Final = [
@@ -128,9 +129,19 @@ async def test_a_client_that_stays(
             host.check_is_idle()
 
 
-def without_room(link: str) -> str:
-    """A link that holds little of what nobody reads: a stream in memory takes all of it."""
-    return "lockstep" if link == "memory" else link
+@contextlib.asynccontextmanager
+async def connected(door: tuple[str, str]) -> AsyncIterator[tuple[Host, Stream]]:
+    """A server, and the end of a client over a link that holds little of what nobody reads."""
+    way, link = door
+    disk = WorldDisk({**FILES, b"huge": LARGE * 50}, Plan())
+    async with hosting(way, disk, CONFIG) as host:
+        stream = host.connect("lockstep" if link == "memory" else link)
+        try:
+            yield host, stream
+        finally:
+            await trio.aclose_forcefully(stream)
+        await wait_all_tasks_blocked()
+        host.check_is_idle()
 
 
 LAST: Final = {
@@ -148,14 +159,12 @@ async def test_a_client_that_does_not_stop_sending(
     last: bytes, size: int, pause: float, door: tuple[str, str], autojump_clock: MockClock
 ) -> None:
     """It is listened to for a while after the last answer, and so many bytes; then no more."""
-    way, link = door
     sent = 0
-    async with hosting(way, WorldDisk(FILES, Plan()), CONFIG) as host:
-        stream = host.connect(without_room(link))
+    async with connected(door) as (_, stream):
         await stream.send_all(last)
         await Client(stream, Script((), "hold")).run()
         with contextlib.suppress(trio.BrokenResourceError):
-            while True:
+            while sent <= 2 * LINGER_BYTES and trio.current_time() <= 2 * LINGER:
                 await stream.send_all(bytes(size))
                 sent += size
                 await trio.sleep(pause)
@@ -165,9 +174,6 @@ async def test_a_client_that_does_not_stop_sending(
             assert trio.current_time() >= LINGER - MOMENT
         else:
             assert sent >= LINGER_BYTES
-        await trio.aclose_forcefully(stream)
-        await wait_all_tasks_blocked()
-        host.check_is_idle()
 
 
 @EVERY_WAY
@@ -175,16 +181,34 @@ async def test_a_client_that_does_not_stop_sending(
 async def test_a_client_that_takes_nothing(
     before: bytes, door: tuple[str, str], autojump_clock: MockClock
 ) -> None:
-    way, link = door
-    disk = WorldDisk({**FILES, b"huge": LARGE * 50}, Plan())
-    async with hosting(way, disk, CONFIG) as host:
-        stream = host.connect(without_room(link))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.send_all, before + get("/huge"))
-            await check_that_it_is_gone(host, SENDING)
-        await trio.aclose_forcefully(stream)
-        await wait_all_tasks_blocked()
-        host.check_is_idle()
+    async with connected(door) as (host, stream), trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, before + get("/huge"))
+        await check_that_it_is_gone(host, SENDING)
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("takes_enough", [False, True])
+async def test_a_client_that_takes_a_little_each_second(
+    takes_enough: bool, door: tuple[str, str], autojump_clock: MockClock
+) -> None:
+    """Less than what it has to take in the time for that, or more."""
+    _, link = door
+    # A socket becomes writable in large steps, and only then has its client taken anything.
+    more = 40 * LEAST if link == "socket" else LEAST * 11 // 10
+    rate = more if takes_enough else LEAST * 9 // 10
+    async with connected(door) as (host, stream), trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, get("/huge"))
+        for second in range(1, 2 * int(SENDING)):
+            if takes_enough or second < SENDING:
+                await read_exactly(stream, rate)
+                assert host.server.stats.connections_open == 1
+            await trio.sleep_until(second)
+        assert host.server.stats.connections_open == takes_enough
+
+
+async def read_exactly(stream: trio.abc.ReceiveStream, count: int) -> None:
+    while count:
+        count -= len(await stream.receive_some(count))
 
 
 @EVERY_WAY
