@@ -131,13 +131,12 @@ class Copying(SocketTransport):
 WAYS: Final[Mapping[str, Mapping[str, Any]]] = {
     "lane": {},
     "tasks": {"fast_lane": False},
-    "h11": {"max_open_files": 0},
     "nowait": {"gate": "nowait"},
     "always": {"gate": "always"},
     "never": {"gate": "never"},
     "processes": {"gate": "always", "helpers": "process"},
     "remote": {},
-    "copied": {"max_open_files": 0},
+    "copied": {"fast_lane": False},
 }
 
 

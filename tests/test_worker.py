@@ -109,8 +109,8 @@ async def rest_of(stream: trio.SocketStream) -> bytes:
     return received
 
 
-WAYS: Final[list[dict[str, Any]]] = [{}, {"fast_lane": False}, {"max_open_files": 0}]
-EVERY_WAY: Final = pytest.mark.parametrize("way", WAYS, ids=["lane", "tasks", "h11"])
+WAYS: Final[list[dict[str, Any]]] = [{}, {"fast_lane": False}]
+EVERY_WAY: Final = pytest.mark.parametrize("way", WAYS, ids=["lane", "tasks"])
 
 
 @EVERY_WAY

@@ -38,7 +38,6 @@ CONFIG: Final = Config(
 WAYS: Final[dict[str, dict[str, Any]]] = {
     "lane": {},
     "tasks": {"fast_lane": False},
-    "h11": {"max_open_files": 0},
 }
 EVERY_WAY: Final = pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
 
@@ -67,8 +66,8 @@ class Hall:
     @contextlib.asynccontextmanager
     async def _open_router(self, config: Config, stats: Stats) -> AsyncIterator[Router]:
         router = Router(config, [self.disk])
-        router.is_prompt = config.max_open_files > 0
-        yield router
+        async with router.swept():
+            yield router
 
     def come(self, wire: bytes = b"") -> None:
         """One more client, who has connected and sent this before anybody has a turn."""
@@ -184,14 +183,13 @@ async def test_a_drain_ends_all_who_are_idle_at_once(
 async def test_all_files_that_nobody_asks_for_are_closed_in_time(
     settings: dict[str, Any], autojump_clock: MockClock
 ) -> None:
-    is_kept = bool(replace(CONFIG, **settings).max_open_files)
     async with hall(settings) as place:
         for number in range(CROWD):
             place.come(get(f"/{number}"))
         await wait_all_tasks_blocked()
         assert place.stats.requests == CROWD
-        assert place.disk.open_files == CROWD * is_kept
+        assert place.disk.open_files == CROWD
         await trio.sleep_until(UNUSED)
-        assert place.disk.open_files == CROWD * is_kept
+        assert place.disk.open_files == CROWD
         await trio.sleep_until(1.0 + UNUSED + SWEEP + MOMENT)
         assert place.disk.open_files == 0
