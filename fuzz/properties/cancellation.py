@@ -13,7 +13,7 @@ from fuzz.world.disk import Plan
 from fuzz.world.hosts import Host, hosting
 from fuzz.world.points import Points
 from fuzz.world.requests import DOWNLOADS
-from fuzz.world.runs import run
+from fuzz.world.runs import run, some_of
 from fuzz.world.scenes import CONFIG, Scene, read, scenes, wires
 
 _NEXT: Final = b"GET /a.txt HTTP/1.1\r\nHost: next\r\n\r\n"
@@ -29,7 +29,7 @@ def _check_cancellations(scene: Scene) -> None:
     counting = Points()
     whole = run(_cancelled, scene, counting, schedule=scene.schedule, turns=scene.turns,
                 instruments=[counting])  # fmt: skip
-    for number in range(counting.count):
+    for number in some_of(counting.count, scene.schedule):
         points = Points(number)
         received = run(_cancelled, scene, points, schedule=scene.schedule, turns=scene.turns,
                        instruments=[points])  # fmt: skip

@@ -18,7 +18,7 @@ from fuzz.world.disk import OPENING, PLANS, READING, Change, Plan, WorldDisk
 from fuzz.world.hosts import Host, hosting, wait_for_sweeps
 from fuzz.world.points import Points
 from fuzz.world.requests import LIMITS
-from fuzz.world.runs import run
+from fuzz.world.runs import run, some_of
 from fuzz.world.scenes import (
     CONFIG,
     FOLDER,
@@ -127,7 +127,7 @@ def check_truncations(scene: Scene, change: Change) -> None:
     scene = replace(scene, wire=Step(0.0, path, b"br, gzip").wire + scene.wire)
     for each in scene.in_all_ways():
         calls, _ = run(_changing, each, schedule=scene.schedule, turns=scene.turns)
-        for number in range(calls):
+        for number in some_of(calls, scene.schedule):
             plan = replace(scene.plan, changes=(replace(change, at=number),))
             run(_changing, replace(each, plan=plan), schedule=scene.schedule, turns=scene.turns)
 

@@ -11,7 +11,7 @@ from fuzz.world.clients import Client, Script
 from fuzz.world.disk import ERRNOS, READING, Plan
 from fuzz.world.hosts import hosting, wait_for_sweeps
 from fuzz.world.reference import Expected, status_of
-from fuzz.world.runs import run
+from fuzz.world.runs import run, some_of
 from fuzz.world.scenes import CONFIG, Scene, check_answers, is_answer, is_start, read, scenes
 
 _NO_FILE: Final = ("ENOENT", "ENOTDIR", "ENAMETOOLONG")
@@ -29,7 +29,8 @@ def _check_faults(scene: Scene, which: int, is_lasting: bool) -> None:
     check_answers(received, scene.expected())
     alternatives = _without_some_files(scene)
     unindexed = [scene.expected([b"index.html"])]  # then the directory is listed
-    for number, call in enumerate(calls):
+    for number in some_of(len(calls), scene.schedule):
+        call = calls[number]
         names = READING if is_lasting else ERRNOS[call]
         name = names[(which + number) % len(names)]
         again = {number + 1: name} if is_lasting else {}

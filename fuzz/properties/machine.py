@@ -25,7 +25,7 @@ from fuzz.world.disk import WorldDisk
 from fuzz.world.hosts import Host, hosting
 from fuzz.world.points import Points
 from fuzz.world.requests import LIMITS
-from fuzz.world.runs import SCHEDULES, run
+from fuzz.world.runs import SCHEDULES, run, some_of
 from fuzz.world.scenes import CONFIG, check_answers, content, read
 from tests.reference import Form
 from tests.serving.peers import WAYS
@@ -278,7 +278,7 @@ def _check_all_points(machine: Machine, schedule: int) -> None:
     counting = Points()
     whole = run(_cancelled, machine, counting, schedule=schedule, instruments=[counting])
     check_answers(whole, _expected(machine.wire))
-    for number in range(counting.count):
+    for number in some_of(counting.count, schedule):
         points = Points(number)
         received = run(_cancelled, machine, points, schedule=schedule, instruments=[points])
         note("cancellation point")

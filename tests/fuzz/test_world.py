@@ -19,7 +19,7 @@ from fuzz.world.disk import Change, Plan
 from fuzz.world.hosts import hosting
 from fuzz.world.points import Points
 from fuzz.world.requests import LIMITS
-from fuzz.world.runs import run
+from fuzz.world.runs import run, some_of
 from fuzz.world.scenes import CONFIG, Scene, content, is_answer, is_start
 from tests.serving.client import Answer
 from tests.serving.peers import WAYS
@@ -85,6 +85,15 @@ def test_a_bug_in_the_log_is_a_failure() -> None:
 
     with pytest.raises(AssertionError, match="planted"):
         run(log_a_bug)
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 41, 80, 81, 350, 1000])
+def test_of_many_calls_some_are_tried(count: int) -> None:
+    """All of a few; and each of many, by one schedule or another."""
+    tried = [list(some_of(count, schedule)) for schedule in range(count + 1)]
+    assert all(len(each) == len(set(each)) <= 120 for each in tried)
+    assert {number for each in tried for number in each} == set(range(count))
+    assert count > 80 or tried[0] == list(range(count))
 
 
 def test_a_descriptor_that_is_left_is_a_failure() -> None:
