@@ -6,10 +6,11 @@ PORT    ?= 8000
 OPTIONS ?=
 MINUTES ?= 5
 
-BIN := .venv/bin
+VENV := .venv
+BIN  := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: help serve test test-simulated test-machine test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
+.PHONY: help serve check check-pure check-serving lint test test-simulated test-machine test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -26,59 +27,79 @@ LISTING := $(if $(subst examples/site,,$(value ROOT)),,--listing)
 
 # The trap keeps the shell alive through ^C, so that the server can drain and make stays quiet.
 # OPTIONS are words as the shell reads them: those with spaces are quoted in it.
-serve: .venv/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the server can do)
+serve: $(VENV)/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the server can do)
 	@trap : INT; $(BIN)/python -m trio_amped --root=$(call quoted,ROOT) --port $(PORT) $(LISTING) \
 	    $(value OPTIONS) || test $$? -eq 130
 
 packages:  ## install what tests and benches use of Debian's (as root): .ci/packages
 	.ci/install
 
-test: .venv/test  ## lint, types, then all tests with branch coverage
+# Two things at a time in all of these, since there are two cores; the longest begins.
+PARALLEL := --no-print-directory -j2 --output-sync=target
+
+check: $(VENV)/test  ## the answer in a minute: lint, types, and tests that need nothing but Python
+	@$(MAKE) $(PARALLEL) check-serving check-pure lint
+
+lint: $(VENV)/test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check-pure: $(VENV)/test
+	$(BIN)/python -m pytest tests/semantics tests/test_layers.py tests/test_surface.py tests/test_warnings.py
+
+check-serving: $(VENV)/test
+	$(BIN)/python -m pytest --brief tests/serving tests/fuzz/test_properties.py tests/fuzz/test_values.py
+
+test: $(VENV)/test  ## all that a change can break: lint, types, tests with branch coverage
 	$(BIN)/coverage erase
-	$(MAKE) -j2 --output-sync=target test-simulated test-machine
+	@$(MAKE) $(PARALLEL) test-machine lint test-simulated
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Two halves at a time, since there are two cores: what nothing but the CPU keeps busy, and the rest,
-# of whose tests there must never be two at once: they need the other core, a disk, or a browser.
-SIMULATED := tests/fuzz tests/semantics tests/serving
+# Two halves: what nothing but the CPU keeps busy, and the rest, of whose tests there must never be
+# two at once: they need the other core, a disk, or a browser. What the fuzzer's tests reach, the
+# others reach as well: they are not measured, which would take as long again.
+SIMULATED := tests/asgi tests/semantics tests/serving
 
-test-simulated: .venv/test
+test-simulated: $(VENV)/test
 	$(BIN)/coverage run -m pytest $(SIMULATED)
+	$(BIN)/python -m pytest tests/fuzz
 
-test-machine: .venv/test
-	$(BIN)/coverage run -m pytest tests $(SIMULATED:%=--ignore=%)
+test-machine: $(VENV)/test
+	$(BIN)/coverage run -m pytest tests $(addprefix --ignore=,$(SIMULATED) tests/fuzz)
 
-test-plain: .venv/test  ## the tests with real servers once more by tasks and h11 alone
+test-long: $(VENV)/test  ## the tests that make test leaves out: they find little that it does not
+	$(BIN)/python -m pytest -m long
+
+test-plain: $(VENV)/test  ## the tests with real servers once more by tasks and h11 alone
 	$(BIN)/python -m pytest --no-fast-lane tests/real tests/clients tests/test_server.py
 
-fuzz: .venv/test  ## run a fuzz campaign for MINUTES (OPTIONS='--help' lists how)
+fuzz: $(VENV)/test  ## run a fuzz campaign for MINUTES (OPTIONS='--help' lists how)
 	$(BIN)/python -m fuzz run --minutes $(MINUTES) $(OPTIONS)
 
-bench: .venv/bench  ## measure beside other servers, 90 minutes (OPTIONS=--short, --base, --only ROWS)
+bench: $(VENV)/bench  ## measure beside other servers, 90 minutes (OPTIONS=--short, --base, --only ROWS)
 	$(BIN)/python -m bench.hot $(OPTIONS)
 
-bench-cold: .venv/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
+bench-cold: $(VENV)/test  ## measure with files that are not in memory (as root; OPTIONS=--short)
 	$(BIN)/python -m bench.cold $(OPTIONS)
 
-bench-listing: .venv/test  ## measure while directories of 100 000 names are listed
+bench-listing: $(VENV)/test  ## measure while directories of 100 000 names are listed
 	$(BIN)/python -m bench.listing $(OPTIONS)
 
-bench-asgi: .venv/bench  ## measure the ASGI application beside Starlette's under one Hypercorn
+bench-asgi: $(VENV)/bench  ## measure the ASGI application beside Starlette's under one Hypercorn
 	$(BIN)/python -m bench.asgi $(OPTIONS)
 
-soak: .venv/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
+soak: $(VENV)/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
-docs: .venv/docs  ## make the documentation, into build/docs
+docs: $(VENV)/docs  ## make the documentation, into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
 check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
 	$(MAKE) test
+	$(MAKE) test-long
 	$(MAKE) test-plain
 	$(MAKE) docs
 	$(MAKE) fuzz MINUTES=30 OPTIONS=
@@ -94,31 +115,31 @@ clean:  ## remove the environment and everything that tools left here
 
 # The environment, in steps: each is a stamp, newer than what it was made from.
 
-.venv/made:
+$(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    "$(PYTHON) is Python %d.%d, 3.11 is needed: make PYTHON=/path/to/python3" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { echo '$(PYTHON) cannot make environments: apt-get install python3-venv' >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # The groups of pyproject.toml need a pip that knows them, here and nowhere else.
-.venv/pip: .venv/made
+$(VENV)/pip: $(VENV)/made
 	$(INSTALL) 'pip >= 25.1'
 	@touch $@
 
-.venv/runtime: pyproject.toml .venv/made
+$(VENV)/runtime: pyproject.toml $(VENV)/made
 	$(INSTALL) -e .
 	@touch $@
 
-.venv/test: pyproject.toml .venv/pip
+$(VENV)/test: pyproject.toml $(VENV)/pip
 	$(INSTALL) -e . --group test
-	@touch $@ .venv/docs .venv/runtime
+	@touch $@ $(VENV)/docs $(VENV)/runtime
 
-.venv/docs: pyproject.toml .venv/pip
+$(VENV)/docs: pyproject.toml $(VENV)/pip
 	$(INSTALL) -e . --group docs
-	@touch $@ .venv/runtime
+	@touch $@ $(VENV)/runtime
 
-.venv/bench: pyproject.toml .venv/pip
+$(VENV)/bench: pyproject.toml $(VENV)/pip
 	$(INSTALL) -e . --group bench
-	@touch $@ .venv/test .venv/docs .venv/runtime
+	@touch $@ $(VENV)/test $(VENV)/docs $(VENV)/runtime

@@ -63,11 +63,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-fast-lane", action="store_true", help="servers serve by tasks, unless told otherwise"
     )
+    parser.addoption(
+        "--brief", action="store_true", help="serve from memory by the lane alone; few examples"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--no-fast-lane"):
         COMMON_OPTIONS.append("--no-fast-lane")
+    if config.getoption("--brief"):
+        settings.register_profile("brief", settings.default, max_examples=20)
+        settings.load_profile("brief")
     if IN_CI:
         config.pluginmanager.register(NoSkips(), "no-skips")
     signal.signal(signal.SIGPROF, _end_spinning)

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     number, manner = name.split(",")
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
     settings = cli.parse(options)
-    with logs.to_stderr(settings.log_level) as begin_with:
+    with channel, logs.to_stderr(settings.log_level) as begin_with:
         if manner == "quiet":
             # The first worker has said it all: where it serves, how, and which pages are missing.
             logging.disable(logging.WARNING)

@@ -142,7 +142,7 @@ def _is_ours(file: str) -> bool:
     return (
         path.is_relative_to(ROOT)
         and not path.is_relative_to(_MACHINERY)
-        and ".venv" not in path.relative_to(ROOT).parts
+        and "site-packages" not in path.parts
     )
 
 

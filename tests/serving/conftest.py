@@ -15,8 +15,9 @@ def wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    converses = {"converse", "Case", "Row"} & vars(metafunc.module).keys()
-    ways = list(WAYS) if converses else ["plain"]
+    ways = ["plain"]
+    if {"converse", "Case", "Row"} & vars(metafunc.module).keys():
+        ways = ["lane"] if metafunc.config.getoption("--brief") else list(WAYS)
     metafunc.parametrize("way", ways, indirect=True)
 
 
