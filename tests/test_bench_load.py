@@ -1,17 +1,18 @@
 """How the hot benchmark asks, and how it knows that an answer is right."""
 
 import itertools
+import os
 import re
 import socketserver
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
 
-from bench.hot import earlier
+from bench.hot import earlier, measure
 from bench.hot.answers import Head, Wrong, check_content, learned, read_head, request, verify
 from bench.hot.exact import Load as Exact
 from bench.hot.exact import Plan
@@ -25,11 +26,12 @@ from bench.hot.files import (
 )
 from bench.hot.herd_clients import Herd
 from bench.hot.measure import Hot, Load, check_total, read_wrk
+from bench.hot.peers import OURS, PEERS, Running
 from bench.hot.probe import Waits
 from bench.hot.rows import WORKLOADS
 from bench.hot.workloads import BROWSER, ID, RANGE, Workload, drawn
 from bench.load import ProbeReport
-from tests.rig import REPOSITORY
+from tests.rig import REPOSITORY, needs
 
 SAID = """Running 1s test @ http://127.0.0.1:41231/
   1 threads and 64 connections
@@ -213,13 +215,19 @@ class Canned(socketserver.StreamRequestHandler):
     server: "CannedServer"
 
     def handle(self) -> None:
-        while any(line == b"\r\n" for line in iter(self.rfile.readline, b"")):
-            answer = next(self.server.answers)
-            if answer is None:
-                return
-            self.wfile.write(answer)
-            if b"\r\nConnection: close\r\n" in answer:
-                return
+        with suppress(ConnectionError):  # a load does not wait for what is on its way at its end
+            while head := self._head():
+                self.server.heads.add(head)
+                answer = next(self.server.answers)
+                if answer is None:
+                    return
+                self.wfile.write(answer)
+                if b"\r\nConnection: close\r\n" in answer:
+                    return
+
+    def _head(self) -> bytes:
+        lines = iter(self.rfile.readline, b"")
+        return b"".join(itertools.takewhile(lambda line: line != b"\r\n", lines))
 
 
 class CannedServer(socketserver.ThreadingTCPServer):
@@ -229,19 +237,28 @@ class CannedServer(socketserver.ThreadingTCPServer):
     def __init__(self, answers: Sequence[bytes | None]) -> None:
         super().__init__(("127.0.0.1", 0), Canned)
         self.answers = itertools.cycle(answers)
+        self.heads = set[bytes]()
+        self.port: int = self.server_address[1]
 
 
 @contextmanager
-def canned(*answers: bytes | None) -> Iterator[int]:
-    """A server on this port that gives these answers, again and again."""
+def serving(*answers: bytes | None) -> Iterator[CannedServer]:
+    """A server that gives these answers, again and again."""
     with CannedServer(answers) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield server.server_address[1]
+            yield server
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def canned(*answers: bytes | None) -> Iterator[int]:
+    """Its port."""
+    with serving(*answers) as server:
+        yield server.port
 
 
 def answer(body: bytes, status: str = "200 OK", more: str = "") -> bytes:
@@ -328,6 +345,25 @@ def test_heads_of_a_row_are_all_of_one_size() -> None:
         assert verify(port, ranges, files).keys() == {"/16m"}
     with canned(right, right.replace(b"206 P", b"206  P")) as port, pytest.raises(Wrong):
         verify(port, ranges, files)
+
+
+@needs("wrk", "taskset")
+@pytest.mark.parametrize("name", ["pipeline", "unique", "range-12k", "404-random", "query"])
+def test_wrk_sends_what_was_verified(name: str) -> None:
+    """Numbers differ, and nothing else: they do from one request to the next."""
+    workload, cpu = replace(WORKLOADS[name], connections=4), min(os.sched_getaffinity(0))
+    right = answer(b"x" * 10, f"{workload.status} As Asked For")
+    heads = dict.fromkeys(workload.paths, read_head(right[:-10], workload.status))
+    with serving(right) as server:
+        running = Running(PEERS[OURS], server.port, os.getsid(0), [cpu])
+        measure.run(running, workload, heads, 1, [cpu])
+    asked = request(workload, drawn(workload)[0])
+    assert {numberless(head + b"\r\n") for head in server.heads} == {numberless(asked)}
+    assert (len(server.heads) > 10) == (name != "pipeline")
+
+
+def numberless(head: bytes) -> bytes:
+    return re.sub(rb"\d{6,}", b"N", head)
 
 
 # ------------------------------------------------------------ a herd, a hot client, a checkout

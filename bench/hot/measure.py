@@ -127,7 +127,10 @@ def _wrk(
     sizes = {path: head.size + head.length * workload.has_body for path, head in heads.items()}
     with tempfile.TemporaryDirectory() as directory:
         request, plan = Path(directory, "request"), Path(directory, "plan")
-        request.write_bytes(workload.template.encode())
+        template = workload.template
+        if len(workload.paths) == 1:  # it may hold what is different each time
+            template = template.replace("%PATH%", workload.paths[0])
+        request.write_bytes(template.encode())
         plan.write_text("".join(f"{sizes[path]} {path} {span}\n" for path, span in asks))
         command = ["wrk", f"-t{len(cpus)}", f"-c{workload.connections}", f"-d{seconds}s"]
         command += ["--timeout", "10s", "-s", str(SCRIPT), f"http://{HOST}:{server.port}/", "--"]

@@ -137,7 +137,8 @@ _PEERS = (
         _python("bench.hot.aiohttp_app {port}"),
         package="aiohttp",
         rows=_STEADY,
-        cannot=(WORKERS,),
+        # it frames what has no file in chunks, has no index and knows of one range
+        cannot=(WORKERS, "multirange", "404", "404-random", "301", "416", "index"),
     ),
     Peer(
         "uvicorn",
