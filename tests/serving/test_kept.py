@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,12 +12,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
 from tests.serving.peers import Link, Peer, by_lockstep, by_memory, by_unix_socket, connected
-from tests.simulated import NOW
+from tests.simulated import NANO, NOW
 from trio_amped.config import Config
 from trio_amped.semantics.request import Request
 from trio_amped.serving.framing import Framing
+from trio_amped.serving.resources import Found
 from trio_amped.serving.router import Router
-from trio_amped.testing import SimDisk
+from trio_amped.testing import SimDisk, SimFile
 
 HUGE = LARGE * 50  # more than the kernel's buffers hold
 TEN = b"0123456789"
@@ -246,3 +248,32 @@ async def test_each_answer_has_the_time_of_its_own_second(
             (answer,) = parse(bytes(received), [b"HEAD"])
             dates.append(answer.headers["date"])
     assert dates == ["Tue, 14 Nov 2023 22:13:20 GMT", "Tue, 14 Nov 2023 22:13:21 GMT"]
+
+
+async def test_a_weak_validator_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file was opened a moment later than the clock of answers says."""
+    monkeypatch.setattr(time, "time", lambda: NOW + 0.001)
+    router = Router(Config(), [SimDisk({b"a.txt": SimFile(TEN, mtime_ns=(NOW - 2) * NANO)})])
+    resources, tags = router.roots[0].resources, []
+    for wall in (NOW, NOW + 1):
+        router.clock.wall = wall
+        found = resources.find(b"a.txt", None, None)
+        assert isinstance(found, Found)
+        tags.append(found.form.tag)
+    assert tags == [b"W/" + tags[1], tags[1]]
+    assert found is resources.find(b"a.txt", None, None)
+    router.close()
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+async def test_a_sidecar_that_was_changed_before_its_first_use_is_seen(
+    method: str, autojump_clock: MockClock
+) -> None:
+    disk = SimDisk({b"a.txt": TEN, b"a.txt.gz": b"<zipped>"})
+    async with served(disk, by_memory, Config(precompressed=["gzip"])) as peer:
+        await body_of(peer, get("/a.txt"), len(TEN))
+        disk.truncate(b"a.txt.gz", 3)
+        ask = get("/a.txt", "Accept-Encoding: gzip", "Connection: close")
+        await peer.send(ask.replace(b"GET", method.encode()))
+        (answer,) = parse(await peer.receive_all(), [method.encode()])
+    assert answer.headers["content-length"] == "3"

@@ -69,6 +69,11 @@ class Form:
         self._shown: Headers | None = None  # the result of CORS that was asked for last
         self._blocks: Blocks
 
+    @property
+    def is_weak(self) -> bool:
+        """Whether its validator is a weak one, for now."""
+        return self.tag.startswith(b"W/")
+
     def blocks(self, cors: Headers) -> Blocks:
         """Return the field lines beside these of CORS, which are the same for most requests."""
         if cors is not self._shown:

@@ -121,10 +121,10 @@ class Resources:
         coding = resource.best_coding(accept_encoding)
         found = resource.forms.get((coding, by_accept))
         if found is None:
-            found = resource.forms[coding, by_accept] = self._form(
-                resource, path, coding, by_accept
-            )
-        elif coding and not self._is_unchanged(found):
+            found = self._form(resource, path, coding, by_accept)
+            if found.owner is not None:
+                resource.forms[coding, by_accept] = found
+        if coding and found.owner is not None and not self._is_unchanged(found):
             self.files.forget(resource.offered[coding])
             original.made = None
             return self.find(path, accept_encoding, came, by_accept=by_accept)
@@ -215,10 +215,10 @@ class Resources:
             headers=self._policy.headers(path),
             vary=(*vary, b"Accept") if by_accept else vary,
         )
-        owner = resource.original if resource.original.made is resource else None
-        found = Found(self._disk, file, Form(form, self._clock.wall), owner)
-        found.checked_at = self._clock.moment
-        return found
+        made = Form(form, self._clock.wall)
+        # A file may have been found to be settled at a later time than that of the clock.
+        is_kept = resource.original.made is resource and not made.is_weak
+        return Found(self._disk, file, made, resource.original if is_kept else None)
 
     def body(self, found: Found) -> bytes | memoryview | None:
         """Return the bytes of a small file that is kept, if they are in memory; else None."""
