@@ -75,6 +75,7 @@ def test_git_agrees() -> None:
         subprocess.run(["git", "apply", "--check", patch], cwd=REPOSITORY, check=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["nul_in_name", "out_of_root", "stacked_is_believed", "late_descriptor_leaks"]
 )
@@ -85,6 +86,7 @@ def test_a_mutant_is_killed(name: str) -> None:
     assert verdict.executions > 0
 
 
+@pytest.mark.long
 def test_what_does_not_even_answer_is_an_error(tmp_path: Path) -> None:
     name = "trio_amped/semantics/dates.py"
     before = (REPOSITORY / name).read_text()
@@ -185,6 +187,7 @@ def test_what_fails_at_the_end_of_a_turn_is_no_chance(monkeypatch: pytest.Monkey
     assert Attack([], 100, 0)._fault(failing, 0) == "ValueError: planted"
 
 
+@pytest.mark.long
 def test_the_verdicts_are_kept(tmp_path: Path) -> None:
     arguments = ("--keep-in", str(tmp_path), "--minutes", "0.1", "nul_in_name")
     assert main(["mutants", *arguments]) == 0
