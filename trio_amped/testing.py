@@ -187,6 +187,16 @@ class SimDisk:
         """A path may lead elsewhere at any time here: nothing is to be relied on."""
         return None
 
+    def lacks(self, path: bytes, now: float) -> bool | None:
+        """Nobody knows: that is asked each time."""
+        return None
+
+    def want(self, path: bytes) -> None:
+        pass
+
+    def sweep(self, now: float) -> bool:
+        return False
+
     def is_unchanged(self, file: OpenFile) -> bool:
         return file in self._open and self._open[file].status == file.status
 

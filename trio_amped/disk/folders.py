@@ -61,7 +61,7 @@ class _Snapshot:
 
 
 class Folders:
-    """What is known of the folders below one root: at most `most` names.
+    """What is known of the folders below one root: at most one of `share` parts of `most` names.
 
     Those that nobody has asked about in `unused_after` seconds are closed by `sweep`.
     """
@@ -76,6 +76,7 @@ class Folders:
         max_age: float,
         unused_after: float,
         most: int = _MOST_NAMES,
+        share: int = 1,
     ) -> None:
         self._paths = paths
         self._pool = pool
@@ -83,9 +84,9 @@ class Folders:
         self._nursery = nursery
         self._max_age = max_age
         self._unused_after = unused_after
-        self._most = most
+        self._most = most // share
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_folders = min(_MOST_FOLDERS, descriptors // 16)
+        self._most_folders = max(1, min(_MOST_FOLDERS, descriptors // 16) // share)
         self._root = paths.directory
         self._snapshots: OrderedDict[bytes, _Snapshot] = OrderedDict()  # the last used at the end
         self._names = 0
@@ -258,13 +259,17 @@ class Folders:
         self._names -= snapshot.size
         snapshot.descriptor.release()
 
-    def sweep(self, now: float) -> None:
-        """Forget what nobody has asked about lately, and the pauses that are over."""
+    def sweep(self, now: float) -> bool:
+        """Forget what nobody has asked about lately, and the pauses that are over.
+
+        Returns whether there is anything left.
+        """
         for folder, snapshot in list(self._snapshots.items()):
             if now < snapshot.checked_at + self._max_age + self._unused_after:
                 break
             self._forget(folder)
         self._not_before = {folder: end for folder, end in self._not_before.items() if now < end}
+        return bool(self._snapshots or self._not_before or self._reading)
 
     def clear(self) -> None:
         """Forget all: it is about another root, or nobody needs it any more."""

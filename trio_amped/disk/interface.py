@@ -65,6 +65,15 @@ class PromptDisk(Disk, Protocol):
         No symbolic link is followed.
         """
 
+    def lacks(self, path: bytes, now: float) -> bool | None:
+        """Whether it is certain that a path leads nowhere; None: nobody knows (folders.py)."""
+
+    def want(self, path: bytes) -> None:
+        """Have the names in the folder of a path read, so that `lacks` can tell. Never waits."""
+
+    def sweep(self, now: float) -> bool:
+        """Forget folders that nobody has asked about lately; whether any are known still."""
+
     def is_unchanged(self, file: OpenFile) -> bool:
         """Whether it is the version that was opened: nobody has written into it."""
 

@@ -19,6 +19,7 @@ from ..semantics.validators import SETTLED
 from ..stats import Stats
 from . import carriers
 from .descriptors import Closer, Descriptor
+from .folders import Folders
 from .interface import Listing
 from .jobs import Job
 from .listings import Listings
@@ -52,15 +53,20 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
             gates = [PathGate(config, stats, pool, nursery, path, root) for path, root in roots]
             listings = _start_listings(config, stats, closer, nursery)
             pages = PageGate(config.gate)
+            folders = [_start_folders(config, paths, pool, closer, nursery) for paths in gates]
             try:
                 yield [
-                    LocalDisk(config, stats, pool, closer, remote_closer, paths, listings, pages)
-                    for paths in gates
+                    LocalDisk(
+                        config, stats, pool, closer, remote_closer, paths, names, listings, pages
+                    )
+                    for paths, names in zip(gates, folders, strict=True)
                 ]
             finally:
                 nursery.cancel_scope.cancel()
                 pool.close()
                 listings.close()
+                for names in folders:
+                    names.clear()
                 for paths in gates:
                     paths.close()
     finally:
@@ -117,6 +123,20 @@ def _start_listings(
     return Listings(pool, closer, nursery, stats, max_age=config.revalidate)
 
 
+def _start_folders(
+    config: Config, paths: PathGate, pool: HelperPool, closer: Closer, nursery: trio.Nursery
+) -> Folders:
+    return Folders(
+        paths,
+        pool,
+        closer,
+        nursery,
+        max_age=config.revalidate,
+        unused_after=config.open_file_timeout,
+        share=len(config.all_sites),
+    )
+
+
 class LocalDisk:
     """Implements interface.Disk on the kernel's files.
 
@@ -131,6 +151,7 @@ class LocalDisk:
         closer: Closer,
         remote_closer: Closer,
         paths: PathGate,
+        folders: Folders,
         listings: Listings,
         pages: PageGate,
     ) -> None:
@@ -140,6 +161,8 @@ class LocalDisk:
         self._closer = closer
         self._remote_closer = remote_closer  # a hung mount must not hold up the other
         self._paths = paths
+        self._folders = folders
+        self.lacks, self.want = folders.lacks, folders.want
         self._listings = listings
         self._pages = pages
 
@@ -157,6 +180,10 @@ class LocalDisk:
         WouldWait as well for a symbolic link anywhere in the path that is not to be followed.
         """
         return self._paths.identify_at_once(path, follow=follow)
+
+    def sweep(self, now: float) -> bool:
+        """Forget folders that nobody has asked about lately; whether any are known still."""
+        return self._folders.sweep(now)
 
     def stamp_at_once(self, path: bytes) -> Stamp | None:
         """What changes whenever a name in a directory does; None where that cannot be told.

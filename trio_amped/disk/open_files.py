@@ -138,13 +138,19 @@ class OpenFiles:
         found = lookup.found
         return found is not None and identity == (found.device, found.inode)
 
-    def look(self, path: bytes, came: Arrivals | None, in_use: Sequence[Lookup] = ()) -> Lookup:
+    def look(
+        self,
+        path: bytes,
+        came: Arrivals | None,
+        in_use: Sequence[Lookup] = (),
+        now: float | None = None,
+    ) -> Lookup:
         """Return what a path leads to. Raises Miss where that would have to be waited for.
 
         What can be kept is kept; the rest goes to `came`, where somebody has it. Files of lookups
-        that are `in_use` are not closed for it.
+        that are `in_use` are not closed for it. `now` is trio's time since the request has come.
         """
-        now = trio.current_time()
+        now = trio.current_time() if now is None else now
         lookup = self._lookups.get(path)
         if lookup is not None and self.is_current(lookup, now):
             if lookup.file is None or self.is_unchanged(lookup.file):
@@ -152,9 +158,11 @@ class OpenFiles:
             self.forget(lookup)
         arrival = came.get(self.disk, path) if came is not None else None
         if arrival is None:
+            if self.disk.lacks(path, now):
+                return self._absent(path, now, errno.ENOENT)
             return self._open(path, now, came, in_use)
         if isinstance(arrival, OSError):
-            return self._absent(path, now, arrival)
+            return self._absent(path, now, arrival.errno or errno.EIO)
         assert isinstance(arrival, OpenFile)
         if _is_lasting(arrival):
             return self._keep(path, now, self.disk.share(arrival), in_use)
@@ -166,9 +174,11 @@ class OpenFiles:
         try:
             file = self.disk.open_at_once(path)
         except WouldWait:
+            self._want(path)
             raise FileMiss(self.disk, path) from None
         except OSError as error:
-            return self._absent(path, now, error)
+            self._want(path)
+            return self._absent(path, now, error.errno or errno.EIO)
         if _is_lasting(file):
             return self._keep(path, now, file, in_use)
         if came is None:
@@ -179,8 +189,13 @@ class OpenFiles:
             came.put(self.disk, path, file)
         return self._lookup(path, now, file)
 
-    def _absent(self, path: bytes, now: float, error: OSError) -> Lookup:
-        return Lookup(path, self._folder(path), now, None, None, error.errno or errno.EIO)
+    def _want(self, path: bytes) -> None:
+        """Have the names of its folder read: it is not there, or will take a helper to open."""
+        self._has_some.set()
+        self.disk.want(path)
+
+    def _absent(self, path: bytes, now: float, number: int) -> Lookup:
+        return Lookup(path, self._folder(path), now, None, None, number)
 
     def _lookup(self, path: bytes, now: float, opened: OpenFile) -> Lookup:
         file = opened if opened.status.is_regular else None
@@ -238,7 +253,7 @@ class OpenFiles:
             await trio.sleep(_SWEEP)
             while self.close_unused(trio.current_time(), at_most=_SWEPT):
                 await trio.lowlevel.checkpoint()
-            if not self._lookups:
+            if not self.disk.sweep(trio.current_time()) and not self._lookups:
                 self._has_some = trio.Event()
 
     def close_unused(self, now: float, at_most: int | None = None) -> bool:

@@ -244,7 +244,7 @@ class Lane:
         stop = time.monotonic() + _TURN
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
-            self._clock.moment += 1  # what is to be read now was sent before
+            self._clock.update()  # what is to be read now was sent before
             for number, (fd, _) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
@@ -275,7 +275,7 @@ class Lane:
                     return
                 continue  # it is gone already; accept(2)
             sock.setblocking(False)
-            self._clock.moment += 1
+            self._clock.update()
             self.adopt(sock)
 
     def _receive(self, fd: int, parked: Parked) -> None:
@@ -341,7 +341,7 @@ class Lane:
             parked.deadline = self._idle_until
             if start == len(received):
                 return
-            self._clock.moment += 1  # the next one may have been sent later
+            self._clock.update()  # the next one may have been sent later
         else:  # the others have their turn
             parked.rest = received[start:]
             if parked.watched:

@@ -167,11 +167,11 @@ class Resources:
         resource.valid_until = min(each.checked_at for each in resource.lookups) + self._max_age
 
     def _make(self, path: bytes, came: Arrivals | None) -> Resource:
-        original = self.files.look(path, came)
+        original = self.files.look(path, came, (), self._clock.now)
         lookups, offered = [original], {}
         if original.file is not None:
             for coding, beside in self._policy.sidecars(path).items():
-                sidecar = self.files.look(beside, came, lookups)
+                sidecar = self.files.look(beside, came, lookups, self._clock.now)
                 lookups.append(sidecar)
                 if self._may_stand_for(original, sidecar):
                     offered[coding] = sidecar
