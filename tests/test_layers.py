@@ -58,7 +58,7 @@ LISTENS: Final = frozenset(
 # What a helper process imports, without trio, h11, site-packages and the package's __init__.
 HELPER: Final = frozenset(
     {"disk.__init__", "disk.helper", "disk.kernel", "disk.opening", "disk.messages"}
-    | {"disk.names"}
+    | {"disk.loading", "disk.names"}
     | {"disk.directories", "semantics.__init__", "semantics.listing"}
 )
 
