@@ -7,6 +7,7 @@ and {"counters": ...} at its end. Each side takes the end of the socket for the 
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ LARGEST: Final = 64 * 1024  # bytes of a message
 # managers: a worker that obeyed both would take the second one for "at once".
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_LASTING: Final = 10.0  # seconds; a worker that ends earlier has failed
+_LASTING: Final = 10.0  # seconds of serving; a worker that ends earlier has failed
 _LATE: Final = 5.0  # seconds beyond those that a worker has for its end; then it is killed
 _KILL_TIMEOUT: Final = 1.0  # seconds; a process that is stuck in the kernel outlives even SIGKILL
 
@@ -39,13 +40,13 @@ class Worker:
         self.is_settled = trio.Event()  # it serves, or never will
         self.unusable: OSError | None = None  # why it cannot serve
         self.counters: dict[str, Any] | None = None  # Stats.as_dict, at its end
-        self._lasts_at = trio.current_time() + _LASTING
+        self._lasts_at = math.inf
         self._patience = trio.CancelScope()
         ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = trio.socket.from_stdlib_socket(ours)
 
     def has_lasted(self) -> bool:
-        """Whether it is old enough to have started well; asked until its end."""
+        """Return whether it has served for long enough to have started well."""
         return trio.current_time() >= self._lasts_at
 
     def tell(self, order: bytes, seconds: float) -> None:
@@ -108,7 +109,9 @@ class Worker:
         return f"ended with status {status}"
 
     def _hear(self, message: dict[str, Any]) -> None:
-        self.is_serving = self.is_serving or "serving" in message
+        if "serving" in message:
+            self.is_serving = True
+            self._lasts_at = trio.current_time() + _LASTING
         self.counters = message.get("counters")
         if "unusable" in message:
             self.unusable = OSError(*message["unusable"])
