@@ -1,6 +1,7 @@
 """The rules of a whole test run: Hypothesis profiles, no skipped test in CI, how servers serve; and
 what tests in several folders need."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Generator
@@ -11,11 +12,15 @@ import trio
 from hypothesis import settings
 
 from fuzz.campaign import profiles
-from tests.rig.server import COMMON_OPTIONS
+from tests.rig import GUARD
+from tests.rig.server import COMMON_OPTIONS, PATIENCE
+from trio_amped.disk import carriers, descriptors, kernel, pool
 
 # Seconds of CPU time that one test may take. A test that spins fails by this limit, on an idle
 # machine as on a busy one; a test that waits for ever by pytest-timeout's (pyproject.toml).
 CPU_LIMIT = 600.0
+
+DEADLINES = ("head", "keep-alive", "send", "disk", "drain")
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -69,6 +74,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "impatient: it gives up where the program does")
+    # On a busy machine a client of ours may need longer than servers give to others.
+    PATIENCE.extend(f"--{what}-timeout=1000" for what in DEADLINES)
     if config.getoption("--no-fast-lane"):
         COMMON_OPTIONS.append("--no-fast-lane")
     if config.getoption("--brief"):
@@ -110,3 +118,36 @@ def hops(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(trio.lowlevel, "start_thread_soon", noted)
     monkeypatch.setattr(trio._threads, "start_thread_soon", noted)
     return asked
+
+
+@pytest.fixture
+def as_long_as_it_takes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the starts and ends of threads and processes, where the program would give up.
+
+    A busy machine may need longer than a second to start one, or to end a process that was killed.
+    Tests on virtual time have the program's own limits, and so have those that are about them.
+    """
+    is_about_them = request.node.get_closest_marker("impatient")
+    if not is_about_them and "autojump_clock" not in request.fixturenames:
+        monkeypatch.setattr(carriers, "_KILL_TIMEOUT", GUARD)
+        monkeypatch.setattr(descriptors, "_PATIENCE", GUARD)
+        monkeypatch.setattr(pool, "_START_PATIENCE", GUARD)
+        monkeypatch.setattr(pool, "_START_LIMIT", 2 * GUARD)
+
+
+@pytest.fixture
+def nobody_renames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the kernel's caches answer where they can.
+
+    While anything on the machine is renamed or mounted they may say "don't know" of anything, and
+    a helper is asked: what tests count would depend on others.
+    """
+    openat2: Callable[[int, bytes, int, int], int] = kernel.openat2
+
+    def asked_again(directory: int, path: bytes, flags: int, resolve: int) -> int:
+        for _ in range(100 if resolve & kernel.RESOLVE_CACHED else 0):
+            with contextlib.suppress(BlockingIOError):
+                return openat2(directory, path, flags, resolve)
+        return openat2(directory, path, flags, resolve)
+
+    monkeypatch.setattr(kernel, "openat2", asked_again)

@@ -40,7 +40,9 @@ from trio_amped.config import Config
 
 SIZE = 8 * MIB
 HELPERS = ("thread", "process")
-FINISHING = r"(SIGINT|SIGTERM): finishing what is being sent, at most 10 s; once more stops at once"
+FINISHING = (
+    r"(SIGINT|SIGTERM): finishing what is being sent, at most 1000 s; once more stops at once"
+)
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from trio_amped.serving.lane import Handover
 from trio_amped.serving.router import Router
 from trio_amped.testing import SimDisk
 
+pytestmark = pytest.mark.usefixtures("as_long_as_it_takes", "nobody_renames")
+
 SIZE = 5 * MIB
 SMALL_FILE = b"small"
 KEPT = 64 * 1024  # bytes: a body of this size is kept in memory
@@ -40,9 +42,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+PATIENT = {f"{name}_timeout": math.inf for name in ("head", "keep_alive", "send", "disk")}
+
+
 def config(root: Path, **settings: Any) -> Config:
+    """Settings by which a server waits for clients and disks as long as they may take."""
     common = {"port": 0, "max_helpers": 4, "fast_lane": not COMMON_OPTIONS, "max_open_files": 100}
-    everything: dict[str, Any] = {"root": root, **common} | settings
+    everything: dict[str, Any] = {"root": root, **PATIENT, **common} | settings
     return Config(**everything)
 
 
@@ -113,8 +119,8 @@ async def nothing_left_of(root: Path) -> AsyncIterator[None]:
     """Descriptors, mappings, threads and processes are what they were before."""
     pid = os.getpid()
     gc.collect()
+    await eventually(lambda: helper_threads() == 0)  # those of the test before
     before, children_before = set(descriptors(pid)), set(children(pid))
-    assert helper_threads() == 0
     yield
     await eventually(lambda: helper_threads() == 0)
     await eventually(lambda: set(descriptors(pid)) <= before)
@@ -193,6 +199,7 @@ async def ended_on_a_hung_disk(helpers: str) -> AsyncIterator[FuseDisk]:
 
 
 @needs("fuse")
+@pytest.mark.impatient
 @pytest.mark.parametrize("helpers", ["thread", "process"])
 async def test_a_hung_disk_does_not_hold_up_the_end(helpers: str) -> None:
     """Whatever waits for the disk goes when the disk lets it, and then nothing is left."""
@@ -380,8 +387,7 @@ async def test_a_later_drain_can_be_in_more_of_a_hurry(
     root: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     put(root / "huge", bytes(32 * MIB))
-    patient = {f"{name}_timeout": math.inf for name in ("head", "keep_alive", "send", "disk")}
-    server = trio_amped.Server(config(root, **patient))
+    server = trio_amped.Server(config(root))
     async with trio.open_nursery() as nursery:
         [address] = await nursery.start(server.serve)
         stream = await stuck_transfer(address)

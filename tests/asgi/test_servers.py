@@ -24,6 +24,8 @@ from tests.real.support import MIB, SIZES, WINDOW, Reply, content, evict, fill, 
 from tests.rig import GUARD, public_directory
 from trio_amped.asgi import StaticFiles
 
+pytestmark = pytest.mark.usefixtures("as_long_as_it_takes", "nobody_renames")
+
 
 @pytest.fixture(scope="module")
 def root() -> Any:
@@ -89,6 +91,7 @@ async def hypercorn_with(app: Any) -> AsyncIterator[Client]:
         config = HypercornConfig()
         config.bind = [f"fd://{os.dup(listener.fileno())}"]
         config.loglevel = "WARNING"
+        config.keep_alive_timeout = config.graceful_timeout = GUARD
         with trio.fail_after(GUARD):
             async with trio.open_nursery() as nursery:
                 serving = hypercorn.trio.serve

@@ -9,7 +9,10 @@ from .support import DEBUG, Exchange, run, stop_and_count
 
 pytestmark = needs("aria2c")
 
-ARIA2 = ("aria2c", "--no-conf", "--quiet", "--file-allocation=none", "--max-tries=1")
+ARIA2 = (
+    *("aria2c", "--no-conf", "--quiet", "--file-allocation=none", "--max-tries=1"),
+    *("--timeout=600", "--connect-timeout=600"),  # seconds, the most that aria2c takes
+)
 SIXTEEN = ("-x16", "-s16", "-k1M")
 SIZE = 32 * MIB + 12345
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import ServerProcess, running_server
+from tests.rig import GUARD, ServerProcess, running_server
 
 from .support import DEBUG, plant, run, stop_and_count, tree
 
 PIP = (sys.executable, "-m", "pip", "--no-cache-dir", "--disable-pip-version-check")
+PATIENCE = f"--timeout={GUARD:g}"
 
 
 def wheel(version: str, code: bytes) -> bytes:
@@ -58,7 +59,16 @@ def wheels(site: Path) -> dict[str, bytes]:
 
 def pip(server: ServerProcess, home: Path, *words: str) -> None:
     links = f"{server.url}/our%20wheels/"
-    run(home, *PIP, *words, "--no-index", "--find-links", links, PIP_CONFIG_FILE=os.devnull)
+    run(
+        home,
+        *PIP,
+        *words,
+        PATIENCE,
+        "--no-index",
+        "--find-links",
+        links,
+        PIP_CONFIG_FILE=os.devnull,
+    )
 
 
 @pytest.mark.parametrize(

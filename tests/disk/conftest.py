@@ -1,10 +1,9 @@
 """Real disks, made once: each test has a folder of its own on them, and leaves nothing open."""
 
-import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,6 @@ import pytest
 
 from tests.disk.support import MIB, Rescuer, descriptors, eventually, mappings
 from tests.rig import (
-    GUARD,
     FuseDisk,
     fuse_disk,
     loop_disk,
@@ -22,8 +20,6 @@ from tests.rig import (
     public_directory,
     tmpfs,
 )
-from trio_amped.disk import carriers, kernel, pool
-from trio_amped.disk import descriptors as closing
 
 
 class BrokenDisk(NamedTuple):
@@ -106,35 +102,8 @@ def _nothing_stays_open(place: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _as_long_as_it_takes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the limits that the program has for the ends and starts of others no test's limits.
-
-    A busy machine may need longer than a second to start a thread, or to end a process that was
-    killed. Tests on virtual time have the program's own limits.
-    """
-    if "autojump_clock" not in request.fixturenames:
-        monkeypatch.setattr(carriers, "_KILL_TIMEOUT", GUARD)
-        monkeypatch.setattr(closing, "_PATIENCE", GUARD)
-        monkeypatch.setattr(pool, "_START_PATIENCE", GUARD)
-        monkeypatch.setattr(pool, "_START_LIMIT", 2 * GUARD)
-
-
-@pytest.fixture(autouse=True)
-def _nobody_renames(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the kernel's caches answer where they can.
-
-    While anything on the machine is renamed or mounted they may say "don't know" of anything, and
-    a helper is asked: what tests count would depend on others.
-    """
-    openat2: Callable[[int, bytes, int, int], int] = kernel.openat2
-
-    def asked_again(directory: int, path: bytes, flags: int, resolve: int) -> int:
-        for _ in range(100 if resolve & kernel.RESOLVE_CACHED else 0):
-            with contextlib.suppress(BlockingIOError):
-                return openat2(directory, path, flags, resolve)
-        return openat2(directory, path, flags, resolve)
-
-    monkeypatch.setattr(kernel, "openat2", asked_again)
+def _undisturbed(as_long_as_it_takes: None, nobody_renames: None) -> None:
+    """Nothing here depends on how busy the machine is, nor on who else renames files."""
 
 
 @contextmanager

@@ -258,6 +258,18 @@ def helper_processes(server: ServerProcess) -> list[int]:
     return helpers
 
 
+def stop_process(pid: int) -> None:
+    """Let it do nothing more, not even accept, and wait until it does nothing."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    eventually(
+        lambda: all(
+            (task / "stat").read_text().rpartition(") ")[2].startswith("T")
+            for task in tasks.iterdir()
+        )
+    )
+
+
 @contextmanager
 def watched(pids: list[int]) -> Iterator[Callable[[], bool]]:
     """A question about processes, which need not be our children: wait until all have ended."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig import (
+    GUARD,
     FuseDisk,
     ServerProcess,
     fuse_disk,
@@ -34,6 +35,9 @@ from .support import (
 
 pytestmark = needs("fuse")
 
+# While anything on the machine is renamed or mounted, a helper may have to look where a name leads:
+# without, what is in memory needs none.
+NO_LOOKUPS = ("--precompressed", "none", "--revalidate", "1000")
 SLOW = content(MIB)
 HOT_SMALL, HOT_LARGE = content(KIB), content(2 * MIB)
 
@@ -55,6 +59,19 @@ def server_above(disk: FuseDisk, *options: str) -> Iterator[ServerProcess]:
     with running_server(*options, root=disk.path.parent) as server:
         with Client(server) as client:
             assert client.get(slow(disk)).body == SLOW
+        assert_hot(server)
+        evict(disk.path / "slow")
+        yield server
+
+
+@contextmanager
+def impatient_server_above(disk: FuseDisk, *options: str) -> Iterator[ServerProcess]:
+    """The same, which gives the disk 0.2 s: on a busy machine a good disk may need longer."""
+    options = ("--disk-timeout", "0.2", *NO_LOOKUPS, *options)
+    with running_server(*options, root=disk.path.parent) as server:
+        with Client(server) as client:
+            for path in (slow(disk), "/hot", "/large"):
+                eventually(lambda path=path: client.get(path).status == 200)  # type: ignore[misc]
         assert_hot(server)
         evict(disk.path / "slow")
         yield server
@@ -171,8 +188,10 @@ def test_our_own_close_may_hang_as_well(disk: FuseDisk) -> None:
 @pytest.mark.parametrize("helpers", ["thread", "process"])
 def test_a_helper_that_hangs_in_close_gets_no_job(disk: FuseDisk, helpers: str) -> None:
     """Names that nobody has asked for are a helper's work, and their disk is a good one."""
-    options = ("--disk-timeout", "2", "--helpers", helpers)
+    options = ("--disk-timeout", "60", "--helpers", helpers)
     with server_above(disk, *options) as server, Client(server) as client:
+        if helpers == "process":  # the first two: to start one is to close descriptors
+            eventually(lambda: len(helper_processes(server)) >= 2)
         disk.hang("flush")
         assert client.get(slow(disk), method="HEAD").status == 200
         disk.wait_hanging(2)
@@ -196,7 +215,7 @@ def test_with_every_helper_hung_hot_requests_go_on_and_the_queue_is_bounded(
     disk: FuseDisk, clients: ExitStack, helpers: str
 ) -> None:
     bounds = ("--max-helpers", "2", "--max-queue", "3", "--helpers", helpers)
-    with server_above(disk, *bounds) as server:
+    with server_above(disk, *bounds, *NO_LOOKUPS) as server:
         disk.hang("open")
         hung = ask(clients, server, slow(disk), 2)
         disk.wait_hanging(2)
@@ -223,7 +242,7 @@ def test_with_every_helper_hung_hot_requests_go_on_and_the_queue_is_bounded(
 def test_a_disk_that_does_not_answer_in_time_is_503(
     disk: FuseDisk, clients: ExitStack, operation: str, helpers: str
 ) -> None:
-    with server_above(disk, "--disk-timeout", "0.2", "--helpers", helpers) as server:
+    with impatient_server_above(disk, "--helpers", helpers) as server:
         disk.hang(operation)  # type: ignore[arg-type]
         asking = ask(clients, server, slow(disk), 3)
         for client in asking:
@@ -232,16 +251,15 @@ def test_a_disk_that_does_not_answer_in_time_is_503(
         server.wait_for_log(f"WARNING +503 for {slow(disk)}: .*the disk does not answer")
         assert_hot(server)
         disk.release()
-        eventually(lambda: asking[0].get(slow(disk)).body == SLOW)
-        assert all(client.get(slow(disk)).body == SLOW for client in asking)
+        for client in asking:
+            eventually(lambda client=client: client.get(slow(disk)).body == SLOW)  # type: ignore[misc]
         eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
 
 
 @pytest.mark.parametrize("helpers", ["thread", "process"])
 def test_clients_that_leave_a_hung_disk(disk: FuseDisk, clients: ExitStack, helpers: str) -> None:
     """Nothing is left dangling: neither descriptors nor helpers that wait for nobody."""
-    options = ("--max-helpers", "2", "--disk-timeout", "0.2", "--helpers", helpers)
-    with server_above(disk, *options) as server:
+    with impatient_server_above(disk, "--max-helpers", "2", "--helpers", helpers) as server:
         disk.hang("open")
         for client in ask(clients, server, slow(disk), 5):
             assert client.answer().status == 503
@@ -326,4 +344,4 @@ def test_with_thread_helpers_the_server_stops_once_the_disk_answers(
         server.process.send_signal(signal.SIGTERM)
         server.wait_for_log("stopped; ")  # the event loop has ended, whatever the threads do
         disk.release()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(GUARD) == 0

@@ -1,8 +1,9 @@
-"""A directory of 100 000 names: all of them are shown, and nobody else waits for that."""
+"""A directory of 20 000 names: all of them are shown, and nobody else waits for that."""
 
 import json
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -11,9 +12,9 @@ import pytest
 
 from tests.rig import ServerProcess, public_directory, running_server
 
-from .support import Client, Reply, children, descriptors, eventually, put
+from .support import Client, Reply, children, descriptors, eventually, put, stop_process
 
-NAMES: Final = 100_000
+NAMES: Final = 20_000
 LARGE: Final = "/large/?sort=name&order=desc"
 
 
@@ -48,13 +49,28 @@ def without_date(reply: Reply) -> dict[str, str]:
     return {name: value for name, value in reply.fields.items() if name != "date"}
 
 
+def listers(server: ServerProcess) -> list[int]:
+    """The helper processes that render listings: both of them."""
+    eventually(lambda: len(nice_children(server)) == 2)
+    return nice_children(server)
+
+
+def nice_children(server: ServerProcess) -> list[int]:
+    return [pid for pid in children(server.pid) if os.getpriority(os.PRIO_PROCESS, pid) == 10]
+
+
 def test_hot_requests_are_answered_while_it_is_made(server: ServerProcess, root: Path) -> None:
+    """However long that takes."""
     os.utime(root / "large")  # so that it is made anew
     with Client(server) as slow, Client(server) as hot:
+        for pid in listers(server):
+            stop_process(pid)
         slow.ask("/large/")
         for _ in range(10):
             assert hot.get("/hot").body == b"hot"
         assert not slow.has_answer()
+        for pid in listers(server):
+            os.kill(pid, signal.SIGCONT)
         assert slow.answer().status == 200
 
 
@@ -83,7 +99,7 @@ def test_it_is_a_file_like_any_other(server: ServerProcess) -> None:
         known = client.get(LARGE, f"If-None-Match: {tag}")
         assert (known.status, known.fields["etag"], known.body) == (304, tag, b"")
         assert client.get("/large/", f"If-None-Match: {tag}").status == 200, "in another order"
-        for first, last in ((0, 0), (size // 2, size // 2 + 2_000_000), (size - 100, size - 1)):
+        for first, last in ((0, 0), (size // 2, size // 2 + 1_000_000), (size - 100, size - 1)):
             fields = (f"Range: bytes={first}-{last}", f"If-Range: {tag}")
             part = client.get(LARGE, *fields)
             assert (part.status, part.body) == (206, whole.body[first : last + 1])
@@ -93,7 +109,7 @@ def test_it_is_a_file_like_any_other(server: ServerProcess) -> None:
 @pytest.mark.parametrize("is_being_sent", [True, False])
 def test_clients_that_leave_leave_nothing(is_being_sent: bool, place: Path) -> None:
     """In the middle of being sent to, and before there is anything to send."""
-    fill(place / "root/folder", names()[:20_000])
+    fill(place / "root/folder", names())
     with running_server("--listing", "--revalidate", "0", root=place / "root") as server:
 
         def in_memory() -> int:

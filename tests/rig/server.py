@@ -21,6 +21,9 @@ from tests.rig.tools import GUARD, REPOSITORY, identity
 COMMON_OPTIONS: list[str] = []
 """Of all servers in this test run: pytest --no-fast-lane (tests/conftest.py)."""
 
+PATIENCE: list[str] = []
+"""The deadlines of all servers in this test run that are given no others (tests/conftest.py)."""
+
 
 class ServerProcess:
     """A running server and what it has said. See `running_server`."""
@@ -62,7 +65,7 @@ class ServerProcess:
             raise AssertionError(f"{pattern!r}: {why}; its log:\n" + "\n".join(self.log))
         return found
 
-    def stop(self, signal: int = signal.SIGTERM, timeout: float = 10) -> int:
+    def stop(self, signal: int = signal.SIGTERM, timeout: float = GUARD) -> int:
         """Send a signal, wait for the end, and return the exit status (-N: killed by signal N)."""
         self.process.send_signal(signal)
         return self.process.wait(timeout)
@@ -76,8 +79,11 @@ class ServerProcess:
             self._ended = True
             self._changed.notify_all()
 
-    def end(self, patience: float = 10) -> None:
-        """Whatever it takes: afterwards the server and its helpers are no more."""
+    def end(self, patience: float = 60) -> None:
+        """Whatever it takes: afterwards the server and its helpers are no more.
+
+        No test depends on how: one that has failed may have left its disk hung, or clients.
+        """
         try:
             if self.process.poll() is None:
                 self.stop(timeout=patience)
@@ -113,7 +119,7 @@ def running_server(
     so that `pid` is the server's. The server is listening when this is entered.
     """
     argv = [*program, "--root", str(root), "--host", "127.0.0.1", "--port", "0"]
-    argv += [*COMMON_OPTIONS, *options]
+    argv += [*PATIENCE, *COMMON_OPTIONS, *options]
     with _server_environment() as environment:
         process = subprocess.Popen(
             wrap(argv),
