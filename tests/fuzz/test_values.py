@@ -1,5 +1,6 @@
 """The properties of values hold, and see what they are there to see."""
 
+import re
 from collections.abc import Callable
 from unittest import mock
 
@@ -46,16 +47,29 @@ def test_framing_that_has_hurt_others(method: str, fields: list[tuple[str, str]]
 
 
 def quadratic(text: bytes) -> object:
-    return [sorted(text[:at]) for at in range(0, len(text), 8)]
+    return [sum(text[:at]) for at in range(0, len(text), 4)]
 
 
 def linear(text: bytes) -> object:
     return [text[at] for at in range(len(text)) for _ in range(40)]
 
 
-@pytest.mark.parametrize(("parse", "is_refused"), [(quadratic, True), (linear, False)])
+@pytest.mark.parametrize(
+    ("parse", "is_refused"),
+    [
+        (quadratic, True),
+        (re.compile(b"b*c").search, True),  # where there is no c, it begins again at each b
+        (linear, False),
+        (re.compile(b"ab*+c").match, False),
+    ],
+    ids=["loop", "expression", "linear loop", "linear expression"],
+)
 def test_effort_is_measured(parse: Callable[[bytes], object], is_refused: bool) -> None:
-    with mock.patch.dict(values._PARSERS, {"target": parse}):
+    """Without a floor: a fast machine makes no difference either."""
+    with (
+        mock.patch.dict(values._PARSERS, {"target": parse}),
+        mock.patch.object(values, "_FLOOR", 0.0),
+    ):
         if is_refused:
             with pytest.raises(AssertionError, match="target: "):
                 values.check_effort("target", "a", "b")
