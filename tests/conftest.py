@@ -5,12 +5,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Generator
-from types import FrameType
 
 import pytest
 import trio
 from hypothesis import settings
 
+from fuzz import limits
 from fuzz.campaign import profiles
 from tests.rig import GUARD
 from tests.rig.server import COMMON_OPTIONS, PATIENCE
@@ -84,25 +84,21 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("brief")
     if IN_CI:
         config.pluginmanager.register(NoSkips(), "no-skips")
-    signal.signal(signal.SIGPROF, _end_spinning)
 
 
 class Spinning(BaseException):
     """A test that does not end. No server, nor Hypothesis, takes this for an error of its own."""
 
 
-def _end_spinning(_number: int, _frame: FrameType | None) -> None:
+def _end() -> None:
     raise Spinning(f"it did not end in {CPU_LIMIT:g} s of CPU time")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
     """Limit the CPU time of a test."""
-    signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
-    try:
+    with limits.alarm(signal.ITIMER_PROF, CPU_LIMIT, _end):
         return (yield)
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @pytest.fixture

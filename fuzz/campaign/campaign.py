@@ -26,9 +26,10 @@ from fuzz.campaign.watch import as_blob, example_of, raw
 from fuzz.campaign.watch import shown as example_shown
 
 _TICK: Final = 0.5  # seconds between two points of the timeline
-_GRACE: Final = 15.0  # seconds for a worker to end its last example
-_START: Final = 60.0  # seconds until a worker has begun, at most
-_SLICE: Final = (5.0, 60.0)  # seconds of atheris on one target, at least and at most
+# Seconds of a worker's CPU time; if it waits, ten times as many on the clock (fuzz/limits.py):
+_GRACE: Final = 15.0  # to end its last example
+_START: Final = 60.0  # until it has begun, at most
+_SLICE: Final = (5.0, 60.0)  # of atheris on one target, at least and at most
 _DEATHS: Final = 3  # so many, and a target is left out: starting workers is all that goes on
 
 
@@ -42,7 +43,7 @@ class Plan:
     jobs: int = 2
     turns: int | None = None  # for each job, then it ends
     batch: int | None = None  # examples with one seed; None: as many as fit in a few seconds
-    patience: float = 60.0  # seconds without a word, and a worker hangs
+    patience: float = 60.0  # seconds of CPU time without a word, and a worker hangs
     is_ended_by_failure: bool = False
     choices: str = ""  # for the engine repeat, which runs this example once
 
@@ -92,14 +93,13 @@ class Campaign:
     # -------------------------------------------------------------- the loop
 
     def _listen(self) -> None:
-        stopped = 0.0
         while self._selector.get_map():
             for ready, _ in self._selector.select(_TICK / 2):
                 self._read(*ready.data)
             if self._is_done() and not self._is_stopping:
-                self._is_stopping, stopped = True, time.monotonic()
-                self._tell_all(signal.SIGTERM)
-            if self._is_stopping and time.monotonic() - stopped > _GRACE:
+                self._is_stopping = True
+                self._tell_all_to_end()
+            if self._is_stopping and all(job.silence.seconds > _GRACE for job in self._jobs()):
                 self._say_who_is_late()
                 return
             self._look_for_the_hung()
@@ -125,16 +125,17 @@ class Campaign:
     def _look_for_the_hung(self) -> None:
         for job in self._jobs():
             patience = self.plan.patience if job.has_begun else max(_START, self.plan.patience)
-            if time.monotonic() - job.heard > patience and not job.is_hung:
+            if job.silence.seconds > patience and not job.is_hung:
                 job.is_hung = True
                 job.stop(signal.SIGABRT)  # faulthandler writes to its log where it hangs
-                job.heard = time.monotonic()
-            elif job.is_hung and time.monotonic() - job.heard > _GRACE:
+                job.silence.start()
+            elif job.is_hung and job.silence.seconds > _GRACE:
                 job.stop(signal.SIGKILL)
 
-    def _tell_all(self, number: signal.Signals) -> None:
+    def _tell_all_to_end(self) -> None:
         for job in self._jobs():
-            job.stop(number)
+            job.stop(signal.SIGTERM)
+            job.silence.start()
 
     def _say_who_is_late(self) -> None:
         for job in self._jobs():

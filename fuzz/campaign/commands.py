@@ -248,7 +248,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=60.0,
         metavar="SECONDS",
-        help="a worker that says nothing for so long hangs (default: 60)",
+        help="a worker that says nothing for so much CPU time, or ten times as long, hangs "
+        "(default: 60)",
     )
     _add_targets_in(parser)
 
@@ -256,7 +257,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _add_mutants_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="only these (default: all)")
-    add("--minutes", type=_minutes, default=5.0, help="for each, at most (default: 5)")
+    add("--minutes", type=_minutes, default=5.0, help="of CPU time for each, at most (default: 5)")
     add("--jobs", type=_count, default=2, help="so many at a time (default: 2)")
     add("--seed", type=_seed, default=0, help="the first seed (default: 0)")
     add("--blind", action="store_true", help="all targets by turns: no hints from the patches")

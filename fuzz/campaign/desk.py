@@ -37,7 +37,7 @@ class Assignment:
     turns: int | None = None  # of all targets; no end if None
     batch: int | None = None  # examples with one seed; as many as fit if None
     corpus: tuple[str, ...] = ()  # the targets whose corpus is run first
-    seconds: float = 0.0  # for atheris and measure: how long
+    seconds: float = 0.0  # of CPU time, for atheris and measure
     since: float = 0.0  # for measure: only what was kept after this time
     places: tuple[str, str, str] = ("", "", "")  # corpus, crashes, reports
     flight: str = ""  # the file for the example that runs

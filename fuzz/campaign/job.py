@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 from fuzz.campaign.desk import Assignment
 from fuzz.campaign.places import ROOT, shown
+from fuzz.limits import Stopwatch
 
 _FRAME: Final = re.compile(r'\s+File "(.+)", line (\d+) in (\S+)')  # as faulthandler writes it
 
@@ -26,9 +26,9 @@ class Job:
         self.number = number
         self.target, self.seed, self.batch = "", 0, 0  # what runs now
         self.has_begun = self.is_over = self.is_hung = False
-        self.heard = 0.0
         self.process: subprocess.Popen[bytes]
         self.pipe: IO[bytes]
+        self.silence: Stopwatch  # since its last word
         self._rest = b""
 
     def start(self, work: Assignment) -> None:
@@ -49,14 +49,14 @@ class Job:
         os.close(writing)
         self.pipe = os.fdopen(reading, "rb", buffering=0)
         self.has_begun = self.is_over = self.is_hung = False
-        self.heard, self._rest = time.monotonic(), b""
+        self.silence, self._rest = Stopwatch(self.process.pid), b""
 
     def messages(self) -> list[dict[str, Any]] | None:
         """What can be read now; None at the end of the worker."""
         data = self.pipe.read(1 << 20)
         if not data:
             return None
-        self.heard = time.monotonic()
+        self.silence.start()
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [json.loads(line) for line in lines]
 

@@ -20,12 +20,13 @@ from typing import Any, Final
 import hypothesis
 
 from fuzz.campaign.places import ROOT, shown
+from fuzz.limits import CLOCK
 from fuzz.mutants import Mutant
 from fuzz.mutants.attack import KILLED
 
 _COPIED: Final = ("trio_amped", "fuzz", "tests", "bench", "pyproject.toml")
 _TICK: Final = 0.2  # seconds between two looks whether it is interrupted
-_GRACE: Final = 60.0  # seconds to start, to finish an example, and to end
+_GRACE: Final = 60.0  # seconds of CPU time to start, to finish an example, and to end
 
 
 class PatchFailed(Exception):
@@ -36,7 +37,7 @@ class PatchFailed(Exception):
 class Plan:
     """How mutants are attacked. Once it is interrupted, what goes on raises KeyboardInterrupt."""
 
-    seconds: float  # for each, at most
+    seconds: float  # of CPU time for each, at most
     seed: int = 0
     jobs: int = 1
     is_blind: bool = False  # all targets by turns, whichever the patch names
@@ -137,7 +138,7 @@ def _attacked(name: str, tree: Path, hint: list[str], plan: Plan) -> Verdict:
 
 def _output(process: subprocess.Popen[str], plan: Plan) -> tuple[str, bool]:
     """All that it says, and whether it had to be ended. Its children end with it."""
-    latest = time.monotonic() + plan.seconds + _GRACE
+    latest = time.monotonic() + CLOCK * (plan.seconds + _GRACE)
     while time.monotonic() < latest and not plan.interrupted.is_set():
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=_TICK)[0], False

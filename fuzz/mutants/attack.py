@@ -13,8 +13,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import hypothesis
@@ -23,6 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import UnsatisfiedAssumption
 from trio.testing import MockClock
 
+from fuzz.limits import CLOCK, alarm
 from fuzz.mutants import read_all
 from fuzz.target import Target
 from fuzz.targets import ALL
@@ -31,8 +31,10 @@ from trio_amped.testing import SimDisk
 
 KILLED: Final = 3  # not 1, which is Python's own for what is no verdict at all
 BATCH: Final = 50  # examples of one target with one seed
-_TURN: Final = 1.0  # seconds of a batch, if no target is likelier: all have their turn in a minute
-_PATIENCE: Final = 20.0  # seconds for one example: the slowest of the original takes one
+# Seconds of CPU time. A turn: for a batch of a target that is not likelier than others, so that all
+# have theirs in a minute. Patience: for one example; the slowest of the original takes a second.
+_TURN: Final = 1.0
+_PATIENCE: Final = 20.0
 _SETTINGS: Final = settings(
     max_examples=BATCH,
     deadline=None,
@@ -50,18 +52,18 @@ class Hung(BaseException):
 
 
 class Attack:
-    """Batch after batch, by turns, until the time is over or a target fails."""
+    """Batch after batch, by turns, until the CPU time is over or a target fails."""
 
     def __init__(self, likely: Sequence[Target], seconds: float, seed: int) -> None:
         self._likely = likely
-        self._until = time.monotonic() + seconds
+        self._until = time.process_time() + seconds
         self._seed = seed
         self.executions = 0
 
     def run(self) -> bool:
         """Whether a target failed."""
         for target, seed in self._turns():
-            if time.monotonic() >= self._until:
+            if time.process_time() >= self._until:
                 return False
             tell(target=target.name, seed=seed, executions=self.executions)
             if (fault := self._fault(target, seed)) is not None:
@@ -93,11 +95,11 @@ class Attack:
     def _watched(self, target: Target) -> Target:
         """The same target, each of whose examples is counted, and has to end."""
         longest = math.inf if self._likely else _TURN
-        latest = min(self._until, time.monotonic() + longest)
+        latest = min(self._until, time.process_time() + longest)
 
         def check(**example: Any) -> None:
             nonlocal latest
-            if time.monotonic() >= latest:
+            if time.process_time() >= latest:
                 return
             self.executions += 1
             try:
@@ -115,20 +117,16 @@ class Attack:
 
 @contextlib.contextmanager
 def ends_within(seconds: float) -> Iterator[None]:
-    """Raises Hung, wherever the program is by then."""
+    """Raise Hung after these seconds of CPU time, wherever the program is by then."""
 
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise Hung(f"it did not end within {seconds:g} s")
+    def ring() -> None:
+        raise Hung(f"it did not end within {seconds:g} s of CPU time")
 
-    before: Callable[[int, FrameType | None], Any] | int | None = signal.signal(
-        signal.SIGALRM, ring
-    )
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
+    with (
+        alarm(signal.ITIMER_PROF, seconds, ring),
+        alarm(signal.ITIMER_REAL, CLOCK * seconds, ring),
+    ):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def answers_simple_requests() -> bool:

@@ -39,7 +39,11 @@ _NGINX: Final = [
     "types { text/html html; text/plain txt; text/javascript js; }",
     "default_type application/octet-stream;",
 ]
-_PATIENCE: Final = 5.0  # seconds
+_OURS: Final = [
+    "--precompressed=gzip",
+    *(f"--{wait}-timeout={rig.GUARD}" for wait in ("head", "keep-alive", "send", "disk")),
+]
+"""None of our deadlines passes on a busy machine; those of nginx are a minute."""
 _LIMITS: Final = Limits(max_head=16 * 1024, max_target=8 * 1024, max_fields=100)
 
 _OF_CONTENT: Final = (b"content-length", b"content-range", b"content-encoding")
@@ -294,7 +298,7 @@ def _ports() -> tuple[int, int]:
         (root / name).write_bytes(content)
         os.utime(root / name, (NOW, NOW))
     (root / "folder").mkdir()
-    ours = servers.trio_amped(root, ["--precompressed", "gzip"], lambda command: command)
+    ours = servers.trio_amped(root, _OURS, lambda command: command)
     theirs = servers.nginx(root, _NGINX, lambda command: command)
     return _STARTED.enter_context(ours), _STARTED.enter_context(theirs)
 
@@ -309,7 +313,7 @@ def stop() -> None:
 def _ask(port: int, script: Script) -> bytes:
     """All that a server says to a stream which ends with the last request."""
     received = bytearray()
-    with socket.create_connection((servers.HOST, port), timeout=_PATIENCE) as sock:
+    with socket.create_connection((servers.HOST, port), timeout=rig.GUARD) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError):  # it may have heard enough
             for _, piece in script.pieces:

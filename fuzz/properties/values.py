@@ -318,7 +318,9 @@ PARSERS: Final = st.sampled_from(sorted(_PARSERS))
 _LENGTH: Final = 12 * 1024  # bytes: a field as long as a head may be
 _PARTS: Final = 64
 _FLOOR: Final = 0.02  # seconds of CPU: what takes less is no attack
-_TRIES: Final = 3  # the least of them is what the work takes, the rest what the machine does meanwhile
+_TRIES: Final = (
+    3  # the least of them is what the work takes, the rest what the machine does meanwhile
+)
 
 
 def check_effort(parser: str, start: str, unit: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from trio._core import _run
 from trio.testing import MockClock
 
+from fuzz.limits import alarm
 from fuzz.tally import note
 from fuzz.world.disk import GATES
 from tests.simulated import NOW
@@ -63,22 +64,16 @@ def no_bugs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Something that never gives the loop back is a failure, and not the end of the campaign. (By
-    a timer of this process's own CPU time, so a busy machine makes no difference.)"""
+    """Something that never gives the loop back is a failure, and not the end of the campaign."""
 
-    def fail(*_: object) -> None:
+    def fail() -> None:
         raise AssertionError(f"it did not end in {_CPU_SECONDS} s of CPU time")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGVTALRM, fail)
-    signal.setitimer(signal.ITIMER_VIRTUAL, _CPU_SECONDS)
-    try:
+    with alarm(signal.ITIMER_VIRTUAL, _CPU_SECONDS, fail):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 @contextlib.contextmanager

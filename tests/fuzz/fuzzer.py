@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from fuzz.campaign.commands import main
+from tests.rig import GUARD
 
 PLANTED: Final = ("--targets-in", "tests.fuzz.planted")
 
@@ -23,7 +24,8 @@ class Fuzzer:
         return main([command, "--keep-in", str(self.directory), *arguments])
 
     def run(self, names: str, *arguments: str, seed: int = 1) -> int:
-        bounds = ("--minutes", "2", "--jobs", "1", "--turns", "1", "--batch", "100")
+        minutes = str(GUARD / 60)  # it is the turns that end it
+        bounds = ("--minutes", minutes, "--jobs", "1", "--turns", "1", "--batch", "100")
         chosen = ("--target", names, "--seed", str(seed))
         return self("run", *PLANTED, *bounds, *chosen, *arguments)
 

@@ -93,7 +93,7 @@ def test_a_worker_that_dies_is_a_failure_and_the_others_have_their_turns(
 
 
 def test_a_worker_that_hangs_is_a_failure_that_shows_where(fuzzer: Fuzzer) -> None:
-    assert fuzzer.run("hang", "--patience", "0.1") == 1
+    assert fuzzer.run("hang", "--patience", "2") == 1
     failure = fuzzer.failure()
     assert failure["where"] == "tests/fuzz/planted.py in check_hang"
     assert "hung" in failure["error"]

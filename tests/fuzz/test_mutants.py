@@ -168,7 +168,7 @@ def test_an_attack_that_is_blind_has_no_hint(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_a_hint_no_target_has_more_than_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(monotonic=itertools.count(0, 0.3).__next__)
+    clock = SimpleNamespace(process_time=itertools.count(0, 0.3).__next__)
     monkeypatch.setattr("fuzz.mutants.attack.time", clock)
     passing = Target("passing", lambda number: None, {"number": st.integers()})
     for likely, executions in (([], 3), ([passing], BATCH)):
@@ -181,7 +181,7 @@ def test_what_fails_at_the_end_of_a_turn_is_no_chance(monkeypatch: pytest.Monkey
     def fail(number: int) -> None:
         raise ValueError("planted")
 
-    clock = SimpleNamespace(monotonic=itertools.count(0, 0.9).__next__)
+    clock = SimpleNamespace(process_time=itertools.count(0, 0.9).__next__)
     monkeypatch.setattr("fuzz.mutants.attack.time", clock)
     failing = Target("failing", fail, {"number": st.integers()})
     assert Attack([], 100, 0)._fault(failing, 0) == "ValueError: planted"
