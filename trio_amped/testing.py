@@ -187,7 +187,7 @@ class SimDisk:
         """A path may lead elsewhere at any time here: nothing is to be relied on."""
         return None
 
-    def lacks(self, path: bytes, now: float) -> bool | None:
+    def lacks(self, path: bytes, now: float, moment: int | None = None) -> bool | None:
         """Nobody knows: that is asked each time."""
         return None
 

@@ -7,7 +7,6 @@ import ctypes
 import errno
 import os
 import resource
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -27,8 +26,9 @@ from tests.disk.support import (
 )
 from tests.disk.test_leaks import cancelled_at_every_checkpoint
 from tests.disk.test_pool import Hand, Hands, a_pool
-from tests.rig import loop_disk, needs
+from tests.rig import loop_disk, needs, tmpfs
 from tests.rig.mount_points import unmount
+from tests.rig.tools import run_tool
 from trio_amped.config import GateMode
 from trio_amped.disk import folders as module
 from trio_amped.disk.descriptors import Descriptor
@@ -56,6 +56,7 @@ class Desk:
         self.disk = disk
         self.folders = folders
         self.clock = clock
+        self.moment = 0
         self.opened = 0  # folders, on the loop
         self.orders = 0  # to read names
         self._open, self._submit = disk._paths.open_folder_at_once, disk._pool.submit
@@ -76,8 +77,8 @@ class Desk:
 
     def lacks(self, path: bytes) -> bool | None:
         """At this moment, which is another one than the last."""
-        self.clock.jump(1e-6)
-        return self.folders.lacks(path, trio.current_time())
+        self.moment += 1
+        return self.folders.lacks(path, trio.current_time(), self.moment)
 
     async def read(self, path: bytes) -> None:
         """Have the names in its folder read, as one does who has missed it."""
@@ -198,6 +199,24 @@ async def test_where_a_stamp_says_nothing(
             await desk.read(b"nothing")
             assert desk.lacks(b"nothing") is None
             assert desk.orders == 0
+
+
+async def test_nothing_beyond_a_mount(
+    aged: None, root: Path, place: Path, mock_clock: MockClock
+) -> None:
+    """It may hang, or be of another kind."""
+    (root / "mount").mkdir()
+    with tmpfs(place) as other:
+        (other / "folder").mkdir()
+        run_tool("mount", "--bind", other, root / "mount")
+        try:
+            async with a_desk(root, mock_clock) as desk:
+                for path in (b"mount/x", b"mount/folder/x"):
+                    await desk.read(path)
+                    assert desk.orders == 0
+                    assert desk.lacks(path) is None
+        finally:
+            unmount(root / "mount")
 
 
 async def test_both_kinds_of_helpers(
@@ -333,13 +352,13 @@ def link_above(path: Path) -> None:
 
 
 def mount_above(path: Path) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
+    run_tool("mount", "-t", "tmpfs", "none", path)
     (path / "b").mkdir()
     (path / "b/new").touch()
 
 
 def mount_on_it(path: Path) -> None:
-    subprocess.run(["mount", "--bind", path / "c", path / "b"], check=True)
+    run_tool("mount", "--bind", path / "c", path / "b")
 
 
 @contextmanager
@@ -385,9 +404,7 @@ async def test_a_subvolume_that_is_deleted(
     """Of Btrfs; another one has its place."""
 
     def subvolume(verb: str) -> None:
-        subprocess.run(
-            ["btrfs", "subvolume", verb, btrfs_root / "a"], check=True, stdout=subprocess.DEVNULL
-        )
+        run_tool("btrfs", "subvolume", verb, btrfs_root / "a")
 
     subvolume("create")
     async with a_desk(btrfs_root, mock_clock) as desk:
@@ -411,9 +428,10 @@ async def test_the_path_is_followed_now_and_then(
         for _ in range(5):
             assert desk.lacks(b"nothing") is True
         assert desk.opened == begun
-        now = trio.current_time()
         (root / "new").touch()
-        assert desk.folders.lacks(b"new", now) is True, "as a moment ago, which it is"
+        now = trio.current_time()
+        assert desk.folders.lacks(b"new", now, desk.moment) is True, "it is still that moment"
+        assert desk.folders.lacks(b"new", now) is None, "now it is not"
         (root / "new").unlink()
         mock_clock.jump(AGE)
         await desk.read(b"nothing")
@@ -626,7 +644,7 @@ async def test_a_folder_that_changes_all_the_time(
             assert folders.lacks(b"nothing", trio.current_time()) is True
             a_tick_later(root)
             os.utime(root)
-            assert folders.lacks(b"nothing", trio.current_time() + 1e-6) is None
+            assert folders.lacks(b"nothing", trio.current_time()) is None
             mock_clock.jump(59.9)
             assert not await read_by_hand(hands, folders, b"nothing", [])
             mock_clock.jump(0.2)

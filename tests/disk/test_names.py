@@ -108,6 +108,17 @@ def test_all_names(aged: None, any_root: Path) -> None:
     assert found.ctime_ns == any_root.stat().st_ctime_ns
 
 
+def test_a_disk_that_does_not_say_what_is_a_folder(aged: None, place: Path) -> None:
+    """Then anything may be one."""
+    with loop_disk(place, "ext4", make=["-O", "^filetype"]) as mount:
+        (mount / "file").touch()
+        assert read(mount) == (
+            {*DOTS, b"lost+found", b"file"},
+            set(),
+            mount.stat().st_ctime_ns,
+        )
+
+
 def test_many_names(aged: None, any_root: Path) -> None:
     """More than the kernel gives at a time."""
     expected = {b"%06d" % number + b"-" * (number % 200) for number in range(3000)}

@@ -40,7 +40,7 @@ _STEP: Final = 16 * 1024  # bytes, some 700 names, after which others have their
 class _Snapshot:
     """The names that a folder has for as long as its stamp is the same."""
 
-    __slots__ = ("checked_at", "descriptor", "fd", "folders", "others", "seen_at", "size", "stamp")
+    __slots__ = ("checked_at", "descriptor", "fd", "folders", "moment", "others", "size", "stamp")
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class _Snapshot:
         self.others = others
         self.size = len(folders) + len(others)
         self.checked_at = now  # when the path was followed
-        self.seen_at = -math.inf  # when the stamp was looked at
+        self.moment = -1  # when the stamp was looked at
 
 
 class Folders:
@@ -93,33 +93,33 @@ class Folders:
         self._reading: dict[bytes, trio.Event] = {}
         self._not_before: dict[bytes, float] = {}
 
-    def lacks(self, path: bytes, now: float) -> bool | None:
-        """Whether it is certain that a path below the root leads nowhere; None: nobody knows.
+    def lacks(self, path: bytes, now: float, moment: int | None = None) -> bool | None:
+        """Return whether a path below the root certainly leads nowhere; None: nobody knows.
 
-        False: its folder has the name. `now` is trio's time: each folder is looked at once for all
-        that is asked with the same `now`, so it is to be taken after the request has come.
+        False: its folder has the name. `now` is trio's time. `moment`: a number; a folder is looked
+        at once for all that is asked with the same one, which is to begin after the request came.
         """
         if self._root is not self._paths.directory:
             self.clear()
         folder, _, name = path.rpartition(b"/")
         snapshot = self._snapshots.get(folder)
-        if snapshot is not None and self._holds(folder, snapshot, now):
+        if snapshot is not None and self._holds(folder, snapshot, now, moment):
             return name not in snapshot.others and name not in snapshot.folders
-        return self._is_missing(folder, now) or None
+        return self._is_missing(folder, now, moment) or None
 
-    def _is_missing(self, folder: bytes, now: float) -> bool:
-        """Whether a folder above says that there is none at this path: no name, or a file's."""
+    def _is_missing(self, folder: bytes, now: float, moment: int | None) -> bool:
+        """Return whether a folder above says that this one is missing: no name, or a file's."""
         for _ in range(_DEEPEST):
             if not folder or not self._snapshots:
                 break
             folder, _, name = folder.rpartition(b"/")
             snapshot = self._snapshots.get(folder)
-            if snapshot is not None and self._holds(folder, snapshot, now):
+            if snapshot is not None and self._holds(folder, snapshot, now, moment):
                 return name not in snapshot.folders
         return False
 
-    def _holds(self, folder: bytes, snapshot: _Snapshot, now: float) -> bool:
-        if now == snapshot.seen_at:
+    def _holds(self, folder: bytes, snapshot: _Snapshot, now: float, moment: int | None) -> bool:
+        if moment is not None and moment == snapshot.moment:
             return True
         if now >= snapshot.checked_at + self._max_age:
             if not self._still_leads_there(folder, snapshot):
@@ -129,7 +129,8 @@ class Folders:
         elif os.fstat(snapshot.fd).st_ctime_ns != snapshot.stamp[2]:
             self._forget(folder)
             return False
-        snapshot.seen_at = now
+        if moment is not None:
+            snapshot.moment = moment
         return True
 
     def _still_leads_there(self, folder: bytes, snapshot: _Snapshot) -> bool:

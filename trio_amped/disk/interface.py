@@ -65,8 +65,11 @@ class PromptDisk(Disk, Protocol):
         No symbolic link is followed.
         """
 
-    def lacks(self, path: bytes, now: float) -> bool | None:
-        """Whether it is certain that a path leads nowhere; None: nobody knows (folders.py)."""
+    def lacks(self, path: bytes, now: float, moment: int | None = None) -> bool | None:
+        """Whether it is certain that a path leads nowhere; None: nobody knows (folders.py).
+
+        What has been looked at in the same `moment` is not looked at again.
+        """
 
     def want(self, path: bytes) -> None:
         """Have the names in the folder of a path read, so that `lacks` can tell. Never waits."""

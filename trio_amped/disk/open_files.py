@@ -144,11 +144,13 @@ class OpenFiles:
         came: Arrivals | None,
         in_use: Sequence[Lookup] = (),
         now: float | None = None,
+        moment: int | None = None,
     ) -> Lookup:
         """Return what a path leads to. Raises Miss where that would have to be waited for.
 
         What can be kept is kept; the rest goes to `came`, where somebody has it. Files of lookups
-        that are `in_use` are not closed for it. `now` is trio's time since the request has come.
+        that are `in_use` are not closed for it. `now` is trio's time since the request has come,
+        and `moment` the number of the moment that began then.
         """
         now = trio.current_time() if now is None else now
         lookup = self._lookups.get(path)
@@ -158,7 +160,7 @@ class OpenFiles:
             self.forget(lookup)
         arrival = came.get(self.disk, path) if came is not None else None
         if arrival is None:
-            if self.disk.lacks(path, now):
+            if self.disk.lacks(path, now, moment):
                 return self._absent(path, now, errno.ENOENT)
             return self._open(path, now, came, in_use)
         if isinstance(arrival, OSError):

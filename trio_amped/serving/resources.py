@@ -167,11 +167,12 @@ class Resources:
         resource.valid_until = min(each.checked_at for each in resource.lookups) + self._max_age
 
     def _make(self, path: bytes, came: Arrivals | None) -> Resource:
-        original = self.files.look(path, came, (), self._clock.now)
+        now, moment = self._clock.now, self._clock.moment
+        original = self.files.look(path, came, (), now, moment)
         lookups, offered = [original], {}
         if original.file is not None:
             for coding, beside in self._policy.sidecars(path).items():
-                sidecar = self.files.look(beside, came, lookups, self._clock.now)
+                sidecar = self.files.look(beside, came, lookups, now, moment)
                 lookups.append(sidecar)
                 if self._may_stand_for(original, sidecar):
                     offered[coding] = sidecar
