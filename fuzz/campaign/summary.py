@@ -23,6 +23,7 @@ _PLURALS: Final = {
     "combination": "combinations",
     "common head": "common heads",
     "fault": "faults",
+    "folder": "what was said of names in folders",
     "helper": "what helpers did",
     "mincore": "what mincore said",
     "nginx difference": "differences from nginx",

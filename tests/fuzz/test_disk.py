@@ -4,16 +4,20 @@ import errno
 import os
 import struct
 from pathlib import Path
+from typing import Any, cast
 from unittest import mock
 
 import pytest
 import trio
 
-from fuzz.properties import beneath, gates, pool, wire
+from fuzz.properties import beneath, folders, gates, pool, wire
 from fuzz.properties.beneath import Drawn, Node, Refused, resolve
+from fuzz.properties.folders import Step, Verb
 from fuzz.properties.gates import Case
 from fuzz.properties.pool import Wish
 from trio_amped.disk import helper, kernel, opening
+from trio_amped.disk.folders import Folders
+from trio_amped.disk.folders import _Snapshot as Snapshot
 from trio_amped.disk.jobs import Job
 from trio_amped.disk.messages import Operation, Order
 from trio_amped.disk.pages import Gate
@@ -86,6 +90,52 @@ def test_a_way_out_is_seen() -> None:
         pytest.raises(AssertionError),
     ):
         beneath.check_beneath(TREE, [b"folder/out"])
+
+
+# ------------------------------------------------------------------ what is missing in folders
+
+
+def step(text: str) -> Step:
+    verb, *paths = text.encode().split()
+    path, other = (*paths, b"", b"")[:2]
+    return Step(cast(Verb, verb.decode().replace("-", " ")), path, other)
+
+
+def keep_with_stamp_of_now(self: Folders, folder: bytes, snapshot: Snapshot) -> None:
+    found = os.fstat(snapshot.fd)
+    snapshot.stamp = found.st_dev, found.st_ino, found.st_ctime_ns
+    keep(self, folder, snapshot)
+
+
+keep = Folders._keep
+
+
+@pytest.mark.parametrize(
+    ("steps", "meanwhile", "defect"),
+    [
+        # The names are asked for once, and never again.
+        (["miss a/a/b", "make a/a/b", "ask-all"], [], {"_holds": lambda *_: True}),
+        # A path is never followed again.
+        (
+            ["miss a/a/b", "move a b", "mkdir a", "mkdir a/a", "pass a/a/a", "ask-all"],
+            [],
+            {"_still_leads_there": lambda *_: True},
+        ),
+        # The stamp is that of when the names have come, and they are older.
+        (["miss a/b", "ask-all"], [(4, ["make a/b"])], {"_keep": keep_with_stamp_of_now}),
+        # A file is a folder whose names nobody knows.
+        ([], [], {"_is_missing": lambda *_: False}),
+    ],
+)
+def test_what_is_said_of_folders_is_checked(
+    steps: list[str],
+    meanwhile: list[tuple[int, list[str]]],
+    defect: dict[str, Any],
+) -> None:
+    drawn = ([[*map(step, steps)]], [(when, [*map(step, each)]) for when, each in meanwhile])
+    folders.check_folders(*drawn, [b"b/a"])
+    with mock.patch.multiple(Folders, **defect), pytest.raises(AssertionError):
+        folders.check_folders(*drawn, [b"b/a"])
 
 
 # ------------------------------------------------------------------ who is told the truth

@@ -25,6 +25,7 @@ _COSTS: Final = {
     "drips": 3,
     "farewells": 5,
     "faults": 10,
+    "folders": 4,
     "hung": 2,
     "idle": 2,
     "lane": 2,
