@@ -66,7 +66,7 @@ def check_ledger(
 ) -> None:
     """Each answer is counted, told to the hook and logged once, on a line that holds no other."""
     missing = [name + b"~" for name in names]
-    wires = [b"".join(map(_asking_for, [*names, *missing])), *wires]
+    wires = [b"".join(map(_asking_for, [*names, *missing])), _USUAL, *wires]
     ways = [("plain", link), (EMBEDDED, link), *((way, "socket") for way in WAYS)]
     for way, each in ways:
         ledger, disk = Ledger(), WorldDisk(_entries(names), plan)
@@ -159,6 +159,21 @@ _LETTERS: Final = "ab\n\r\t\0\x1b\x7f\x9b\u202e\u2028é%20\\ "
 _NAMES: Final = st.text(st.sampled_from(_LETTERS.replace("\0", "")), min_size=1, max_size=6).map(
     lambda name: b"n" + name.encode()
 ) | st.binary(min_size=1, max_size=4).map(lambda name: b"n" + name.translate(None, b"\0/"))
+_USUAL: Final = b"".join(
+    b"%s HTTP/1.1\r\nHost: h\r\n%s\r\n" % (line, fields)
+    for line, fields in (
+        (b"GET /large.bin", b""),
+        (b"GET /a.txt", b""),
+        (b"HEAD /large.bin", b""),
+        (b"GET /large.bin", b"Range: bytes=0-80000\r\n"),
+        (b"GET /a.txt", b"If-None-Match: *\r\n"),
+        (b"GET /s.js", b"Accept-Encoding: br\r\n"),
+        (b"GET /nope", b""),
+        (b"PUT /a.txt", b""),
+        (b"HEAD /nope", b"Connection: close\r\n"),
+    )
+)
+"""One of each kind, in every run."""
 _WIRES: Final = st.one_of(WIRES, DOWNLOADS, DOWNLOADS, BROKEN, BROKEN, EDGES, st.just(PIPELINE))
 _FAULTS: Final = st.dictionaries(
     st.integers(0, 30), st.sampled_from(sorted({*OPENING, *READING})), max_size=2

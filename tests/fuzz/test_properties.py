@@ -17,7 +17,7 @@ _TARGETS: Final = [
 ]
 # Where an example is many runs of a world, fewer examples do.
 _COSTS: Final = {
-    "caching": 2,
+    "caching": 8,
     "cancellations": 12,
     "common": 0.5,
     "deadlines": 2,
