@@ -258,7 +258,7 @@ def status_of(name: str, call: str) -> int:
     if name in ("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "ESTALE", "ETIMEDOUT"):
         return 503
     is_missing = name in ("ENOENT", "EACCES", "ELOOP", "EXDEV", "ENXIO", "ENOTDIR", "ENAMETOOLONG")
-    return 404 if is_missing and call in ("open", "list") else 500
+    return 404 if is_missing and call in ("open", "open_at_once", "list") else 500
 
 
 def media_type(path: bytes) -> str:
