@@ -17,7 +17,7 @@ import pytest
 import trio
 
 import trio_amped
-from tests.real.support import MIB, WINDOW, children, content, descriptors, evict, put
+from tests.real.support import MIB, SMALL, WINDOW, children, content, descriptors, evict, put
 from tests.rig import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.rig.server import COMMON_OPTIONS
 from trio_amped import Config
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.usefixtures("as_long_as_it_takes", "nobody_renames")
 
 SIZE = 5 * MIB
 SMALL_FILE = b"small"
-KEPT = 64 * 1024  # bytes: a body of this size is kept in memory
 
 Address = tuple[str, int]
 
@@ -335,7 +334,7 @@ async def test_the_counters_add_up(root: Path, way: str) -> None:
 # ---------------------------------------------------------------- zero copy
 
 
-@pytest.mark.parametrize("size", [KEPT, KEPT + 1, WINDOW + 1, SIZE])
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1, WINDOW + 1, SIZE])
 async def test_a_large_file_is_never_in_our_memory(
     root: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +363,7 @@ async def test_a_large_file_is_never_in_our_memory(
     monkeypatch.setattr(os, "preadv", spy_preadv)
     async with serving(config(root, gate="mincore")) as address:
         assert await get(address, "/file") == content(size)
-    if size > KEPT:
+    if size > SMALL:
         assert reads == []
         assert all(length <= WINDOW for length, _ in windows)
         assert sum(sent for _, sent in windows) == size

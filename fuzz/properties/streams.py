@@ -92,7 +92,7 @@ async def _outputs(stream: Stream) -> list[bytes]:
 
 
 def check_all_ways(stream: Stream, schedule: int, turns: float) -> None:
-    """Kept answers and the fast lane say the same bytes as h11, for any stream under any split."""
+    """All ways say the same bytes as h11, for any stream under any split."""
     expected, *others = run(_all_ways, stream, schedule=schedule, turns=turns)
     for other in others:
         assert other == expected

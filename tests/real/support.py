@@ -24,7 +24,7 @@ from tests.rig import GUARD, ServerProcess
 KIB = 1 << 10
 MIB = 1 << 20
 WINDOW = 512 * KIB
-SMALL = 32 * KIB
+SMALL = 64 * KIB
 LONG_AGO = 1_000_000_000  # 2001: an ETag made of it is strong, and does not depend on now
 
 # Around each size at which something else happens: the copied body, the window, several windows.

@@ -64,9 +64,10 @@ def test_many_files_that_are_kept(many: Path, options: list[str]) -> None:
         check(server, SMALL, memory=96 * MIB, files=most)
 
 
-def test_many_files_by_h11(many: Path) -> None:
-    with running_server("--max-open-files", "0", root=many) as server:
-        check(server, FEWER, memory=32 * MIB, files=16)
+@pytest.mark.parametrize("options", [[], ["--no-fast-lane"]], ids=["lane", "tasks"])
+def test_more_files_than_may_be_kept(many: Path, options: list[str]) -> None:
+    with running_server("--max-open-files", "10", *options, root=many) as server:
+        check(server, FEWER, memory=32 * MIB, files=26)
 
 
 def check(server: ServerProcess, small: int, *, memory: int, files: int) -> None:

@@ -58,8 +58,8 @@ def windows(calls: list[str]) -> list[tuple[int, int, int]]:
 
 @pytest.fixture(scope="module")
 def plain(site: Path) -> Iterator[ServerProcess]:
-    """A server that keeps no answers ready, and no files open."""
-    with running_server("--max-open-files", "0", root=site) as server:
+    """A server whose requests tasks answer, by h11."""
+    with running_server("--no-fast-lane", root=site) as server:
         yield server
 
 

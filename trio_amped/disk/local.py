@@ -334,11 +334,6 @@ class LocalDisk:
         content, _ = await self._pool.result(self._pool.submit(order, file.descriptor))
         return unpack_read(content)
 
-    @property
-    def is_prompt(self) -> bool:
-        """Whether files can be opened and read at once, where the kernel has them in memory."""
-        return self._config.gate == "never" or self._paths.asks_caches
-
     def is_unchanged(self, file: OpenFile) -> bool:
         """Whether it is open, and the version that was opened. Cannot wait: its inode is in memory.
 
