@@ -104,8 +104,8 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "a disk that hangs": Case(
         get("/x"),
-        (Told(WARNING, "503 for /x: opening failed: Connection timed out"),),
-        {b"x": failure(errno.ETIMEDOUT)},
+        (Told(WARNING, "503 for /x: opening failed: the disk does not answer"),),
+        {b"x": TimeoutError(errno.ETIMEDOUT, "the disk does not answer")},
     ),
     "reading fails": Case(
         get("/a.txt"),

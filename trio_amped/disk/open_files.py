@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 import resource
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ _TRUSTED: Final = 30.0  # seconds; a mount on a file leaves no trace in its dire
 _SWEEP: Final = 1.0  # seconds between looks for what nobody has asked for lately
 _SWEPT: Final = 100  # files that are closed in one go
 _MOST_BYTES: Final = 128 * 2**20  # of what is made of files, in memory
+_NO_NAME: Final = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 class Folder:
@@ -38,15 +40,16 @@ class Folder:
 class Lookup:
     """What a path below the root leads to, for as long as it does.
 
-    `found`: the status of what is there, or None and an `errno`; `file`: a regular file, which is
-    open; `held`: what is kept open, lest another one get its inode: a file, or a directory.
+    `found`: the status of what is there, or None, an `errno`, and `why` in words; `file`: a regular
+    file, which is open; `held`: what is kept open, a file or a directory, lest another one get its
+    inode.
     `is_kept`: the OpenFiles own it, otherwise it belongs to one request. `made`: what its user has
     made of it, which takes `weight` bytes and is let go of together with it.
     """
 
     __slots__ = (
         *("asked_at", "checked_at", "errno", "file", "folder", "found", "held", "is_kept"),
-        *("is_valid", "made", "opened_at", "path", "stamp", "weight"),
+        *("is_valid", "made", "opened_at", "path", "stamp", "weight", "why"),
     )
 
     def __init__(
@@ -56,14 +59,16 @@ class Lookup:
         now: float,
         found: Status | None,
         file: OpenFile | None = None,
-        number: int = 0,
+        error: OSError | None = None,
     ) -> None:
         self.path = path
         self.folder = folder
         self.stamp: Stamp | None = None  # of the folder, at `asked_at`
         self.found = found
         self.file = self.held = file
-        self.errno = number
+        # Not the error itself: it would keep the frames that it has come through.
+        self.errno = (error.errno or errno.EIO) if error else 0
+        self.why = (error.strerror or str(error)) if error else ""
         self.opened_at = self.asked_at = self.checked_at = now
         self.is_valid = True
         self.is_kept = False
@@ -161,10 +166,10 @@ class OpenFiles:
         arrival = came.get(self.disk, path) if came is not None else None
         if arrival is None:
             if self.disk.lacks(path, now, moment):
-                return self._absent(path, now, errno.ENOENT)
+                return self._absent(path, now, _NO_NAME)
             return self._open(path, now, came, in_use)
         if isinstance(arrival, OSError):
-            return self._absent(path, now, arrival.errno or errno.EIO)
+            return self._absent(path, now, arrival)
         assert isinstance(arrival, OpenFile)
         if _is_lasting(arrival):
             return self._keep(path, now, self.disk.share(arrival), in_use)
@@ -180,7 +185,7 @@ class OpenFiles:
             raise FileMiss(self.disk, path) from None
         except OSError as error:
             self._want(path)
-            return self._absent(path, now, error.errno or errno.EIO)
+            return self._absent(path, now, error)
         if _is_lasting(file):
             return self._keep(path, now, file, in_use)
         if came is None:
@@ -196,8 +201,8 @@ class OpenFiles:
         self._has_some.set()
         self.disk.want(path)
 
-    def _absent(self, path: bytes, now: float, number: int) -> Lookup:
-        return Lookup(path, self._folder(path), now, None, None, number)
+    def _absent(self, path: bytes, now: float, error: OSError) -> Lookup:
+        return Lookup(path, self._folder(path), now, None, None, error)
 
     def _lookup(self, path: bytes, now: float, opened: OpenFile) -> Lookup:
         file = opened if opened.status.is_regular else None

@@ -3,7 +3,6 @@
 import errno
 import logging
 import math
-import os
 from functools import lru_cache
 from typing import Any, Final
 
@@ -114,7 +113,7 @@ class Resources:
         original = resource.original
         if original.file is None:
             if original.found is None:
-                return OSError(original.errno, os.strerror(original.errno))
+                return OSError(original.errno, original.why)
             if resource.is_directory:
                 return None
             raise HttpError(404, "neither a regular file nor a directory")
@@ -188,7 +187,7 @@ class Resources:
         assert original.found is not None
         if sidecar.found is None:
             if sidecar.errno not in NO_FILE:
-                error = OSError(sidecar.errno, os.strerror(sidecar.errno))
+                error = OSError(sidecar.errno, sidecar.why)
                 self.tell(f"{printable(sidecar.path)} is not used: {refusal(error).detail}")
             return False
         if not sidecar.found.is_regular:
