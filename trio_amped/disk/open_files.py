@@ -116,6 +116,9 @@ class OpenFiles:
 
     def _still_leads_there(self, lookup: Lookup, now: float) -> bool:
         """Look a path up again, unless nothing has happened in its directory."""
+        if lookup.found is None and self.disk.lacks(lookup.path, now):
+            lookup.checked_at = now
+            return True
         stamp = self._stamp(lookup.folder, now)
         if stamp is not None and stamp == lookup.stamp and now < lookup.asked_at + _TRUSTED:
             lookup.checked_at = lookup.folder.checked_at

@@ -154,8 +154,13 @@ async def _answer_error(
     error: HttpError, asked: Asked, root: DocumentRoot, came: Arrivals, responder: Responder
 ) -> tuple[Response, BodySender]:
     """Return the answer for an error: a page of the site, or else a line of text."""
+
+    def choose() -> Chosen:
+        root.clock.update()
+        return answer_error(error, asked, root, came)
+
     with contextlib.suppress(HttpError):
-        response, page = await answered(lambda: answer_error(error, asked, root, came), came)
+        response, page = await answered(choose, came)
         body = _body(response, page, root, came, responder)
         await _prepare(body)
         return response, body

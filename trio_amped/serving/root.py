@@ -49,7 +49,7 @@ class DocumentRoot:
         )
         self.resources = Resources(self.files, self.policy, clock, config.revalidate)
         self._prefix = read_prefix(site.prefix)
-        self._clock = clock
+        self.clock = clock
 
     async def check_pages(self) -> None:
         """Say in the log which pages are not there, before a client finds out."""
@@ -112,7 +112,7 @@ class DocumentRoot:
             headers=self.policy.listing_headers(target.path, ours),
             vary=(b"Accept",),
         )
-        return Found(self.disk, listing.file, Form(form, self._clock.wall))
+        return Found(self.disk, listing.file, Form(form, self.clock.wall))
 
     def _fall_back(self, asked: Asked, came: Arrivals | None) -> Found:
         """Return the page for navigations in a single-page application. Raises Miss, HttpError."""
