@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.rig import REPOSITORY, running_server
+from tests.rig import GUARD, REPOSITORY, running_server
 
 HOST = "127.0.0.1"
-START_PATIENCE = 30.0
 Wrap = Callable[[list[str]], list[str]]
 
 NGINX = """
@@ -43,7 +42,7 @@ http {{
 @contextlib.contextmanager
 def trio_amped(root: Path, options: Sequence[str], wrap: Wrap) -> Iterator[int]:
     """Our server; yields its port."""
-    with running_server(*options, root=root, wrap=wrap, timeout=START_PATIENCE) as server:
+    with running_server(*options, root=root, wrap=wrap) as server:
         yield server.port
         if (status := server.process.poll()) is not None:
             raise RuntimeError(f"the server ended with {status}: {' / '.join(server.log[-5:])}")
@@ -112,7 +111,7 @@ def free_port() -> int:
 
 def _accepts(server: subprocess.Popen[bytes], port: int) -> bool:
     """Whether the server is there in time."""
-    deadline = time.monotonic() + START_PATIENCE
+    deadline = time.monotonic() + GUARD
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
             return True

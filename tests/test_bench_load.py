@@ -359,7 +359,7 @@ def test_wrk_sends_what_was_verified(name: str) -> None:
         measure.run(running, workload, heads, 1, [cpu])
     asked = request(workload, drawn(workload)[0])
     assert {numberless(head + b"\r\n") for head in server.heads} == {numberless(asked)}
-    assert (len(server.heads) > 10) == (name != "pipeline")
+    assert (len(server.heads) > 1) == (name != "pipeline")
 
 
 def numberless(head: bytes) -> bytes:

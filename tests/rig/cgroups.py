@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.rig.mount_points import mountinfo
+from tests.rig.tools import GUARD
 
 Controller = Literal["blkio", "memory"]  # as version 1 calls them
 _V2_NAMES = {"blkio": "io", "memory": "memory"}
@@ -27,7 +28,7 @@ def cgroup(controller: Controller = "blkio") -> Iterator[Path]:
     try:
         yield directory
     finally:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + GUARD
         while True:
             for pid in (directory / "cgroup.procs").read_text().split():
                 with suppress(OSError):
