@@ -18,7 +18,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ways = ["plain"]
     if {"converse", "Case", "Row"} & vars(metafunc.module).keys():
         ways = ["lane"] if metafunc.config.getoption("--brief") else list(WAYS)
-    metafunc.parametrize("way", ways, indirect=True)
+    long = getattr(metafunc.module, "LONG_WAYS", ())
+    each = [pytest.param(way, marks=[pytest.mark.long] * (way in long)) for way in ways]
+    metafunc.parametrize("way", each, indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,8 @@ from trio_amped.testing import Entry, SimDisk, SimFile
 
 CODINGS: Final = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # in the server's order
 NAME: Final = b"f.txt"
+# The fuzzer's reference, which make test runs as well, is asked in all ways.
+LONG_WAYS: Final = {"plain", "recognised"}
 RARELY: Final[st.SearchStrategy[bool]] = st.sampled_from([False] * 9 + [True])
 
 
