@@ -21,7 +21,7 @@ from trio.testing import MockClock
 from fuzz.limits import alarm
 from fuzz.tally import note
 from fuzz.world.disk import GATES
-from tests.simulated import NOW
+from tests.simulated import NANO, NOW
 
 Result = TypeVar("Result")
 
@@ -83,6 +83,7 @@ def virtual_time(turns: float = 0.0) -> Iterator[None]:
     ticks = map(turns.__mul__, itertools.count())
     with (
         mock.patch.object(time, "time", partial(float, NOW)),
+        mock.patch.object(time, "time_ns", partial(int, NOW * NANO)),
         mock.patch.object(time, "monotonic", ticks.__next__),
     ):
         yield
