@@ -91,7 +91,7 @@ async def hypercorn_with(app: Any) -> AsyncIterator[Client]:
         config = HypercornConfig()
         config.bind = [f"fd://{os.dup(listener.fileno())}"]
         config.loglevel = "WARNING"
-        config.keep_alive_timeout = config.graceful_timeout = GUARD
+        config.graceful_timeout = GUARD  # but not keep_alive_timeout: at its end it waits for that
         with trio.fail_after(GUARD):
             async with trio.open_nursery() as nursery:
                 serving = hypercorn.trio.serve
