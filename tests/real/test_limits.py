@@ -30,6 +30,8 @@ def test_out_of_descriptors(place: Path, helpers: str) -> None:
 
     options = ("--gate", "always", "--helpers", helpers, "--max-helpers", "8")
     with running_server(*options, root=place / "root", wrap=limited) as server:
+        with Client(server) as client:  # a helper is there: to start one takes descriptors as well
+            assert client.get("/1").body == files["/1"]
         for _ in range(3):
             # Each one that is being served holds two descriptors: there are none left for all.
             asking = [(Client(server, receive_buffer=16 * KIB), path) for path in [*files] * 10]
