@@ -277,3 +277,18 @@ async def test_a_sidecar_that_was_changed_before_its_first_use_is_seen(
         await peer.send(ask.replace(b"GET", method.encode()))
         (answer,) = parse(await peer.receive_all(), [method.encode()])
     assert answer.headers["content-length"] == "3"
+
+
+async def test_a_sidecar_that_is_written_while_its_request_waits(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The version that was waited for is gone, and no other is waited for."""
+    sidecar = SimFile(b"compressed")
+    disk = SimDisk({b"a.js": b"plain", b"a.js.br": sidecar}, open_latency=1.0)
+    async with served(disk, by_memory) as peer:
+        await peer.send(get("/a.js", "Accept-Encoding: br", "Connection: close"))
+        await trio.sleep(2.5)  # both are open, and other codings are looked for
+        sidecar.content, sidecar.mtime_ns = b"written anew", sidecar.mtime_ns + 1
+        (answer,) = parse(await peer.receive_all(), [])
+        assert answer.status == 503
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

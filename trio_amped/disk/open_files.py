@@ -174,7 +174,8 @@ class OpenFiles:
         if isinstance(arrival, OSError):
             return self._absent(path, now, arrival)
         assert isinstance(arrival, OpenFile)
-        if _is_lasting(arrival):
+        # One that was written into since it came is this request's alone: it waited for no other.
+        if _is_lasting(arrival) and self.is_unchanged(arrival):
             return self._keep(path, now, self.disk.share(arrival), in_use)
         return self._lookup(path, now, arrival)
 
