@@ -126,9 +126,9 @@ class Scene:
                     self._moved |= {step.path: until, step.other: until}
 
     def _let_the_clock_tick(self) -> None:
-        """No change shares its tick with one that is known: the clock on the wall is wrong here."""
-        stamps = [snapshot.stamp[2] for snapshot in self.folders._snapshots.values()]
-        newest = max(stamps, default=0)
+        """No change shares its tick with an earlier one: the clock on the wall is wrong here, so
+        that a folder is believed which has just been changed, or is being read."""
+        newest = max(os.stat(folder).st_ctime_ns for folder, _, _ in os.walk(self._root))
         while os.fstat(self._probe).st_ctime_ns <= newest:
             os.utime(self._probe)
 
