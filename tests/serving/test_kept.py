@@ -18,7 +18,7 @@ from trio_amped.semantics.request import Request
 from trio_amped.serving.framing import Framing
 from trio_amped.serving.resources import Found
 from trio_amped.serving.router import Router
-from trio_amped.testing import SimDisk, SimFile
+from trio_amped.testing import Entry, SimDisk, SimFile
 
 HUGE = LARGE * 50  # more than the kernel's buffers hold
 TEN = b"0123456789"
@@ -284,7 +284,8 @@ async def test_a_sidecar_that_is_written_while_its_request_waits(
 ) -> None:
     """The version that was waited for is gone, and no other is waited for."""
     sidecar = SimFile(b"compressed")
-    disk = SimDisk({b"a.js": b"plain", b"a.js.br": sidecar}, open_latency=1.0)
+    files: dict[bytes, Entry] = {b"a.js": b"plain", b"a.js.br": sidecar}
+    disk = SimDisk(files, open_latency=1.0)
     async with served(disk, by_memory) as peer:
         await peer.send(get("/a.js", "Accept-Encoding: br", "Connection: close"))
         await trio.sleep(2.5)  # both are open, and other codings are looked for
