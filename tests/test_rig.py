@@ -280,12 +280,12 @@ def test_fuse_lets_those_go_that_hang(disk: FuseDisk, threads: ThreadPoolExecuto
     first = threads.submit(file.read_bytes)
     disk.wait_hanging()
     disk.let_go()
-    assert len(first.result(30)) == MIB
+    assert len(first.result(GUARD)) == MIB
     second = threads.submit(file.read_bytes)
     disk.wait_hanging()
     assert not second.done()
     disk.release()
-    assert len(second.result(30)) == MIB
+    assert len(second.result(GUARD)) == MIB
 
 
 @needs("fuse")
