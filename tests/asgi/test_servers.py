@@ -91,7 +91,6 @@ async def hypercorn_with(app: Any) -> AsyncIterator[Client]:
         config = HypercornConfig()
         config.bind = [f"fd://{os.dup(listener.fileno())}"]
         config.loglevel = "WARNING"
-        config.graceful_timeout = GUARD  # but not keep_alive_timeout: at its end it waits for that
         with trio.fail_after(GUARD):
             async with trio.open_nursery() as nursery:
                 serving = hypercorn.trio.serve
@@ -165,7 +164,8 @@ async def test_no_hop_for_what_is_in_memory(root: Path, hops: list[object], size
         hops.clear()
         for _ in range(5):
             assert (await client.get(f"/{size}.bin")).body == content(size)
-        assert hops == []
+        # The names in the folder are read meanwhile, and what they came in is closed in a thread.
+        assert [hop for hop in hops if getattr(hop, "__name__", "") != "_close_all"] == []
         assert files.stats.opened_by_helper == 0 or files.stats.opened_cached >= 1
 
 
