@@ -334,25 +334,33 @@ def saboteur(tmp_path: Path) -> Path:
     return tmp_path / "sabotage"
 
 
-@pytest.mark.parametrize(
-    ("how", "end"),
-    [
-        ("os._exit(9)", "ended with status 9"),
-        ("os._exit(0)", "ended with status 0"),
-        ("os.kill(os.getpid(), 11)", "was killed by SIGSEGV"),
-    ],
+# Each worker ends by the first line of the file `ends`, and leaves the others to its successors.
+END_IN_TURN = b"""if True:
+    ends = how.with_name("ends")
+    ours, _, theirs = ends.read_text().partition("\\n")
+    ends.write_text(theirs)
+    exec(ours)
+"""
+ENDS = (
+    ("os._exit(9)", "ended with status 9"),
+    ("os._exit(0)", "ended with status 0"),
+    ("os.kill(os.getpid(), 11)", "was killed by SIGSEGV"),
+    ("os._exit(0)", "ended with status 0"),
+    ("os._exit(9)", "ended with status 9"),
 )
-def test_workers_that_cannot_start_end_it_with_1(
-    root: Path, saboteur: Path, how: str, end: str
-) -> None:
-    put(saboteur / "how", how.encode())
+
+
+def test_workers_that_cannot_start_end_it_with_1(root: Path, saboteur: Path) -> None:
+    """However they end."""
+    put(saboteur / "how", END_IN_TURN)
+    put(saboteur / "ends", "\n".join(statement for statement, _ in ENDS).encode())
     done = run("--port", "0", "--root", str(root), PYTHONPATH=str(saboteur))
     assert done.returncode == 1
     *failures, last, given_up, stopped = done.stderr.splitlines()
     assert [line.rpartition("; ")[2] for line in failures] == [
         f"the next one in {seconds} s" for seconds in ("0.1", "0.2", "0.4", "0.8")
     ]
-    for line in (*failures, last):
+    for line, (_, end) in zip((*failures, last), ENDS, strict=True):
         assert re.search(rf"ERROR +worker 1: process \d+ {end}", line)
     assert given_up.endswith("ERROR   5 workers in a row ended at once: given up")
     assert "stopped; 0 requests" in stopped
@@ -398,7 +406,8 @@ def test_a_worker_that_cannot_serve_any_more_says_why(root: Path) -> None:
 # ---------------------------------------------------------------- a rolling restart
 
 
-@pytest.mark.parametrize(("options", "count"), [([], 20), (["--no-fast-lane"], 5)])
+@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("options", [[], ["--no-fast-lane"]])
 def test_rolling_restarts_lose_no_request(root: Path, options: list[str], count: int) -> None:
     with running_workers(*options, root=root) as server:
         before = workers(server)

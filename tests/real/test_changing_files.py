@@ -174,7 +174,7 @@ def test_what_was_opened_is_sent_to_its_end(
     root: Path, change: Prepare, wrap: Callable[[list[str]], list[str]]
 ) -> None:
     """Opened once: bytes, length and ETag are of one file, whatever has its name by now."""
-    with running_server(root=root, wrap=wrap) as server:
+    with running_server("--open-file-timeout", "0", root=root, wrap=wrap) as server:
         with mid_body(server) as client:
             change(root / "big")
             assert client.take(SIZE - 1) == BIG[1:]
