@@ -4,7 +4,7 @@ what tests in several folders need."""
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 import trio
@@ -99,6 +99,18 @@ def pytest_runtest_call() -> Generator[None, object, object]:
     """Limit the CPU time of a test."""
     with limits.alarm(signal.ITIMER_PROF, CPU_LIMIT, _end):
         return (yield)
+
+
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Processes that are started do not measure their coverage.
+
+    It makes each start and all that they do take longer, and the package's own tests reach it all.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture

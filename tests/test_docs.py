@@ -10,6 +10,7 @@ the next one, and at the end of the page.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import logging
 import os
@@ -34,6 +35,8 @@ import trio_amped.disk
 import trio_amped.testing
 from fuzz.targets import ALL
 from tests.rig import GUARD, REPOSITORY, ServerProcess, needs
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 PAGES: Final = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 PUBLIC: Final = (trio_amped, trio_amped.asgi, trio_amped.disk, trio_amped.testing)
@@ -299,11 +302,16 @@ def test_what_is_not_run_is_there(pattern: str) -> None:
         if argv[0] == "make":
             subprocess.run(["make", "-n", *argv[1:]], cwd=REPOSITORY, check=True, timeout=GUARD)
         elif argv[:3] == ["python", "-m", "fuzz"]:
-            asked = [sys.executable, "-m", "fuzz", argv[3], "--help"]
-            helped = subprocess.run(
-                asked, cwd=REPOSITORY, check=True, timeout=GUARD, capture_output=True, text=True
-            )
-            assert [x for x in argv if x.startswith("--") and x not in helped.stdout] == []
+            options = help_of_fuzz(argv[3])
+            assert [x for x in argv if x.startswith("--") and x not in options] == []
+
+
+@functools.cache
+def help_of_fuzz(command: str) -> str:
+    argv = [sys.executable, "-m", "fuzz", command, "--help"]
+    return subprocess.run(
+        argv, cwd=REPOSITORY, check=True, timeout=GUARD, capture_output=True, text=True
+    ).stdout
 
 
 def test_a_wrong_output_is_noticed() -> None:

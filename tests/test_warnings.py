@@ -10,6 +10,8 @@ import pytest
 from tests.rig import ServerProcess, running_server
 from tests.rig.tools import run_tool
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 STRICT = (sys.executable, "-W", "error")
 IMPORTS_ALL = """
 import pkgutil, trio_amped

@@ -10,6 +10,11 @@ from tests.rig import public_directory
 from .browser import Browser, running_browser
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _unmeasured(unmeasured: None) -> None:
+    """Many of the programs are in Python, and would be measured as well."""
+
+
 @pytest.fixture
 def site() -> Iterator[Path]:
     """An empty root, on a real disk."""
@@ -17,7 +22,7 @@ def site() -> Iterator[Path]:
         yield directory
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with running_browser(tmp_path_factory.mktemp("profile")) as browser:
         yield browser

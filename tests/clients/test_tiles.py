@@ -4,11 +4,12 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from itertools import cycle, islice, repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from pmtiles.reader import MmapSource, Reader
@@ -98,30 +99,27 @@ def test_its_dots_are_the_primes(archive: tuple[Any, bytes]) -> None:
         assert bool(dots[row % 256][column % 256]) == is_prime(number), number
 
 
-@pytest.fixture
-def running() -> Iterator[tuple[subprocess.Popen[str], IO[str], str]]:
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Where it serves; at the end of the module ^C stops it."""
     with running_example("tiles") as (process, output):
         assert output.readline() == "making the map ...\n"
         line = output.readline()
         found = re.fullmatch(r"map at (http://127\.0\.0\.1:\d+/)\n", line)
         assert found, line + output.read()
-        yield process, output, found[1]
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(GUARD) == 0
+        assert output.read() == "stopped\n"
 
 
-def test_it_stops(running: tuple[subprocess.Popen[str], IO[str], str]) -> None:
-    process, output, _ = running
-    process.send_signal(signal.SIGINT)
-    assert process.wait(GUARD) == 0
-    assert output.read() == "stopped\n"
+def test_it_shows_its_page(url: str) -> None:
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == (EXAMPLES / "tiles/page/index.html").read_bytes()
 
 
 @needs_chromium
-def test_a_page_shows_parts_of_it(
-    browser: Browser,
-    running: tuple[subprocess.Popen[str], IO[str], str],
-    archive: tuple[Any, bytes],
-) -> None:
-    *_, url = running
+def test_a_page_shows_parts_of_it(browser: Browser, url: str, archive: tuple[Any, bytes]) -> None:
     reader, data = archive
     all_are_here = "document.body.dataset.missing === '0'"
     browser.open(f"{url}#7/0/0")
@@ -156,11 +154,9 @@ def test_a_page_shows_parts_of_it(
 
 
 @needs_chromium
-def test_it_fits_on_a_phone(
-    browser: Browser, running: tuple[subprocess.Popen[str], IO[str], str]
-) -> None:
+def test_it_fits_on_a_phone(browser: Browser, url: str) -> None:
     with browser.shown_on(PHONE):
-        browser.open(running[2])
+        browser.open(url)
         browser.wait("document.body.dataset.missing === '0'")
         assert browser.run("return document.documentElement.scrollWidth") == PHONE.width
         browser.click("#in")

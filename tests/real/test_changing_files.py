@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,16 @@ BIG = content(SIZE)
 HOT = b"hot"
 Prepare = Callable[[Path], None]
 
+# The program, which looks at once, and not each second, for what nobody asks for any more.
+SWEEPING = """if True:
+    import sys
+    from trio_amped import cli
+    from trio_amped.disk import open_files
+    open_files._SWEEP = 0.01
+    sys.exit(cli.main())
+"""
+PROGRAM = (sys.executable, "-c", SWEEPING)
+
 
 @pytest.fixture
 def root(place: Path) -> Path:
@@ -51,7 +62,7 @@ def root(place: Path) -> Path:
 def quiet_server(root: Path, *options: str) -> Iterator[ServerProcess]:
     """A server that must have neither bugs nor anything left open when its clients are gone."""
     closing = ("--revalidate", "0.1", "--open-file-timeout", "0")
-    with running_server(*closing, *options, root=root) as server:
+    with running_server(*closing, *options, root=root, program=PROGRAM) as server:
         with Client(server) as client:
             assert client.get("/hot").body == HOT
             assert client.get("/big").status == 200  # every helper that is needed has started
@@ -174,7 +185,8 @@ def test_what_was_opened_is_sent_to_its_end(
     root: Path, change: Prepare, wrap: Callable[[list[str]], list[str]]
 ) -> None:
     """Opened once: bytes, length and ETag are of one file, whatever has its name by now."""
-    with running_server("--open-file-timeout", "0", root=root, wrap=wrap) as server:
+    closing = ("--open-file-timeout", "0")
+    with running_server(*closing, root=root, wrap=wrap, program=PROGRAM) as server:
         with mid_body(server) as client:
             change(root / "big")
             assert client.take(SIZE - 1) == BIG[1:]
