@@ -10,7 +10,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: help serve check check-pure check-serving lint test test-simulated test-machine test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
+.PHONY: help serve check check-pure check-serving lint test test-simulated test-fuzz test-machine test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -34,11 +34,12 @@ serve: $(VENV)/runtime  ## serve ROOT on PORT (OPTIONS='--help' lists what the s
 packages:  ## install what tests and benches use of Debian's (as root): .ci/packages
 	.ci/install
 
-# Two things at a time in all of these, since there are two cores; the longest begins.
-PARALLEL := --no-print-directory -j2 --output-sync=target
+# Several things at a time in all of these, where the longest begins. There are two cores: two of what
+# they keep busy, and three where one of them waits for much of its time.
+PARALLEL := --no-print-directory --output-sync=target
 
 check: $(VENV)/test  ## the answer in a minute: lint, types, and tests that need nothing but Python
-	@$(MAKE) $(PARALLEL) check-serving check-pure lint
+	@$(MAKE) $(PARALLEL) -j2 check-serving check-pure lint
 
 lint: $(VENV)/test  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -53,17 +54,20 @@ check-serving: $(VENV)/test
 
 test: $(VENV)/test  ## all that a change can break: lint, types, tests with branch coverage
 	$(BIN)/coverage erase
-	@$(MAKE) $(PARALLEL) test-machine lint test-simulated
+	@$(MAKE) $(PARALLEL) -j3 test-machine test-simulated test-fuzz lint
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Two halves: what nothing but the CPU keeps busy, and the rest, of whose tests there must never be
-# two at once: they need the other core, a disk, or a browser. What the fuzzer's tests reach, the
-# others reach as well: they are not measured, which would take as long again.
+# In three parts: two that nothing but the CPU keeps busy, and the rest, of whose tests there must
+# never be two at once: they need a disk, a browser, or processes, and wait for them. What the
+# fuzzer's tests reach, the others reach as well: they are not measured, which would take as long
+# again.
 SIMULATED := tests/asgi tests/semantics tests/serving
 
 test-simulated: $(VENV)/test
 	$(BIN)/coverage run -m pytest $(SIMULATED)
+
+test-fuzz: $(VENV)/test
 	$(BIN)/python -m pytest tests/fuzz
 
 test-machine: $(VENV)/test

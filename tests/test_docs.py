@@ -10,8 +10,8 @@ the next one, and at the end of the page.
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
+import io
 import logging
 import os
 import re
@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +33,7 @@ import trio_amped
 import trio_amped.asgi
 import trio_amped.disk
 import trio_amped.testing
+from fuzz.campaign import commands as commands_of_fuzz
 from fuzz.targets import ALL
 from tests.rig import GUARD, REPOSITORY, ServerProcess, needs
 
@@ -306,12 +307,11 @@ def test_what_is_not_run_is_there(pattern: str) -> None:
             assert [x for x in argv if x.startswith("--") and x not in options] == []
 
 
-@functools.cache
 def help_of_fuzz(command: str) -> str:
-    argv = [sys.executable, "-m", "fuzz", command, "--help"]
-    return subprocess.run(
-        argv, cwd=REPOSITORY, check=True, timeout=GUARD, capture_output=True, text=True
-    ).stdout
+    """What `python -m fuzz COMMAND --help` prints."""
+    with redirect_stdout(io.StringIO()) as shown, pytest.raises(SystemExit, match=r"^0$"):
+        commands_of_fuzz.main([command, "--help"])
+    return shown.getvalue()
 
 
 def test_a_wrong_output_is_noticed() -> None:

@@ -53,6 +53,9 @@ PATIENT = """if True:
     sys.exit(cli.main())
 """
 
+# The same, which kills at once those that have not ended in their time.
+IMPATIENT = PATIENT.replace("600.0", "0.1")
+
 
 @contextmanager
 def running_workers(
@@ -508,7 +511,7 @@ def test_a_worker_is_deaf_to_signals_from_its_very_start(
 
 
 def test_a_worker_that_does_not_end_is_killed(root: Path) -> None:
-    with running_workers(root=root, program=(sys.executable, "-m", "trio_amped")) as server:
+    with running_workers(root=root, program=(sys.executable, "-c", IMPATIENT)) as server:
         victim, other = workers(server)
         stop_process(victim)
         with watched([other]) as has_ended:

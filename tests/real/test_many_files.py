@@ -10,9 +10,9 @@ from tests.rig import ServerProcess, public_directory, running_server
 
 from .support import KIB, LONG_AGO, MIB, Client, descriptors
 
-KEPT = 1_000  # files at most
-SMALL, LARGE = 5 * KEPT, 500  # files
-FEWER = 2_000  # of the small ones, where each costs a task: the lane is what this is about
+KEPT = 500  # files at most
+SMALL, LARGE = 5 * KEPT, 250  # files
+FEWER = 1_000  # of the small ones, where each costs a task: the lane is what this is about
 PIPELINED = 50  # requests that are sent before their answers are read
 CONNECTIONS = 4
 LOOKS = 5  # at the process while it serves
@@ -61,13 +61,13 @@ def test_many_files_that_are_kept(many: Path, options: list[str]) -> None:
     """Without sidecars, whose names a helper would have to look for: then the loop opens all."""
     bound = ("--max-open-files", str(KEPT), "--precompressed", "none")
     with running_server(*bound, *options, root=many) as server:
-        check(server, SMALL, memory=8 * MIB, files=KEPT)  # 4 MiB measured
+        check(server, SMALL, memory=5 * MIB, files=KEPT)  # 2 to 3.2 MiB measured
 
 
 @pytest.mark.parametrize("options", [[], ["--no-fast-lane"]], ids=["lane", "tasks"])
 def test_more_files_than_may_be_kept(many: Path, options: list[str]) -> None:
     with running_server("--max-open-files", "10", *options, root=many) as server:
-        check(server, FEWER, memory=4 * MIB, files=26)  # 1 MiB measured
+        check(server, FEWER, memory=5 * MIB // 2, files=26)  # 1.4 MiB measured
 
 
 def check(server: ServerProcess, small: int, *, memory: int, files: int) -> None:
