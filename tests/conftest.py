@@ -13,6 +13,7 @@ from hypothesis import settings
 from fuzz import limits
 from fuzz.campaign import profiles
 from tests.rig import GUARD
+from tests.rig.features import KERNEL_LACKS
 from tests.rig.server import COMMON_OPTIONS, PATIENCE
 from trio_amped.disk import carriers, descriptors, kernel, pool
 
@@ -32,7 +33,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "d
 
 
 class NoSkips:
-    """CI has all that the tests need: a skipped test there is one that nobody runs."""
+    """CI has all that the tests need: a skipped test there is one that nobody runs.
+
+    But for what the kernel was built without, for which there are tests with a simulated answer.
+    """
 
     def __init__(self) -> None:
         self.skipped: list[str] = []
@@ -47,7 +51,8 @@ class NoSkips:
 
     def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        self.skipped.append(f"{report.nodeid}: {reason}")
+        if KERNEL_LACKS not in str(reason):
+            self.skipped.append(f"{report.nodeid}: {reason}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -111,6 +116,15 @@ def unmeasured() -> Iterator[None]:
         for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _log_is_printable(caplog: pytest.LogCaptureFixture) -> Generator[None]:
+    """Nothing in a line of our log is obeyed by a terminal, or begins another line."""
+    yield
+    for record in caplog.get_records("call"):
+        if record.name.startswith("trio_amped"):
+            assert record.getMessage().isprintable()
 
 
 @pytest.fixture

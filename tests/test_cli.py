@@ -120,6 +120,11 @@ def test_help_fits_a_terminal() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("number", [1, 2, 1023, 1024])
+def test_as_many_workers_as_can_be(number: int) -> None:
+    assert cli.parse(["--workers", str(number)]).workers == number
+
+
 # ---------------------------------------------------------------- what cannot be
 
 BAD_OPTIONS: list[tuple[Sequence[str], str]] = [

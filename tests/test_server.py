@@ -398,6 +398,19 @@ async def test_a_later_drain_can_be_in_more_of_a_hurry(
     assert trio.current_time() - start < 1000
 
 
+@pytest.mark.parametrize(("first", "second"), [(5.0, 50.0), (50.0, 5.0), (None, 50.0)])
+async def test_the_last_drain_says_by_when(
+    first: float | None, second: float, root: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whether it is in more of a hurry than the one before it, or in less."""
+    server = trio_amped.Server(config(root, drain_timeout=5.0))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        server.drain(first)
+        server.drain(second)
+        assert server._serving.deadline == trio.current_time() + second
+
+
 async def test_a_drain_without_a_deadline_is_a_drain(
     root: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

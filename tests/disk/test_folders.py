@@ -610,6 +610,23 @@ async def test_the_stamp_is_that_of_the_names(
         assert folders.lacks(b"file", 1.0) is None
 
 
+@pytest.mark.parametrize("difference", [-SECOND, -1, 0, 1, SECOND])
+@pytest.mark.parametrize("is_followed", [True, False])
+async def test_another_stamp_is_another_stamp(
+    is_followed: bool, difference: int, aged: None, root: Path, mock_clock: MockClock
+) -> None:
+    """A later one, or an earlier one, by a clock that was put back; whoever is asked for it."""
+    async with some_hands(root) as (hands, folders, _):
+        folders.want(b"nothing")
+        hand, _ = await hands.the_order()
+        give(hand, [b"file"], os.stat(root).st_ctime_ns + difference)
+        await wait_all_tasks_blocked()
+        folders._max_age = 0.0 if is_followed else 1e9
+        expected = True if difference == 0 else None
+        assert folders.lacks(b"nothing", trio.current_time()) is expected
+        assert list(folders._snapshots) == ([] if difference else [b""])
+
+
 async def test_many_names_in_many_steps(aged: None, root: Path, mock_clock: MockClock) -> None:
     """Others have their turn meanwhile; and no name is cut where a step ends."""
     names = [b"%d-" % number + b"x" * (number % 50) for number in range(5000)]
@@ -715,10 +732,47 @@ async def test_two_at_a_time(aged: None, root: Path, mock_clock: MockClock) -> N
         assert await read_by_hand(hands, folders, b"c/x", [])
 
 
-async def test_those_who_wait_go_first(aged: None, root: Path, mock_clock: MockClock) -> None:
+@pytest.mark.parametrize("waiting", range(9))
+async def test_those_who_wait_go_first(
+    waiting: int, aged: None, root: Path, mock_clock: MockClock
+) -> None:
+    """However many wait: all of them are served first, or nothing is read, which costs nothing."""
+    size, queue = 4, 8
+    async with some_hands(root, queue=queue) as (hands, folders, _):
+        jobs = [hands.pool.submit(Order(Operation.LOAD, offset=n)) for n in range(size)]
+        working = [hand for hand, _ in await hands.working()]
+        assert len(working) == size, "all helpers"
+        jobs += [hands.pool.submit(Order(Operation.LOAD, offset=size + n)) for n in range(waiting)]
+        folders.want(b"nothing")
+        has_room = waiting < min(size, queue // 2)
+        assert list(folders._reading) == ([b""] if has_room else [])
+        assert hands.stats.jobs == len(jobs) + has_room
+        begun = []
+        while working:
+            working.pop().answer()  # one by one, so that the next order is known
+            for hand, order in await hands.working():
+                begun.append((order.operation, order.offset))
+                if order.operation is Operation.NAMES:
+                    give(hand, [])
+                else:
+                    working.append(hand)
+        loads = [(Operation.LOAD, size + n) for n in range(waiting)]
+        assert begun == loads + [(Operation.NAMES, 0)] * has_room
+        for job in jobs:
+            job.drop()
+        await wait_all_tasks_blocked()
+        assert has_room or await read_by_hand(hands, folders, b"nothing", []), "no pause"
+        assert folders.lacks(b"nothing", trio.current_time()) is True
+
+
+async def test_those_who_wait_go_first_without_a_queue(
+    aged: None, root: Path, mock_clock: MockClock
+) -> None:
+    """Then nothing is read at all: whoever comes next finds each helper free."""
     async with some_hands(root, queue=0) as (hands, folders, _):
         assert not await read_by_hand(hands, folders, b"nothing", [])
         assert folders._reading == {}
+        assert hands.stats.jobs == 0
 
 
 async def test_filled_waits_for_what_is_being_read(
@@ -827,6 +881,35 @@ async def test_what_nobody_asks_about_is_closed(
         mock_clock.jump(AGE + UNUSED)
         folders.sweep(trio.current_time())
         assert descriptors(root) == [str(root)]
+
+
+async def test_a_sweep_says_whether_there_is_more_to_come(
+    aged: None, root: Path, mock_clock: MockClock
+) -> None:
+    """Else nobody would sweep again: names that are read, those that are known, and pauses."""
+    make_folders(root, "ab")
+
+    def sweep(seconds: float) -> bool:
+        mock_clock.jump(seconds)
+        return folders.sweep(trio.current_time())
+
+    async with some_hands(root) as (hands, folders, _):
+        folders._max_age = AGE
+        assert not sweep(0)
+        folders.want(b"a/x")
+        assert sweep(1000), "it is being read"
+        hand, _ = await hands.the_order()
+        give(hand, [])
+        await wait_all_tasks_blocked()
+        folders.lacks(b"a/x", trio.current_time())
+        folders._not_before.clear()
+        assert sweep(AGE), "it is known"
+        assert not sweep(AGE + UNUSED)
+        assert folders._snapshots == {}
+        assert await read_by_hand(hands, folders, b"b/x", errno.E2BIG)
+        assert sweep(59), "it has to wait"
+        assert not sweep(2)
+        assert folders._not_before == {}
 
 
 async def test_a_read_folder_is_not_closed_before_anybody_asks(

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import math
 import os
 import re
 import resource
@@ -34,11 +35,11 @@ from tests.disk.support import (
     serving,
 )
 from tests.rig import GUARD, REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
-from trio_amped.config import Config
+from trio_amped.config import Config, Site
 from trio_amped.disk import kernel, opening
 from trio_amped.disk.interface import Disk
 from trio_amped.disk.kernel import PAGE
-from trio_amped.disk.local import LocalDisk, open_disk
+from trio_amped.disk.local import LocalDisk, open_disk, open_disks
 from trio_amped.disk.pages import WINDOW, FileChanged, Gate, OpenFile
 from trio_amped.stats import Stats
 
@@ -310,6 +311,25 @@ async def test_a_mount_below_the_root_is_opened_by_a_helper(
                 assert file.is_by_copy
                 assert file.gate is Gate.ALWAYS
         assert (stats.opened_cached, stats.opened_by_helper) == (0, 2)
+
+
+async def test_a_close_that_hangs_on_one_root_holds_up_no_other(
+    fuse: FuseDisk, fuse_root: Path, root: Path, stats: Stats
+) -> None:
+    """Whatever is closed in a thread: there is one for each kind of disk."""
+    config = Config(sites=[Site(fuse_root), Site(root, prefix="/b")], disk_timeout=math.inf)
+    for place in (fuse_root, root):
+        a_file(place / "file", 100, is_cold=False)
+    async with open_disks(config, stats) as (remote, local):
+        hung, other = await remote.open(b"file"), await local.open(b"file")
+        (root / "file").unlink()  # so the journal may be waited for
+        fuse.hang("flush")
+        remote.close(hung)
+        await in_thread(fuse.wait_hanging)
+        local.close(other)
+        await eventually_async(lambda: not descriptors(root / "file"))
+        fuse.release()
+    assert stats.files_open == 0
 
 
 async def test_a_root_on_fuse_is_opened_by_helpers(fuse_root: Path, stats: Stats) -> None:

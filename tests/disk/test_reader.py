@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disk.conftest import BrokenDisk
-from tests.disk.support import KIB, MIB, eventually_async, helper_threads, in_thread
+from tests.disk.support import KIB, MIB, eventually_async, helper_threads, in_thread, mappings
 from tests.disk.test_local import a_file
 from tests.rig import GUARD, evict, needs
 from trio_amped import disk
@@ -89,6 +90,51 @@ async def test_it_reads_what_the_file_has_now(tmp_path: Path) -> None:
         assert await file.read_at(1, 10) == b""
         path.unlink()
         assert await file.read_at(0, 10) == b"c"
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as log:
+        log.write(os.urandom(MIB))
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as table:
+        table.write(os.urandom(MIB))
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, WINDOW + 1)
+
+
+def write_anew(path: Path) -> None:
+    path.write_bytes(os.urandom(3 * MIB))
+
+
+@pytest.mark.parametrize("gate", [*GATES, "mincore"])
+@pytest.mark.parametrize("change", [append, overwrite, cut_off, write_anew])
+async def test_after_any_change_it_is_read_as_before(
+    change: Callable[[Path], None], gate: GateMode, root: Path
+) -> None:
+    """What is in memory is read at once again, and one mapping at most is there for it."""
+    path = root / "file"
+    a_file(path, 2 * MIB, is_cold=False)
+    async with disk.open_gate(gate=gate) as gateway:
+        async with gateway.open(path) as file:
+            await file.read_at(0, 4 * MIB)
+            before = file.gate
+            for _ in range(2):
+                change(path)
+                content = path.read_bytes()
+                assert await file.read_at(0, 4 * MIB) == content
+                jobs = gateway.stats.jobs
+                assert await file.read_at(0, 4 * MIB) == content
+                assert gateway.stats.jobs == jobs or gate == "always"
+                assert file.gate == before
+                assert len(mappings(path)) <= 1
+        assert gateway.stats.files_open == 0
+        assert gateway.stats.opened_cached == (gate == "never")
+        assert gateway.stats.opened_by_helper == (gate != "never")
+        assert mappings(path) == []
 
 
 async def test_a_file_that_changes_while_a_helper_loads_it(

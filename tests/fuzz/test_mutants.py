@@ -43,6 +43,25 @@ def test_there_are_enough_of_them() -> None:
     assert sum("CVE-" in mutant.origin for mutant in MUTANTS.values()) >= 10
 
 
+def test_the_documentation_has_each_and_no_other() -> None:
+    """With a target that kills it, and the number of all of them."""
+    _, _, text = (REPOSITORY / "docs/fuzzing.md").read_text().partition("\n## Mutants\n")
+    prose, _, table = text.partition("\n| mutant |")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert [name for name, *_ in rows] == sorted(MUTANTS)
+    for name, seconds, executions, killer in rows:
+        assert killer in ALL, name
+        assert float(seconds) > 0, name
+        assert int(executions.replace(",", "")) > 0, name
+    assert f"all {len(MUTANTS)} are killed" in " ".join(prose.split())
+
+
+def test_each_target_has_one_to_kill() -> None:
+    """As the documentation says: what kills nothing may well check nothing."""
+    named = {target for mutant in MUTANTS.values() for target in mutant.targets}
+    assert named == set(ALL)
+
+
 def test_all_apply_and_compile() -> None:
     with copied_tree() as tree:
         sources = {path: path.read_text() for path in tree.glob("trio_amped/**/*.py")}

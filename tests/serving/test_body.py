@@ -9,6 +9,7 @@ from trio.testing import MockClock, memory_stream_pair
 from tests.serving.cases import LARGE
 from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket
 from trio_amped.config import Config
+from trio_amped.disk.interface import FRESH, OpenFile
 from trio_amped.semantics.body import Body, FileSpan
 from trio_amped.serving.body import BodySender
 from trio_amped.serving.transport import ClientGone, Pace, StreamTransport
@@ -82,3 +83,65 @@ async def test_a_stream_that_is_closed_has_no_client(autojump_clock: MockClock) 
     with pytest.raises(ClientGone):
         await transport.send(b"a")
     await transport.finish()
+
+
+class Recorder:
+    """An outlet that takes all, each part of a file in `seconds`, and notes what it was told."""
+
+    can_send_files = True
+
+    def __init__(self, seconds: float = 0.0, at_once: int = 1 << 30) -> None:
+        self.sent: list[tuple[str, bool]] = []
+        self._seconds = seconds
+        self._at_once = at_once
+
+    async def send(self, data: bytes, more: bool = False) -> None:
+        self.sent.append(("bytes", more))
+
+    async def send_file(self, fd: int, offset: int, length: int) -> int:
+        await trio.sleep(self._seconds)
+        self.sent.append(("file", False))
+        return min(length, self._at_once)
+
+    async def turn(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("body", BODIES + LATER, ids=range(len(BODIES + LATER)))
+async def test_nothing_waits_for_more_than_there_is(body: Body, autojump_clock: MockClock) -> None:
+    """What is said to have more behind it stays in the kernel for 200 ms; tcp(7), TCP_CORK."""
+    disk = SimDisk({b"large": LARGE})
+    file = await disk.open(b"large")
+    outlet = Recorder()
+    sender = BodySender(outlet, disk, file, body)
+    await sender.prepare()
+    await sender.send(b"head;")
+    disk.close(file)
+    *others, (_, last) = outlet.sent
+    assert not last or body[-1] == FileSpan(0, 0), "an empty part is no end"
+    assert all(more for kind, more in others if kind == "bytes")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked"), [(0.0, 1), (FRESH / 2, 2), (FRESH, 2), (FRESH * 1.01, 4), (60.0, 4)]
+)
+async def test_the_gate_is_asked_again_in_time(
+    seconds: float, asked: int, autojump_clock: MockClock
+) -> None:
+    """By then the pages may have been evicted: a slow client must not make us wait for the disk."""
+    times: list[float] = []
+    disk = SimDisk({b"large": LARGE}, window=len(LARGE))
+    ready = disk.ready
+
+    async def noted(file: OpenFile, offset: int, end: int) -> int:
+        times.append(trio.current_time())
+        return await ready(file, offset, end)
+
+    disk.ready = noted  # type: ignore[method-assign]
+    file = await disk.open(b"large")
+    body = (FileSpan(0, len(LARGE)),)
+    sender = BodySender(Recorder(seconds, len(LARGE) // 4), disk, file, body)
+    await sender.prepare()
+    await sender.send(b"head;")
+    disk.close(file)
+    assert len(times) == asked

@@ -1,6 +1,7 @@
 """More of everything than is done in one go: what is left over has its turn, and in time."""
 
 import contextlib
+import math
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -8,12 +9,13 @@ from typing import Any, Final
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.serving.cases import get
 from tests.serving.client import parse
 from tests.serving.peers import Client
 from trio_amped.config import Config
+from trio_amped.serving import lane as lane_module
 from trio_amped.serving import server as serving_module
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
@@ -42,6 +44,26 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
 EVERY_WAY: Final = pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
 
 
+class Streams(trio.abc.Listener[trio.abc.Stream]):
+    """A door for streams that are no plain sockets."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[trio.abc.Stream](CROWD)
+
+    async def accept(self) -> trio.abc.Stream:
+        return await self._receive.receive()
+
+    async def aclose(self) -> None:
+        self._receive.close()
+
+    def come(self, wire: bytes = b"") -> Client:
+        """One more client, who has sent this before anybody has a turn."""
+        ours, theirs = memory_stream_pair()
+        theirs.receive_stream.put_data(wire)
+        self._send.send_nowait(theirs)
+        return Client(ours)
+
+
 class Hall:
     """A server with a door, and those who came."""
 
@@ -52,6 +74,7 @@ class Hall:
         self.server = Server(config)
         self.stats = self.server.stats
         self.clients: list[Client] = []
+        self.streams = Streams()
         self._door = socket.socket(socket.AF_UNIX)
         self._door.bind("")  # Linux makes up a name
         self._door.listen(CROWD)
@@ -61,7 +84,7 @@ class Hall:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._door))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(serving_module, "open_router", self._open_router)
-            await self.server.serve([listener], task_status=task_status)
+            await self.server.serve([listener, self.streams], task_status=task_status)
 
     @contextlib.asynccontextmanager
     async def _open_router(self, config: Config, stats: Stats) -> AsyncIterator[Router]:
@@ -69,12 +92,13 @@ class Hall:
         async with router.swept():
             yield router
 
-    def come(self, wire: bytes = b"") -> None:
+    def come(self, wire: bytes = b"") -> Client:
         """One more client, who has connected and sent this before anybody has a turn."""
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(self._address)
         sock.sendall(wire)
         self.clients.append(Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock))))
+        return self.clients[-1]
 
     async def bodies(self) -> set[bytes]:
         """What all of them get until the end."""
@@ -134,6 +158,29 @@ async def test_all_are_served_in_their_turn_where_there_is_room_for_some(
 
 
 @EVERY_WAY
+@pytest.mark.parametrize("is_plain_first", [True, False])
+async def test_whoever_leaves_makes_room_at_once(
+    is_plain_first: bool, settings: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    """By whichever door: for who comes by the other one, too."""
+    async with hall(settings, max_connections=1) as place:
+        doors = [place.come, place.streams.come]
+        first, second = doors if is_plain_first else doors[::-1]
+        for _ in range(3):
+            one = first(HOT)
+            await one.receive(1)
+            other = second(HOT)
+            await wait_all_tasks_blocked()
+            await trio.sleep(0.5)  # no sweep comes just now
+            now = trio.current_time()
+            await trio.aclose_forcefully(one.stream)
+            await other.receive(1)
+            assert trio.current_time() == now
+            await trio.aclose_forcefully(other.stream)
+            await wait_all_tasks_blocked()
+
+
+@EVERY_WAY
 @pytest.mark.parametrize(
     ("wire", "due"), [(b"", HEAD), (HOT, IDLE), (get("/nope"), IDLE)], ids=["silent", "hot", "miss"]
 )
@@ -147,6 +194,35 @@ async def test_all_who_are_idle_are_closed_in_time(
         await trio.sleep_until(due - MOMENT)
         assert place.stats.connections_open == CROWD
         await trio.sleep_until(due + SWEEP + MOMENT)
+        assert place.stats.connections_open == 0
+
+
+async def test_who_asks_while_others_are_closed_stays(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are idle for too long; before the last ones are closed, one of them asks again."""
+    closing: list[int] = []
+    close = lane_module.Lane._close
+
+    def noted(self: lane_module.Lane, fd: int) -> None:
+        if not closing:
+            for client in place.clients[-10:]:
+                client.stream.socket._sock.send(HOT)  # type: ignore[attr-defined]
+        closing.append(fd)
+        close(self, fd)
+
+    async with hall({}) as place:
+        for _ in range(CROWD):
+            place.come(HOT)
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr(lane_module.Lane, "_close", noted)
+        monkeypatch.setattr(lane_module, "_TURN", math.inf)  # one is enough, on a busy machine too
+        await trio.sleep_until(IDLE + SWEEP + MOMENT)
+        assert place.stats.requests == CROWD + 10
+        assert place.stats.connections_open == 10
+        await trio.sleep_until(2 * IDLE - MOMENT)
+        assert place.stats.connections_open == 10
+        await trio.sleep_until(2 * (IDLE + SWEEP) + MOMENT)
         assert place.stats.connections_open == 0
 
 

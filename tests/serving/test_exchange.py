@@ -244,6 +244,27 @@ async def test_misuse_is_told(autojump_clock: MockClock) -> None:
     assert told == [runtime, *[protocol] * 4, None, runtime, runtime, runtime]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+@pytest.mark.parametrize(
+    ("status", "length", "body"),  # HEAD has no body that could be another one
+    [(200, 3, b"more"), (200, 5, b"more"), (200, 0, b"x"), (404, 1, b""), (204, None, b"x")],
+)
+async def test_a_body_that_is_not_as_long_as_it_says_is_never_begun(
+    status: int, length: int | None, body: bytes, method: str, autojump_clock: MockClock
+) -> None:
+    """Whatever was asked: the client is told of the error, and the next request is answered."""
+
+    async def application(exchange: Exchange) -> None:
+        headers = [] if length is None else [("Content-Length", str(length))]
+        if exchange.request.target == b"/x":
+            await exchange.respond(status, headers, body)
+        await exchange.respond(200, [], b"next")
+
+    wrong, last = await ask(application, get("/x", method=method), get("/y"))
+    assert (wrong.status, wrong.body) == (500, b"500 Internal Server Error\n")
+    assert (last.status, last.body) == (200, b"next")
+
+
 # ------------------------------------------------------------------ the body of a request
 
 

@@ -2,13 +2,14 @@
 
 import errno
 import logging
+from collections.abc import Iterator
 
 import pytest
 from trio.testing import MockClock
 
-from tests.serving.cases import FILES, LARGE, Case, get
+from tests.serving.cases import FILES, LARGE, PATIENT, Case, get
 from tests.serving.client import parse
-from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket, connected
+from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket, connected, converse
 from tests.simulated import failure
 from trio_amped.config import Config
 from trio_amped.disk.interface import FileChanged
@@ -56,6 +57,23 @@ async def test_the_first_window_fails(
 
     headers: dict[str, str | None] = {"etag": None, "last-modified": None}
     await Case("load", get(path), status, headers=headers, prepare=prepare).run()
+
+
+@pytest.mark.parametrize("more", [(), ("Range: bytes=1-150000",)], ids=["all", "a range"])
+async def test_what_was_evicted_fails_as_honestly_as_the_first_time(
+    more: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    """However the answer was kept since: what is large is not in our memory."""
+    disk, wire = SimDisk(FILES), get("/large.bin", *more)
+
+    def pieces() -> Iterator[bytes]:
+        yield from [wire] * 3
+        disk.evict()
+        disk.at_load.update({number: failure(errno.EIO) for number in range(99)})
+        yield from [wire] * 2
+
+    answers = parse(await converse(disk, pieces(), PATIENT), [])
+    assert [each.status for each in answers] == [206 if more else 200] * 3 + [500] * 2
 
 
 async def test_head_needs_no_window(autojump_clock: MockClock) -> None:

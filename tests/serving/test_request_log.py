@@ -148,3 +148,27 @@ async def test_the_access_log(autojump_clock: MockClock, caplog: pytest.LogCaptu
         "GET /a.txt HTTP/1.1 200 10",
         "POST /api HTTP/1.1 200 -",
     ]
+
+
+async def test_the_access_log_has_each_length(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what is sent after the head; 0 is one."""
+    caplog.set_level(logging.DEBUG, logger="trio_amped.access")
+    disk = SimDisk({**FILES, b"empty": b"", b"folder/index.html": b"i"})
+    asked = {
+        get("/empty"): "GET /empty HTTP/1.1 200 0",
+        get("/a.txt", method="HEAD"): "HEAD /a.txt HTTP/1.1 200 0",
+        get("/a.txt", "If-None-Match: *"): "GET /a.txt HTTP/1.1 304 0",
+        get("/a.txt", "Range: bytes=2-4"): "GET /a.txt HTTP/1.1 206 3",
+        get("/large.bin"): f"GET /large.bin HTTP/1.1 200 {len(LARGE)}",
+        get("/large.bin", "Range: bytes=0-99999"): "GET /large.bin HTTP/1.1 206 100000",
+        get("/folder"): "GET /folder HTTP/1.1 301 22",
+        get("/folder", method="HEAD"): "HEAD /folder HTTP/1.1 301 0",
+        get("/nope"): "GET /nope HTTP/1.1 404 14",
+        get("/nope", method="HEAD"): "HEAD /nope HTTP/1.1 404 0",
+        get("/a.txt", method="OPTIONS"): "OPTIONS /a.txt HTTP/1.1 200 0",
+    }
+    await converse(disk, [wire for wire in asked for _ in range(3)], PATIENT)
+    told = [line for line in asked.values() for _ in range(3)]
+    assert [each.getMessage() for each in caplog.records] == told

@@ -134,6 +134,32 @@ async def test_a_host_that_is_none_of_ours(serving: str, autojump_clock: MockClo
     assert [(each.status, each.body) for each in answers] == [(421, b"not here")] * 5
 
 
+@pytest.mark.parametrize("serving", WAYS)
+async def test_a_host_that_is_none_of_ours_is_answered_as_the_first_site_says(
+    serving: str, autojump_clock: MockClock
+) -> None:
+    """Of several: its pages, and its CORS."""
+    sites = [
+        Site(
+            name,
+            hosts=[f"{name}.example"],
+            cors=[f"https://{name}.example"],
+            error_pages=[f"421=/{name}.html"],
+        )
+        for name in ("a", "b", "c")
+    ]
+    disks = [SimDisk({b"%s.html" % name: name}) for name in (b"a", b"b", b"c")]
+    wires = [
+        get("/", f"Origin: https://{name}.example", method=method)
+        for name in ("a", "b")
+        for method in ("GET", "POST", "OPTIONS")
+    ]
+    answers = await ask(wires, serving, Config(sites=sites), disks)
+    assert [(each.status, each.body) for each in answers] == [(421, b"a")] * 6
+    allowed = [each.headers.get("access-control-allow-origin") for each in answers]
+    assert allowed == ["https://a.example"] * 3 + [None] * 3
+
+
 async def test_a_listing_is_that_of_its_root(autojump_clock: MockClock) -> None:
     (answer,) = await ask([get("/static/", "Accept: application/json")], "plain")
     assert answer.status == 200

@@ -17,6 +17,8 @@ from tests.serving.client import Answer, parse
 from tests.serving.peers import connected, converse
 from tests.simulated import DIRECTORY, NANO, NOW, failure
 from trio_amped.config import Config
+from trio_amped.disk.interface import FileChanged
+from trio_amped.serving import resources
 from trio_amped.serving.root import DocumentRoot
 from trio_amped.serving.router import Router
 from trio_amped.testing import Entry, SimDisk, SimFile
@@ -377,6 +379,97 @@ async def test_an_error_page_is_not_waited_for_long(autojump_clock: MockClock) -
     assert (answer.status, answer.body) == (503, b"503 Service Unavailable\n")
     assert trio.current_time() == 61.0
     assert disk.open_files == 0
+
+
+UNUSABLE: Final[dict[str, Callable[[SimDisk], object]]] = {
+    "not there": lambda disk: disk.entries.pop(b"page.html"),
+    "a folder": lambda disk: disk.entries.update({b"page.html": SimFile(mode=DIRECTORY)}),
+    "cannot be opened": lambda disk: disk.entries.update({b"page.html": failure(errno.EIO)}),
+    "cannot be read": lambda disk: disk.at_load.update(
+        {number: failure(errno.EIO) for number in range(9)}
+    ),
+    "is changed": lambda disk: disk.at_load.update({number: FileChanged() for number in range(9)}),
+    "hangs": lambda disk: setattr(disk, "open_latency", 60.0),
+}
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("lose", UNUSABLE.values(), ids=UNUSABLE)
+async def test_without_its_page_an_error_is_answered_as_where_there_is_none(
+    lose: Callable[[SimDisk], object], size: int, autojump_clock: MockClock
+) -> None:
+    """Byte by byte, whatever it was that kept the page from being sent."""
+    is_asked_for_head = lose not in (UNUSABLE["cannot be read"], UNUSABLE["is changed"])
+    more: dict[str, Any] = {"cors": ["https://a.example"], "precompressed": ()}
+    asked = [
+        get(target, "Connection: close", *origin, method=method)
+        for target in ("/nope", "/nope/")
+        for method in ("GET", "POST", *["HEAD"] * is_asked_for_head)
+        for origin in ((), ("Origin: https://a.example",), ("Origin: https://b.example",))
+    ]
+    for wire in asked:
+        disk = SimDisk({b"page.html": b"p" * size, b"index.html": b"i"})
+        lose(disk)
+        pages = ("404=/page.html", "405=/page.html")
+        found = await converse(disk, [wire], config(error_pages=pages, **more))
+        expected = await converse(SimDisk({b"index.html": b"i"}), [wire], config(**more))
+        assert found == expected
+        assert disk.open_files == 0
+
+
+@pytest.mark.parametrize("accepted", ["br", "gzip", "identity", None])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("target", "path", "status"),
+    [
+        ("/page.html", b"page.html", 200),
+        ("/folder/", b"folder/index.html", 200),
+        ("/hidden/.x", b"404.html", 404),
+        ("/nope", b"home.html", 200),
+    ],
+    ids=["a file", "an index", "an error page", "the fallback"],
+)
+async def test_whatever_is_sent_has_the_coding_that_suits_the_client(
+    target: str,
+    path: bytes,
+    status: int,
+    method: str,
+    accepted: str | None,
+    autojump_clock: MockClock,
+) -> None:
+    """And says so, also to caches."""
+    suffixes = {"br": b".br", "gzip": b".gz"}
+    pages = (b"page.html", b"folder/index.html", b"404.html", b"home.html")
+    disk = SimDisk(
+        {page + suffix: page + suffix for page in pages for suffix in (b"", *suffixes.values())}
+    )
+    fields = ["Accept: text/html"] + [f"Accept-Encoding: {accepted}"] * (accepted is not None)
+    more = config(
+        fallback="/home.html", error_pages=("404=/404.html",), precompressed=("br", "gzip")
+    )
+    (answer,) = parse(
+        await converse(disk, [get(target, *fields, method=method)], more), [method.encode()]
+    )
+    body = path + suffixes.get(accepted or "", b"")
+    assert answer.status == status
+    assert answer.body == (body if method == "GET" else b"")
+    assert answer.headers["content-length"] == str(len(body))
+    expected = accepted if accepted in suffixes else None
+    assert answer.headers.get("content-encoding") == expected
+    assert "Accept-Encoding" in answer.headers["vary"]
+
+
+async def test_what_a_client_makes_up_is_not_remembered(autojump_clock: MockClock) -> None:
+    """Of usual fields it is kept what they mean; the long ones would fill the memory."""
+    disk = SimDisk({b"app.js": b"plain script", b"app.js.br": b"br script"})
+    remembered = resources._remembered_codings
+    for length, is_kept in ((10, True), (256, True), (257, False), (300, False)):
+        remembered.cache_clear()
+        fields = [f"Accept-Encoding: br,{number:0{length - 3}}" for number in range(5)]
+        wires = [get("/app.js", field) for field in fields]
+        answers = parse(await converse(disk, wires, config()), [])
+        assert [each.body for each in answers] == [b"br script"] * 5
+        assert remembered.cache_info().currsize == 5 * is_kept
 
 
 @pytest.mark.parametrize("patience", [0.5, 1.5, 2.5, 3.5])

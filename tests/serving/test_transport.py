@@ -187,3 +187,53 @@ async def test_a_few_take_their_turn_in_each_round() -> None:
     trio.lowlevel.remove_instrument(rounds)
     assert sum(rounds.counts) == 40
     assert max(rounds.counts) == 4
+
+
+# ------------------------------------------------------------------ the least that a client takes
+
+LEAST = 1000
+
+
+@pytest.mark.parametrize("taken", [0, LEAST - 1, LEAST, LEAST + 1])
+async def test_a_client_that_takes_the_least_is_kept(
+    taken: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a socket whose kernel has it all, where what it has acknowledged counts."""
+    queued = iter((5000, 5000 - taken, 0))
+    monkeypatch.setattr(SocketTransport, "_queued", lambda self: next(queued))
+    waits = 0
+
+    async def wait_writable(_: object) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 1:
+            await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", wait_writable)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pace = Pace(Config(send_minimum=LEAST, send_timeout=30.0), Stats())
+        transport = SocketTransport(ours, pace, Turns())
+        if taken < LEAST:
+            with pytest.raises(ClientGone):
+                await transport._writable()
+        else:
+            await transport._writable()
+    assert trio.current_time() == 30.0
+
+
+@pytest.mark.parametrize("taken", [LEAST - 1, LEAST, LEAST + 1])
+async def test_the_least_begins_a_new_period(taken: int, autojump_clock: MockClock) -> None:
+    pace = Pace(Config(send_minimum=LEAST, send_timeout=30.0), Stats())
+    with pace.waiting():
+        await trio.sleep(20.0)
+    pace.note(taken)
+    assert pace.due == (1 if taken < LEAST else LEAST)
+    has_time = False
+    try:
+        with pace.waiting():
+            await trio.sleep(20.0)
+            has_time = True
+    except ClientGone:
+        assert trio.current_time() == 30.0
+    assert has_time == (taken >= LEAST)

@@ -84,6 +84,7 @@ class PathGate:
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if self._config.gate == "never":
+            self._stats.opened_cached += 1
             return opening.open_file_waiting(path)
         self._stats.opened_by_helper += 1
         return await self._ask_helper(Order(Operation.FILE, path), None)

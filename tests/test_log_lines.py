@@ -1,0 +1,105 @@
+"""All that the log can be told: how loudly, in which words, and of what, in one table.
+
+Whoever runs a server reads these lines, and has programs read them. Which of them come at which
+event is for the tests of each room. What others have written, a target or the name of a file, goes
+there by `printable` alone (tests/conftest.py looks at what is told in all tests).
+"""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.rig import REPOSITORY
+
+PACKAGE: Final = REPOSITORY / "trio_amped"
+# What the pool says is a matter of its own tests (tests/disk/test_pool.py).
+LEFT_OUT: Final = frozenset(("disk/pool.py",))
+
+LINES: Final[Mapping[str, Sequence[str]]] = {
+    "asgi.py": (
+        "info: 'serving %s', printable(os.fspath(site.root))",
+        "exception: 'a bug: the disk is closed until the next request'",
+    ),
+    "cli.py": (
+        "info: 'stopped; %s', _summary(server.stats)",
+        "info: 'stopped; %s%s', _summary(supervisor.stats), dead",
+        "info: DRAINING, signal.Signals(number).name, server.config.drain_timeout",
+    ),
+    "disk/carriers.py": (
+        "exception: 'a disk helper thread failed'",
+        "error: 'cannot start a disk helper: %s', error",
+        "error: 'cannot watch a disk helper: %s', error",
+    ),
+    "disk/descriptors.py": ("warning: 'closing a descriptor failed: %s', error",),
+    "disk/paths.py": (
+        "warning: '%s: %s; serving what it was', printable(self._path), error",
+        "info: '%s is another directory now', printable(self._path)",
+    ),
+    "serving/answer.py": (
+        "log: level, '%s for %s: %s', error.status, name, error.detail, exc_info=error.__cause__",
+    ),
+    "serving/connection.py": (
+        "debug: 'a client is gone: %s', gone",
+        "warning: '%s: the file changed while it was sent', self._target()",
+        "warning: '%s: reading failed while it was sent: %s', self._target(), error",
+        "exception: 'a bug: %s', self._target()",
+        "debug: '%s: %s', error.status, error.detail",
+        "exception: 'a bug in the answer for a bug'",
+    ),
+    "serving/exchange.py": ("error: 'the application failed: %s', target, exc_info=error",),
+    "serving/lane.py": (
+        "error: 'a connection cannot be watched: %s', error.strerror",
+        "error: 'a listener cannot be watched: %s', error.strerror",
+        "error: 'accepting a connection failed: %s', error.strerror",
+        "exception: 'a bug in the fast lane'",
+        "debug: 'a client is gone: %s', error",
+    ),
+    "serving/request_log.py": (
+        "exception: 'on_request failed'",
+        "debug: '%s %d %s', printable(line), status, shown",
+    ),
+    "serving/resources.py": ("warning: '%s', line",),
+    "serving/router.py": ("info: '%s', line",),
+    "serving/server.py": ("info: 'serving %s at %s', printable(roots), printable(_url(listener))",),
+    "supervisor.py": (
+        "info: '%d workers serve', sum((worker.is_serving for worker in self._workers))",
+        "info: DRAINING, signal.Signals(number).name, self._config.drain_timeout",
+        "error: 'worker %d: %s', seat.number, end",
+        "error: 'worker %d: %s', seat.number, end",
+        "error: '%d workers in a row ended at once: given up', self._failures",
+        "error: 'worker %d: %s; the next one in %g s', seat.number, end, seat.delay",
+        "info: 'SIGHUP: starting the workers anew, one by one'",
+        "info: 'all workers are new'",
+        "error: 'worker %d is not renewed: its successor does not serve', seat.number",
+    ),
+    "worker.py": (
+        "debug: 'the supervisor is gone: %s', error",
+        "warning: 'the supervisor has ended: finishing what is being sent'",
+    ),
+}
+
+
+def _calls(path: Path) -> Iterator[ast.Call]:
+    """What is said to a log in a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name("log" | "access_log"), attr=level)):
+                if level != "isEnabledFor":
+                    yield node
+
+
+def _line(call: ast.Call) -> str:
+    assert isinstance(call.func, ast.Attribute)
+    more = [f"{each.arg}={ast.unparse(each.value)}" for each in call.keywords]
+    return f"{call.func.attr}: {', '.join([*map(ast.unparse, call.args), *more])}"
+
+
+def test_every_line_of_the_log_is_in_the_table() -> None:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = str(path.relative_to(PACKAGE))
+        calls = sorted(_calls(path), key=lambda call: call.lineno)
+        if calls and name not in LEFT_OUT:
+            found[name] = tuple(map(_line, calls))
+    assert found == LINES
