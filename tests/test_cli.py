@@ -38,6 +38,8 @@ from tests.rig import (
 from trio_amped import cli
 from trio_amped.config import Config
 
+pytestmark = pytest.mark.measured
+
 SIZE = 8 * MIB
 HELPERS = ("thread", "process")
 FINISHING = (

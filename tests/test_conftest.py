@@ -10,8 +10,6 @@ import pytest
 
 from tests.rig import REPOSITORY
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 # What a spinning test is limited to here; that of a real one is in conftest.py.
 LIMITED = "from tests import conftest\nconftest.CPU_LIMIT = 0.5\n"
 SPINNING = {

@@ -37,8 +37,6 @@ from fuzz.campaign import commands as commands_of_fuzz
 from fuzz.targets import ALL
 from tests.rig import GUARD, REPOSITORY, ServerProcess, needs
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 PAGES: Final = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 PUBLIC: Final = (trio_amped, trio_amped.asgi, trio_amped.disk, trio_amped.testing)
 

@@ -20,8 +20,6 @@ import pytest
 from tests.real.support import Client
 from tests.rig import GUARD, REPOSITORY
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 EXAMPLES = REPOSITORY / "examples"
 SITE = EXAMPLES / "site"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.rig import ServerProcess, running_server
 from tests.rig.tools import run_tool
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
+pytestmark = pytest.mark.measured  # workers, and helper processes
 
 STRICT = (sys.executable, "-W", "error")
 IMPORTS_ALL = """

@@ -10,11 +10,6 @@ from tests.rig import public_directory
 from .browser import Browser, running_browser
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _unmeasured(unmeasured: None) -> None:
-    """Many of the programs are in Python, and would be measured as well."""
-
-
 @pytest.fixture
 def site() -> Iterator[Path]:
     """An empty root, on a real disk."""

@@ -10,11 +10,6 @@ from tests.rig import ServerProcess, public_directory, running_server
 from .support import fill
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _unmeasured(unmeasured: None) -> None:
-    """These tests are about what the kernel does, not about which lines are reached."""
-
-
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory on a real disk that every user may enter: roots and mounts go here."""
