@@ -10,7 +10,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: help serve check check-pure check-serving lint test test-simulated test-fuzz test-machine test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
+.PHONY: help serve check check-pure check-serving lint test test-simulated test-unmeasured test-machine test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -54,24 +54,26 @@ check-serving: $(VENV)/test
 
 test: $(VENV)/test  ## all that a change can break: lint, types, tests with branch coverage
 	$(BIN)/coverage erase
-	@$(MAKE) $(PARALLEL) -j3 test-machine test-simulated test-fuzz lint
+	@$(MAKE) $(PARALLEL) -j3 test-machine test-unmeasured test-simulated lint
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
 # In three parts: two that nothing but the CPU keeps busy, and the rest, of whose tests there must
-# never be two at once: they need a disk, a browser, or processes, and wait for them. What the
-# fuzzer's tests reach, the others reach as well: they are not measured, which would take as long
-# again.
-SIMULATED := tests/asgi tests/semantics tests/serving
+# never be two at once: they need a disk, a browser, or processes, and wait for them. What the fuzzer
+# and tables of whole requests reach, the others reach as well: they are not measured, which would
+# take as long again.
+SIMULATED  := tests/asgi tests/semantics tests/serving
+UNMEASURED := tests/fuzz tests/semantics/test_reference.py tests/serving/rfc9110 \
+    tests/serving/test_every_way.py tests/serving/test_reference.py
 
 test-simulated: $(VENV)/test
-	$(BIN)/coverage run -m pytest $(SIMULATED)
+	$(BIN)/coverage run -m pytest $(SIMULATED) $(addprefix --ignore=,$(UNMEASURED))
 
-test-fuzz: $(VENV)/test
-	$(BIN)/python -m pytest tests/fuzz
+test-unmeasured: $(VENV)/test
+	$(BIN)/python -m pytest $(UNMEASURED)
 
 test-machine: $(VENV)/test
-	$(BIN)/coverage run -m pytest tests $(addprefix --ignore=,$(SIMULATED) tests/fuzz)
+	$(BIN)/coverage run -m pytest tests $(addprefix --ignore=,$(SIMULATED) $(UNMEASURED))
 
 test-long: $(VENV)/test  ## the tests that make test leaves out: they find little that it does not
 	$(BIN)/python -m pytest -m long

@@ -23,6 +23,8 @@ from trio.testing import wait_all_tasks_blocked
 from tests.real.support import MIB, SIZES, WINDOW, Reply, content, evict, fill, put
 from tests.rig import GUARD, public_directory
 from trio_amped.asgi import StaticFiles
+from trio_amped.config import Config
+from trio_amped.disk import open_files
 
 pytestmark = pytest.mark.usefixtures("as_long_as_it_takes", "nobody_renames")
 
@@ -179,8 +181,9 @@ async def test_a_helper_reads_what_is_not(root: Path) -> None:
         assert files.stats.jobs > before
 
 
-async def test_a_client_that_leaves(root: Path) -> None:
-    files = StaticFiles(root)
+async def test_a_client_that_leaves(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_files, "_SWEEP", 0.01)
+    files = StaticFiles(Config(root=root, revalidate=0.1, open_file_timeout=0))
     async with hypercorn_with(files) as client:
         await client.leave(f"/{5 * MIB}.bin")
         assert (await client.get("/1.bin")).status == 200
