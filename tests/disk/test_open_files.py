@@ -721,3 +721,49 @@ async def test_who_is_done_with_a_file_does_not_close_it_for_the_others(
             files.disk.close(each)
             assert files.content(b"a") == b"old"
         assert files.disk._stats.files_open == 1
+
+
+# ---------------------------------------------------------------- whose folders are read
+
+
+@pytest.mark.parametrize(
+    ("says", "is_wanted"),
+    [
+        (None, False),
+        (WouldWait(), True),
+        (FileNotFoundError(errno.ENOENT, ""), True),
+        (NotADirectoryError(errno.ENOTDIR, ""), True),
+        (PermissionError(errno.EACCES, ""), True),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_what_was_missed_is_wanted(
+    says: Exception | None,
+    is_wanted: bool,
+    is_kept: bool,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that the next one need not be waited for; and a sweep comes for what is known then."""
+    put(root / "file")
+    put(root / "other")
+    wanted: list[bytes] = []
+    async with serving(root) as disk:
+        files = OpenFiles(disk, 10, AGE, UNUSED)
+        open_at_once = disk.open_at_once
+
+        def opened(path: bytes) -> OpenFile:
+            if says is not None and path == b"file":
+                raise says
+            return patiently(open_at_once, path)
+
+        monkeypatch.setattr(disk, "open_at_once", opened)
+        monkeypatch.setattr(disk, "want", wanted.append)
+        if is_kept:
+            files.look(b"other", None)
+        with contextlib.suppress(FileMiss):
+            files.look(b"file", None)
+        assert wanted == [b"file"] * is_wanted
+        assert files._has_some.is_set()
+        files.close_unused(math.inf)

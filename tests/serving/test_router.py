@@ -1,6 +1,7 @@
 """Several sites by host and prefix, on all ways of serving."""
 
 import dataclasses
+import logging
 import resource
 from collections.abc import Sequence
 
@@ -132,6 +133,31 @@ async def test_a_host_that_is_none_of_ours(serving: str, autojump_clock: MockClo
     wires = [get("/", method=method) for method in methods] + [get("*", method="OPTIONS")]
     answers = await ask(wires, serving, config, [disk])
     assert [(each.status, each.body) for each in answers] == [(421, b"not here")] * 5
+
+
+async def test_what_there_is_to_say_at_the_start(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How files are served, once; and of each site, which of its pages are not there."""
+    caplog.set_level(logging.INFO, logger="trio_amped")
+    config = Config(
+        sites=[
+            Site("a", error_pages=["404=/lost.html", "503=/404.html"]),
+            Site("b", prefix="/b", fallback="/app.html"),
+            Site("c", prefix="/c", fallback="/404.html"),
+        ]
+    )
+    router = Router(config, [SimDisk({b"404.html": b"a"}) for _ in range(3)])
+    router.how = ("by this gate", "and by that")
+    await router.introduce()
+    router.close()
+    absent = "is not used: opening failed: No such file or directory"
+    assert [(each.levelno, each.getMessage()) for each in caplog.records] == [
+        (logging.INFO, "by this gate"),
+        (logging.INFO, "and by that"),
+        (logging.WARNING, f"the page lost.html {absent}"),
+        (logging.WARNING, f"the page app.html {absent}"),
+    ]
 
 
 @pytest.mark.parametrize("serving", WAYS)
