@@ -56,6 +56,38 @@ def test_every_setting_has_a_help_that_says_its_unit(name: str) -> None:
         assert text.startswith("seconds")
 
 
+NEVER = math.inf
+NUMBERS = {  # default, least, most: what users rely on
+    "port": (8000, 0, 65_535),
+    "max_helpers": (16, 1, 1024),
+    "max_queue": (1024, 1, NEVER),
+    "revalidate": (1.0, 0, NEVER),
+    "max_open_files": (10_000, 1, NEVER),
+    "max_connections": (4096, 1, NEVER),
+    "max_head": (16 * 1024, 256, 1 << 20),
+    "max_target": (8 * 1024, 16, 1 << 20),
+    "max_fields": (100, 1, 10_000),
+    "head_timeout": (10.0, 0.001, NEVER),
+    "keep_alive_timeout": (60.0, 0.001, NEVER),
+    "send_timeout": (30.0, 0.001, NEVER),
+    "send_minimum": (16 * 1024, 1, NEVER),
+    "open_file_timeout": (10.0, 0, NEVER),
+    "disk_timeout": (30.0, 0.001, NEVER),
+    "drain_timeout": (10.0, 0, NEVER),
+}
+
+
+def test_the_defaults_and_bounds_of_all_numbers() -> None:
+    """A deadline of no time at all would refuse everything; to keep nothing, and to wait for
+    nobody, can be wanted."""
+    found = {
+        name: (field.default, field.metadata["least"], field.metadata.get("most", NEVER))
+        for name, field in FIELDS.items()
+        if "least" in field.metadata
+    }
+    assert found == NUMBERS
+
+
 @pytest.mark.parametrize("name", [*SECONDS, *COUNTS])
 def test_the_bounds_are_the_last_values_that_can_be(name: str) -> None:
     metadata, default = FIELDS[name].metadata, FIELDS[name].default

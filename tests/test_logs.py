@@ -20,11 +20,29 @@ class StuckStream(io.StringIO):
         super().__init__()
         self.has_begun = threading.Event()
         self.may_go_on = threading.Event()
+        self.has_told = threading.Event()  # that lines were lost
 
     def write(self, text: str) -> int:
         self.has_begun.set()
         assert self.may_go_on.wait(GUARD)
-        return super().write(text)
+        try:
+            return super().write(text)
+        finally:
+            if "were lost" in text:
+                self.has_told.set()
+
+    def get_stuck(self) -> None:
+        """With a line that is being written."""
+        self.may_go_on.clear()
+        self.has_begun.clear()
+        log.info("the next line")
+        assert self.has_begun.wait(GUARD)
+
+    def go_on(self) -> None:
+        """Until it is told how many were lost."""
+        self.has_told.clear()
+        self.may_go_on.set()
+        assert self.has_told.wait(GUARD)
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +108,26 @@ def test_a_reader_that_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyP
     assert "line 9\n" in text
     assert "line 10\n" not in text
     assert "WARNING 90 lines of this log were lost" in text
+
+
+@pytest.mark.parametrize("room", [10, 10_000])
+def test_each_time_it_is_told_how_many_were_lost_since(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that has no place is; what waits is as much as there is room for."""
+    stream = StuckStream()
+    monkeypatch.setattr("sys.stderr", stream)
+    if room < logs._WAITING:
+        monkeypatch.setattr(logs, "_WAITING", room)
+    with logs.to_stderr("info"):
+        for lost in (3, 1, 5):
+            stream.get_stuck()
+            for number in range(room + lost):
+                log.info("%d of those", number)
+            stream.go_on()
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[3] for line in lines if "were lost" in line] == ["3", "1", "5"]
+    assert sum("of those" in line for line in lines) == 3 * room
 
 
 def test_a_reader_that_never_reads_does_not_hold_up_the_end(

@@ -1,10 +1,13 @@
 """A worker and its orders, on virtual time: who is served until when. In this process."""
 
 import contextlib
+import io
 import json
 import logging
 import math
+import signal
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +21,7 @@ from tests.serving.cases import get
 from tests.serving.client import parse
 from trio_amped import worker
 from trio_amped.config import Config
-from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, RETIRING, STOP
+from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, RETIRING, STOP, Worker
 
 SIZE: Final = 4 * MIB
 MOMENT: Final = 0.001
@@ -217,3 +220,53 @@ async def test_a_root_that_cannot_be_used(root: Path, autojump_clock: MockClock)
         assert (number, text, path) == (2, "No such file or directory", str(root / "missing"))
         assert (await desk.hear())["counters"]["requests"] == 0
     assert (desk.status, desk.has_started) == (2, False)
+
+
+@pytest.mark.parametrize("manner", ["announce", "quiet"])
+def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
+    manner: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where and how it serves, and which pages are missing; its end is said by all of them."""
+    stream, before = io.StringIO(), logging.getLogger().level
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")
+    listener.listen()
+
+    def supervise() -> None:
+        assert json.loads(ours.recv(LARGEST)) == {"serving": True}
+        ours.shutdown(socket.SHUT_WR)
+
+    supervisor = threading.Thread(target=supervise)
+    supervisor.start()
+    fds = f"{theirs.detach()},{listener.detach()}"
+    options = ["--root", str(root), "--error-page", "404=/lost.html"]
+    try:
+        assert worker.main([f"2,{manner}", fds, *options]) == 0
+    finally:
+        supervisor.join()
+        ours.close()
+        logging.getLogger().setLevel(before)
+    text = stream.getvalue()
+    for line in ("serving ", "gate ", "the page lost.html is not used"):
+        assert (line in text) == (manner == "announce")
+    assert "worker 2: the supervisor has ended" in text
+
+
+@pytest.mark.parametrize("order", [DRAIN, RETIRE, STOP])
+@pytest.mark.parametrize("seconds", [0.0, 2.0, 30.0, math.inf])
+async def test_who_does_not_end_in_time_is_killed_five_seconds_later(
+    seconds: float, order: bytes, autojump_clock: MockClock
+) -> None:
+    told = Worker()
+    try:
+        assert told._patience.deadline == math.inf, "nobody is killed for being at work"
+        await trio.sleep(7.0)
+        told.tell(order, seconds)
+        assert told._patience.deadline == trio.current_time() + seconds + 5.0
+    finally:
+        told._channel.close()
+        told._theirs.close()
