@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -120,6 +121,28 @@ def test_help_fits_a_terminal() -> None:
     done = run("--help")
     assert done.stderr == ""
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("value", ["None", "NONE", "none,br", "br;gzip"])
+def test_none_is_one_word(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Spelled as the help spells it, and alone."""
+    assert cli.parse(["--precompressed", "none"]).config.precompressed == ()
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse(["--precompressed", value])
+    assert "--precompressed must be among" in capsys.readouterr().err
+
+
+def test_all_descriptors_that_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = (1024, 4096)
+
+    def set_limits(_: int, new: tuple[int, int]) -> None:
+        nonlocal limits
+        limits = new
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    cli._allow_descriptors()
+    assert limits == (4096, 4096), "what the administrator has said stays"
 
 
 @pytest.mark.parametrize("number", [1, 2, 1023, 1024])

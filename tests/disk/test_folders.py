@@ -37,6 +37,7 @@ from trio_amped.disk.interface import WouldWait
 from trio_amped.disk.jobs import Job
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.messages import Operation, Order, Reply, pack_names
+from trio_amped.disk.open_files import OpenFiles
 from trio_amped.disk.opening import open_root_waiting
 from trio_amped.disk.paths import PathGate
 
@@ -844,6 +845,29 @@ async def test_no_more_folders_than_that(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10**6, 10**6))
     async with some_hands(root) as (_, folders, _):
         assert folders._most_folders == 1000
+
+
+@pytest.mark.parametrize("share", [1, 2, 7, 5000])
+async def test_all_sites_together_have_the_bounds_of_one(
+    share: int, aged: None, root: Path, mock_clock: MockClock
+) -> None:
+    """Names, folders, files and bytes; and each may have one folder, and one file."""
+    async with serving(root) as disk, trio.open_nursery() as nursery:
+
+        def bounds(share: int) -> tuple[int, ...]:
+            folders = Folders(
+                *(disk._paths, disk._pool, disk._closer, nursery),
+                max_age=AGE,
+                unused_after=UNUSED,
+                share=share,
+            )
+            files = OpenFiles(disk, 10_000, AGE, UNUSED, share)
+            return folders._most, files._most_bytes, folders._most_folders, files._most
+
+        for part, (whole, least) in zip(
+            bounds(share), zip(bounds(1), (0, 0, 1, 1), strict=True), strict=True
+        ):
+            assert part == max(least, whole // share)
 
 
 async def test_no_more_pauses_than_that(

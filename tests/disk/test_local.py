@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from tests.disk.support import (
 )
 from tests.rig import GUARD, REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
 from trio_amped.config import Config, Site
-from trio_amped.disk import kernel, opening
+from trio_amped.disk import kernel, local, opening
 from trio_amped.disk.interface import Disk
 from trio_amped.disk.kernel import PAGE
 from trio_amped.disk.local import LocalDisk, open_disk, open_disks
@@ -311,6 +312,45 @@ async def test_a_mount_below_the_root_is_opened_by_a_helper(
                 assert file.is_by_copy
                 assert file.gate is Gate.ALWAYS
         assert (stats.opened_cached, stats.opened_by_helper) == (0, 2)
+
+
+async def test_each_setting_is_where_it_belongs(
+    root: Path, stats: Stats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All have values of their own here: no other deadline or bound stands in for one."""
+    config = Config(
+        sites=[Site(root, listing=True), Site(root, prefix="/b")],
+        revalidate=11.0,
+        open_file_timeout=12.0,
+        disk_timeout=13.0,
+        head_timeout=14.0,
+        keep_alive_timeout=15.0,
+        send_timeout=16.0,
+        drain_timeout=17.0,
+        max_queue=18,
+        max_helpers=3,
+    )
+    made: dict[str, list[dict[str, object]]] = {}
+
+    def noted(name: str) -> Callable[..., object]:
+        make = getattr(local, name)
+
+        def note(*arguments: object, **settings: object) -> object:
+            made.setdefault(name, []).append(settings)
+            return make(*arguments, **settings)
+
+        return note
+
+    for name in ("HelperPool", "Folders", "Listings"):
+        monkeypatch.setattr(local, name, noted(name))
+    async with open_disks(config, stats):
+        pass
+    for_files, for_listings = made["HelperPool"]
+    assert (for_files["size"], for_listings["size"]) == (3, 2)
+    for pool in (for_files, for_listings):
+        assert (pool["queue"], pool["timeout"]) == (18, 13.0)
+    assert made["Folders"] == [{"max_age": 11.0, "unused_after": 12.0, "share": 2}] * 2
+    assert made["Listings"] == [{"max_age": 11.0}]
 
 
 async def test_a_close_that_hangs_on_one_root_holds_up_no_other(

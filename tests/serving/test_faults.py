@@ -76,6 +76,21 @@ async def test_what_was_evicted_fails_as_honestly_as_the_first_time(
     assert [each.status for each in answers] == [206 if more else 200] * 3 + [500] * 2
 
 
+@pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537])
+async def test_what_is_small_is_kept_in_memory(size: int, autojump_clock: MockClock) -> None:
+    """Up to 64 KiB: then it does not matter what becomes of the disk."""
+    disk = SimDisk({b"file": b"x" * size})
+
+    def pieces() -> Iterator[bytes]:
+        yield from [get("/file")] * 3
+        disk.evict()
+        disk.at_load.update({number: failure(errno.EIO) for number in range(99)})
+        yield get("/file")
+
+    *_, last = parse(await converse(disk, pieces(), PATIENT), [])
+    assert last.status == (200 if size <= 65_536 else 500)
+
+
 async def test_head_needs_no_window(autojump_clock: MockClock) -> None:
     def prepare(disk: SimDisk) -> None:
         disk.at_load[0] = failure(errno.EIO)
