@@ -1,5 +1,6 @@
 """Several workers: who gets requests, and what becomes of them when processes come and go."""
 
+import itertools
 import os
 import re
 import signal
@@ -576,3 +577,22 @@ def test_auto_runs(root: Path) -> None:
         if count > 1:
             server.wait_for_log(f"{count} workers serve")
         assert len(children(server.pid)) == (count if count > 1 else 0)
+
+
+@pytest.mark.parametrize("host", addresses_here())
+async def test_all_listeners_are_alike(host: str) -> None:
+    """As far as whoever comes can tell: else it would depend on the kernel who is let in."""
+    host = {"::1": "::"}.get(host, host)  # bound to any other, a socket is for IPv6 alone
+    opened = await listen(Config(host=host, port=0), 3)
+    options = [
+        (socket.SOL_SOCKET, socket.SO_REUSEADDR),
+        (socket.SOL_SOCKET, socket.SO_REUSEPORT),
+        *[(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)] * (":" in host),
+    ]
+    found = set()
+    for listener in itertools.chain.from_iterable(opened):
+        with listener:
+            values = [listener.getsockopt(*option) for option in options]
+            found.add((listener.getsockname(), *values))
+    ((_, *values),) = found
+    assert all(values)
