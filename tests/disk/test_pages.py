@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -508,3 +509,19 @@ def test_explain(
 def test_nobody_is_the_overflow_user() -> None:
     assert kernel._OVERFLOW_UID == NOBODY
     assert Path("/proc/sys/kernel/overflowuid").read_text().strip() == str(NOBODY)
+
+
+@pytest.mark.parametrize(("seconds", "holds"), [(0.0, True), (600.0, True), (600.1, False)])
+def test_what_was_loaded_is_remembered_for_ten_minutes(
+    seconds: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that the kernel may have let go of more than the pages; a new load counts from then."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    loaded = pages._Loaded()
+    for _ in range(2):
+        loaded.add("version", 0, 200_000)
+        now += seconds
+        assert loaded.holds("version", 0, 200_000) == holds
+        assert not loaded.holds("another", 0, 1)
+        assert not loaded.holds("version", 200_000, 100_000)
