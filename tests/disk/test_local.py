@@ -364,11 +364,13 @@ async def test_a_close_that_hangs_on_one_root_holds_up_no_other(
         hung, other = await remote.open(b"file"), await local.open(b"file")
         (root / "file").unlink()  # so the journal may be waited for
         fuse.hang("flush")
-        remote.close(hung)
-        await in_thread(fuse.wait_hanging)
-        local.close(other)
-        await eventually_async(lambda: not descriptors(root / "file"))
-        fuse.release()
+        try:
+            remote.close(hung)
+            await in_thread(fuse.wait_hanging)
+            local.close(other)
+            await eventually_async(lambda: not descriptors(root / "file"))
+        finally:
+            fuse.release()
     assert stats.files_open == 0
 
 
