@@ -15,7 +15,7 @@ from fuzz.campaign import profiles
 from tests.rig import GUARD
 from tests.rig.features import KERNEL_LACKS
 from tests.rig.server import COMMON_OPTIONS, PATIENCE
-from trio_amped.disk import carriers, descriptors, kernel, pool
+from trio_amped.disk import carriers, crew, descriptors, kernel
 
 # Seconds of CPU time that one test may take. A test that spins fails by this limit, on an idle
 # machine as on a busy one; a test that waits for ever by pytest-timeout's (pyproject.toml).
@@ -156,8 +156,8 @@ def as_long_as_it_takes(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     if not is_about_them and "autojump_clock" not in request.fixturenames:
         monkeypatch.setattr(carriers, "_KILL_TIMEOUT", GUARD)
         monkeypatch.setattr(descriptors, "_PATIENCE", GUARD)
-        monkeypatch.setattr(pool, "_START_PATIENCE", GUARD)
-        monkeypatch.setattr(pool, "_START_LIMIT", 2 * GUARD)
+        monkeypatch.setattr(crew, "_START_PATIENCE", GUARD)
+        monkeypatch.setattr(crew, "START_LIMIT", 2 * GUARD)
 
 
 @pytest.fixture

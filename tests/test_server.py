@@ -180,14 +180,15 @@ async def test_nothing_is_left_of_a_server_that_is_cancelled_amid_its_work(
 async def ended_on_a_hung_disk(helpers: str) -> AsyncIterator[FuseDisk]:
     """A server that has ended while two of its helpers wait for a disk, which is let go then."""
     with public_directory() as place:
-        put(place / "backing/slow", content(MIB))
+        for name in ("one", "two"):
+            put(place / "backing" / name, content(MIB))
         put(place / "root/small", SMALL_FILE)
         with fuse_disk(place / "root", place / "backing") as disk:
             async with serving(config(place / "root", helpers=helpers)) as address:
-                path = f"/{disk.path.name}/slow"
-                assert await get(address, path) == content(MIB)
+                paths = [f"/{disk.path.name}/{name}" for name in ("one", "two")]
+                assert [await get(address, path) for path in paths] == [content(MIB)] * 2
                 disk.hang("open")
-                clients = [await ask(address, path) for _ in range(2)]
+                clients = [await ask(address, path) for path in paths]
                 await trio.to_thread.run_sync(disk.wait_hanging, 2)
                 assert await get(address, "/small") == SMALL_FILE
             for client in clients:

@@ -22,7 +22,7 @@ from trio.testing import memory_stream_pair
 
 from .config import Config
 from .disk.descriptors import Descriptor
-from .disk.interface import FileChanged, Listing, OpenFile, Stamp, WouldWait
+from .disk.interface import FileChanged, Listing, OpenFile, Stamp, Wish, WouldWait
 from .disk.opening import Status
 from .disk.pages import Gate
 from .semantics import listing
@@ -143,6 +143,22 @@ class SimDisk:
         inode = self._inode(path)
         file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
         return self._note(file, inode)
+
+    async def fetch(self, path: bytes, wish: Wish) -> dict[bytes, OpenFile | OSError]:
+        """One after the other; no part of them is loaded ahead of need."""
+        found: dict[bytes, OpenFile | OSError] = {path: await self.open(path)}
+        try:
+            for each in wish.beside:
+                try:
+                    found[each] = await self.open(each)
+                except OSError as error:
+                    found[each] = error
+        except BaseException:
+            for file in found.values():
+                if isinstance(file, OpenFile):
+                    self.close(file)
+            raise
+        return found
 
     def _descriptor(self, inode: SimFile) -> Descriptor:
         if not self.has_real_descriptors:

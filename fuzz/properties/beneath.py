@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self, cast
@@ -26,10 +26,11 @@ from fuzz.world.runs import descriptors
 from trio_amped.config import Config, GateMode
 from trio_amped.disk import helper, kernel, opening
 from trio_amped.disk.descriptors import Descriptor
+from trio_amped.disk.jobs import Result
 from trio_amped.disk.loading import touch
 from trio_amped.disk.messages import Order, Reply
 from trio_amped.disk.opening import Opened
-from trio_amped.disk.paths import PathGate, WouldWait
+from trio_amped.disk.paths import PathGate, WouldWait, owned
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
 
@@ -126,14 +127,17 @@ def _expected(root: Node, path: bytes, *, follows: bool = True) -> Found:
 class PromptHelper:
     """Stands for the pool: a helper's work, without the helper."""
 
-    def submit(self, order: Order, directory: Descriptor) -> tuple[Reply, int | None]:
-        return helper._perform(order, [directory.fd], touch)
+    def submit(
+        self, order: Order, directory: Descriptor, *, key: Hashable = None
+    ) -> tuple[Reply, int | None]:
+        done = helper._perform(order, [directory.fd], touch)
+        return done.reply, next(iter(done.descriptors), None)
 
-    async def result(self, done: tuple[Reply, int | None]) -> tuple[bytes, int]:
+    async def result(self, done: tuple[Reply, int | None]) -> Result:
         reply, descriptor = done
         if descriptor is None:
             raise OSError(reply.errno, os.strerror(reply.errno))
-        return reply.content, descriptor
+        return Result(reply.content, (Descriptor(descriptor),))
 
 
 def check_beneath(tree: dict[bytes, Drawn], paths: list[bytes]) -> None:
@@ -165,8 +169,8 @@ async def _check_paths(place: bytes, root: Node, paths: list[bytes]) -> None:
 
 def _gate(place: bytes, mode: GateMode) -> PathGate:
     config = Config(root=os.fsdecode(place), gate=mode, revalidate=math.inf)
-    pool, nursery = cast(HelperPool, PromptHelper()), cast(trio.Nursery, None)
-    return PathGate(config, Stats(), pool, nursery, place, opening.open_root_waiting(place))
+    pool = cast(HelperPool, PromptHelper())
+    return PathGate(config, Stats(), pool, place, opening.open_root_waiting(place))
 
 
 def _check_waiting(root: int, path: bytes, expected: Found, plain: Found) -> None:
@@ -176,7 +180,7 @@ def _check_waiting(root: int, path: bytes, expected: Found, plain: Found) -> Non
     is_simple = set(path.split(b"/")) <= set(_NAMES)
     with mock.patch.object(kernel, "has_openat2", _has_no_openat2):
         for found in (
-            _found(lambda: _closed(opening.open_waiting(root, path))),
+            _found(lambda: _closed(*owned(opening.open_waiting(root, path)))),
             _found(lambda: opening.identify_waiting(root, path, True)),
         ):
             is_refused = isinstance(found, int) and (isinstance(plain, int) or not is_simple)
@@ -190,7 +194,7 @@ def _has_no_openat2(_flags: int) -> bool:
 async def _check_opened(gate: PathGate, path: bytes, expected: Found) -> None:
     found: Found
     try:
-        found = _closed(await gate.open(path))
+        found = _closed(*await gate.open(path))
     except OSError as error:
         found = error.errno or -1
     assert found == expected, f"{path!r} is opened"
@@ -198,7 +202,7 @@ async def _check_opened(gate: PathGate, path: bytes, expected: Found) -> None:
 
 def _check_at_once(gate: PathGate, path: bytes, expected: Found, plain: Found) -> None:
     """The caches may not know; else they say the same."""
-    found = _found(lambda: _closed(gate.open_at_once(path)))
+    found = _found(lambda: _closed(*gate.open_at_once(path)))
     assert found in (expected, errno.EAGAIN), f"{path!r}, at once"
     found = _found(lambda: gate.identify_at_once(path))
     assert found in (expected, errno.EAGAIN), f"{path!r}, identified at once"
@@ -215,8 +219,8 @@ def _found(call: Callable[[], tuple[int, int]]) -> Found:
         return error.errno or -1
 
 
-def _closed(opened: Opened) -> tuple[int, int]:
-    os.close(opened.descriptor)
+def _closed(opened: Opened, descriptor: Descriptor) -> tuple[int, int]:
+    descriptor.release()
     return opened.status.device, opened.status.inode
 
 

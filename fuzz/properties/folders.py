@@ -13,7 +13,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain, product
@@ -34,6 +34,7 @@ from trio_amped.config import Config
 from trio_amped.disk import kernel, names, opening
 from trio_amped.disk.descriptors import Closer, Descriptor
 from trio_amped.disk.folders import Folders
+from trio_amped.disk.jobs import Result
 from trio_amped.disk.messages import Order, Reply, unpack_names
 from trio_amped.disk.paths import PathGate, WouldWait
 from trio_amped.disk.pool import HelperPool
@@ -80,7 +81,7 @@ class Scene:
         self._helper = Helper(self.change, meanwhile)
         pool = cast(HelperPool, self._helper)
         found = opening.open_root_waiting(root)
-        self.paths = PathGate(config, Stats(), pool, nursery, root, found)
+        self.paths = PathGate(config, Stats(), pool, root, found)
         self.closer = Closer()
         self.folders = Folders(
             self.paths, pool, self.closer, nursery, max_age=_AGE, unused_after=math.inf, most=most
@@ -214,7 +215,12 @@ class Helper(PromptHelper):
                 self._change(self._steps.pop())
 
     def submit(
-        self, order: Order, directory: Descriptor, *, is_ahead: bool = False
+        self,
+        order: Order,
+        directory: Descriptor,
+        *,
+        key: Hashable = None,
+        is_ahead: bool = False,
     ) -> tuple[Reply, int | None]:
         self._when, steps = next(self.to_come, (0, []))
         self._steps = steps[::-1]
@@ -229,7 +235,7 @@ class Helper(PromptHelper):
         with mock.patch.object(kernel, "getdents64", interrupted):
             return super().submit(order, directory)
 
-    async def result(self, done: tuple[Reply, int | None]) -> tuple[bytes, int]:
+    async def result(self, done: tuple[Reply, int | None]) -> Result:
         self._when = 0
         self._pass()
         await trio.lowlevel.checkpoint()

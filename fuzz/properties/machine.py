@@ -33,12 +33,19 @@ from tests.simulated import DAY, NANO, NOW
 from trio_amped.config import Config
 from trio_amped.disk import carriers, helper, kernel, local, opening, paths
 from trio_amped.disk.loading import touch
-from trio_amped.disk.messages import FREE, Operation, Order
+from trio_amped.disk.messages import FREE, Order
 from trio_amped.disk.pages import Gate, PageGate
 from trio_amped.stats import Stats
 
-_SIZES: Final = {b"index.html": 13, b"a.txt": 10, b"hot.bin": 70_000, b"cold.bin": 200_000}
 _COLD: Final = b"cold.bin"
+_COLD_TOO: Final = [b"cold-%d.bin" % number for number in range(6)]  # of which nobody loads a page
+_SIZES: Final = {
+    b"index.html": 13,
+    b"a.txt": 10,
+    b"hot.bin": 70_000,
+    _COLD: 200_000,
+    **dict.fromkeys(_COLD_TOO, 10),
+}
 _FORMS: Final = {
     path: Form(content(path, size), (NOW - DAY) * NANO) for path, size in _SIZES.items()
 }
@@ -57,11 +64,11 @@ def _expected(wire: bytes) -> list[reference.Expected]:
 
 
 class Kernel:
-    """What it says of its caches: all is there but the cold file, until a helper has touched it."""
+    """What it says of its caches: all is there but the cold files that no helper has touched."""
 
     def __init__(self, root: bytes) -> None:
         self._cold = os.stat(root + b"/" + _COLD).st_ino
-        self._is_known = False  # its name
+        self._unknown = {_COLD, *_COLD_TOO}  # names
         self._loaded: set[int] = set()  # its pages
 
     @contextlib.contextmanager
@@ -82,7 +89,7 @@ class Kernel:
 
     def _unless_cold(self, look: Callable[..., Any]) -> Callable[..., Any]:
         def cached(directory: int, path: bytes, _volume: object, *more: bool) -> object:
-            if path == _COLD and not self._is_known:
+            if path in self._unknown:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             return look(directory, path, *more)
 
@@ -96,13 +103,15 @@ class Kernel:
             at = end = at - at % kernel.PAGE + kernel.PAGE
         return max(0, min(end, offset + length) - offset)
 
-    def touch(self, order: Order) -> None:
-        """What a helper's work leaves in memory."""
-        if order.operation is Operation.OPEN and order.path == _COLD:
-            self._is_known = True
-        if order.operation is Operation.LOAD:
-            first, end = order.offset // kernel.PAGE, order.offset + order.length
-            self._loaded.update(range(first, -(-end // kernel.PAGE)))
+    def learn(self, order: Order) -> None:
+        """Which names a helper's work leaves in memory."""
+        self._unknown.difference_update(order.paths)
+
+    def load(self, descriptor: int, offset: int, length: int) -> None:
+        """A helper's work, which leaves these pages in memory."""
+        touch(descriptor, offset, length)
+        if os.fstat(descriptor).st_ino == self._cold:
+            self._loaded.update(range(offset // kernel.PAGE, -(-(offset + length) // kernel.PAGE)))
 
 
 class _Told:
@@ -141,14 +150,14 @@ class Helpers:
                 try:
                     if not message:
                         return
-                    order = Order.unpack(message)
+                    number, order = Order.unpack(message)
                     await self._wait()
-                    reply, descriptor = helper._perform(order, received, touch)
+                    done = helper._perform(order, received, self._memory.load)
                 finally:
-                    for number in received:
-                        os.close(number)
-                self._memory.touch(order)
-                helper._answer(channel, reply._replace(number=order.number), descriptor)
+                    for each in received:
+                        os.close(each)
+                self._memory.learn(order)
+                helper._answer(channel, number, done)
 
     async def _wait(self) -> None:
         seconds = self._seconds[self._orders % len(self._seconds)]
@@ -246,10 +255,10 @@ def check_stuck(hot: list[bytes], cold: int, helpers: int, schedule: int) -> Non
 
 
 async def _stuck(machine: Machine, cold: int) -> None:
-    wire = _get(b"/" + _COLD)
-    script = Script(((0.0, wire),))
+    wires = [_get(b"/" + path) for path in _COLD_TOO[:cold]]
+    wires.append(wires[0])  # who asks for the same needs no helper
     async with machine.serving() as (host, stats), trio.open_nursery() as nursery:
-        waiting = [Client(host.connect(), script) for _ in range(cold)]
+        waiting = [Client(host.connect(), Script(((0.0, wire),))) for wire in wires]
         for client in waiting:
             nursery.start_soon(client.run)
         await trio.sleep(1)
@@ -257,7 +266,7 @@ async def _stuck(machine: Machine, cold: int) -> None:
         received = await host.ask(machine.wire)
         assert trio.current_time() == 1
         check_answers(received, _expected(machine.wire))
-    for client in waiting:
+    for client, wire in zip(waiting, wires, strict=True):
         (answer,) = read(bytes(client.received), _expected(wire))
         assert answer.status == 503
         assert 1 < client.ended_at <= machine.config.disk_timeout

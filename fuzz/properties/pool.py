@@ -1,6 +1,5 @@
 """The pool of helpers, which here do whatever a script says, also what no helper would do."""
 
-import array
 import contextlib
 import errno
 import os
@@ -17,6 +16,7 @@ from fuzz.tally import note
 from fuzz.target import Target
 from fuzz.world.runs import SCHEDULES, run
 from trio_amped.disk.descriptors import Closer, Descriptor
+from trio_amped.disk.jobs import Result
 from trio_amped.disk.messages import (
     ANCILLARY_SIZE,
     FREE,
@@ -25,17 +25,22 @@ from trio_amped.disk.messages import (
     Order,
     Reply,
     descriptors_in,
+    rights,
 )
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
 
 # What a helper does about one order. Any helper may do these:
-SOUND: Final = ("answers", "fails", "dies", "answers and dies", "answers late", "has no room")
+SOUND: Final = (
+    *("answers", "fails", "dies", "answers and dies", "answers late", "has no room"),
+    "closes slowly",
+)
 # These would be a bug of ours, or memory that has gone bad:
 MAD: Final = (
     *("says less", "says junk", "answers another", "answers twice", "says free first"),
-    *("hands two over", "hands over unasked", "never says free", "hangs"),
+    *("hands two over", "hands over unasked", "never ends", "hangs"),
 )
+_GOING_ON: Final = ("closes slowly", "never ends")
 _LATE: Final = 1.0  # seconds
 _TIMEOUT: Final = 60.0  # seconds: more than all deaths and delays of a script
 _START_LIMIT: Final = 10.0  # seconds: helpers that start put off a deadline by no more
@@ -103,56 +108,56 @@ class Helpers:
             os.close(file)
         if not message:
             raise BrokenPipeError
-        order = Order.unpack(message)
+        number, order = Order.unpack(message)
         deed = self.deeds.pop() if self.deeds else "answers"
         self.met[deed, order.offset] += 1
         note("helper", deed)
-        return await self._do(deed, order, channel)
+        return await self._do(deed, number, order, channel)
 
-    async def _do(self, deed: str, order: Order, channel: trio.socket.SocketType) -> bool:
+    async def _do(
+        self, deed: str, number: int, order: Order, channel: trio.socket.SocketType
+    ) -> bool:
         if deed == "dies":
             return False
         if deed == "hangs":
             await trio.sleep_forever()
         if deed == "fails":
-            await channel.send(Reply(errno.EIO, number=order.number).pack())
+            await channel.send(Reply(errno.EIO).pack(number))
             return True
         if deed == "answers late":
             await trio.sleep(_LATE)
-        for message in self._before(deed, order):
+        for message in self._before(deed, number, order):
             await channel.send(message)
+        goes_on = deed in _GOING_ON and order.operation.hands_over
         with _files(_count(deed, order), order.path) as files:
-            rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, _packed(files)
-            await channel.sendmsg([_honest(order).pack()], [rights] if files else [])
-        if order.operation.hands_over and deed != "never says free":
-            await channel.send(FREE)
+            beside = rights(*files) if files else ()
+            reply = _honest(order)._replace(is_first=goes_on)
+            await channel.sendmsg([reply.pack(number)], beside)
+        if goes_on and deed != "never ends":
+            await channel.send(Reply(0).pack(number))
         return deed != "answers and dies"
 
-    def _before(self, deed: str, order: Order) -> list[bytes]:
+    def _before(self, deed: str, number: int, order: Order) -> list[bytes]:
         """What a mad one says before its answer."""
-        honest = _honest(order)
+        honest = _honest(order).pack(number)
         said = {
-            "says less": honest.pack()[: 1 + len(self._junk) % 11],
+            "says less": honest[: 1 + len(self._junk) % 12],
             "says junk": self._junk or b"\0",
-            "answers another": Reply(0, b"about another", order.number - 1).pack(),
-            "answers twice": honest.pack(),
+            "answers another": Reply(0, b"about another").pack(number - 1),
+            "answers twice": honest,
             "says free first": FREE,
         }
         return [said[deed]] if deed in said else []
 
 
 def _honest(order: Order) -> Reply:
-    return Reply(0, b"about %d" % order.offset, order.number)
+    return Reply(0, b"about %d" % order.offset)
 
 
 def _count(deed: str, order: Order) -> int:
     """How many descriptors come with an answer."""
     counts = {"hands two over": 2, "hands over unasked": 1, "has no room": 0}
     return counts.get(deed, int(order.operation.hands_over))
-
-
-def _packed(files: list[int]) -> bytes:
-    return array.array("i", files).tobytes()
 
 
 @contextlib.contextmanager
@@ -210,34 +215,34 @@ class Clients:
         finally:
             directory.release()
         try:
-            content, received = await self._pool.result(job)
+            result = await self._pool.result(job)
         except OSError as error:
             number = error.errno or -1
         else:
             number = 0
-            self._check_answer(wish, content, received)
+            self._check_answer(wish, result)
         assert number in (0, *self._possible_errors(wish)), f"{os.strerror(number)} for {wish}"
         return number
 
     def _possible_errors(self, wish: Wish) -> Iterator[int]:
         met, count = self._helpers.met, self._helpers.count
-        if count("hangs") or count("never says free"):
+        if count("hangs") or count("never ends"):
             yield errno.ETIMEDOUT
         # One that has answered and died may have taken an order more, which it never read.
         deaths = met["dies", wish.number] + count("answers and dies") + sum(map(count, MAD))
         if met["fails", wish.number] or deaths >= 3:
             yield errno.EIO
 
-    def _check_answer(self, wish: Wish, content: bytes, received: int) -> None:
-        if received < 0:
+    def _check_answer(self, wish: Wish, result: Result) -> None:
+        if result.descriptors:
+            said = os.pread(result.descriptor.fd, 100, 0)
+            result.descriptor.release()
+        else:
             said = wish.order.path
             met = self._helpers.met
             has_none = met["has no room", wish.number] or met["answers twice", wish.number]
             assert has_none or not wish.operation.hands_over, f"no descriptor came for {wish}"
-        else:
-            said = os.pread(received, 100, 0)
-            os.close(received)
-        assert (content, said) == (_honest(wish.order).content, wish.order.path), wish
+        assert (result.content, said) == (_honest(wish.order).content, wish.order.path), wish
 
 
 def check_pool(
@@ -276,7 +281,7 @@ async def _ask(size: int, queue: int, wishes: list[Wish], helpers: Helpers) -> N
 async def _check_goes_on(clients: Clients, helpers: Helpers, size: int) -> None:
     """When all is said that was mad, the next job is done, by whoever does not hang."""
     helpers.deeds.clear()
-    if helpers.count("hangs") + helpers.count("never says free") < size:
+    if helpers.count("hangs") + helpers.count("never ends") < size:
         last = Wish(Operation.READ, 99, 0, _PATIENT)
         # What was said too much may have been taken for the end of those who said it.
         assert 0 in (await clients.grant(last), await clients.grant(last))

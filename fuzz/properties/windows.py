@@ -11,10 +11,10 @@ from fuzz.tally import note
 from fuzz.target import Target
 from fuzz.world.runs import SCHEDULES, run
 from tests.simulated import REGULAR
-from trio_amped.disk.descriptors import Closer, Descriptor
-from trio_amped.disk.jobs import Job
+from trio_amped.disk.descriptors import Descriptor
+from trio_amped.disk.jobs import Job, Result
 from trio_amped.disk.local import LocalDisk
-from trio_amped.disk.messages import Order, Reply
+from trio_amped.disk.messages import Order
 from trio_amped.disk.opening import Status
 from trio_amped.disk.pages import WINDOW, Gate, OpenFile
 from trio_amped.disk.pool import HelperPool
@@ -67,9 +67,8 @@ class Helpers:
 
     def submit(self, order: Order, descriptor: Descriptor, *, key: Hashable, is_ahead: bool) -> Job:
         if key in self._shared:
-            self._shared[key].owners += 1
-            return self._shared[key]
-        job = self._shared[key] = Job(order, None, key, cast(Closer, None))
+            return self._shared[key].hold()
+        job = self._shared[key] = Job(order, None, key)
         self._nursery.start_soon(self._do, job, *self._deeds[self._begun % len(self._deeds)])
         self._begun += 1
         return job
@@ -82,11 +81,12 @@ class Helpers:
             self.has_failed = True
         else:
             self._memory.load(job.span.start, job.span.stop)
-        job.finish(Reply(errno.EIO if fails else 0))
+        job.finish(errno.EIO if fails else 0, Result(b""))
 
-    async def result(self, job: Job) -> tuple[bytes, int]:
+    async def result(self, job: Job) -> Result:
         try:
-            return await job.wait()
+            await job.wait()
+            return job.take()
         finally:
             job.drop()
 

@@ -20,9 +20,11 @@ from trio_amped.disk.loading import Load, Reader, touch
 from trio_amped.disk.messages import (
     FREE,
     MAX_MESSAGE,
+    MAX_PATHS,
     Operation,
     Order,
     Reply,
+    Wish,
     pack_version,
     unpack_read,
 )
@@ -33,9 +35,14 @@ _INT64: Final = st.integers(-(2**63), 2**63 - 1)
 _UINT64: Final = st.integers(0, 2**64 - 1)
 _UINT32: Final = st.integers(0, 2**32 - 1)
 _ORDERS: Final = st.builds(
-    Order, st.sampled_from(Operation), st.binary(max_size=40), _INT64, _INT64, _UINT64
+    Order,
+    st.sampled_from(Operation),
+    st.binary(max_size=40),
+    _INT64,
+    _INT64,
+    st.integers(0, 255),
 )
-_REPLIES: Final = st.builds(Reply, st.integers(0, 4095), st.binary(max_size=40), _UINT64)
+_REPLIES: Final = st.builds(Reply, st.integers(0, 4095), st.binary(max_size=40), st.booleans())
 _STATUSES: Final = st.builds(
     Status, _UINT32, _UINT32, _UINT64, _UINT64, _INT64, _INT64, _INT64, _INT64
 )
@@ -44,14 +51,14 @@ _FACTS: Final = st.builds(
 )
 
 
-def check_messages(order: Order, reply: Reply, facts: Opened, junk: bytes) -> None:
+def check_messages(order: Order, reply: Reply, number: int, facts: Opened, junk: bytes) -> None:
     """What is packed is unpacked as the same, and no two messages mean the same."""
-    assert Order.unpack(order.pack()) == order
-    assert Reply.unpack(reply.pack()) == reply
+    assert Order.unpack(order.pack(number)) == (number, order)
+    assert Reply.unpack(reply.pack(number)) == (number, reply)
     assert unpack_facts(facts.descriptor, pack_facts(facts)) == facts
     read = pack_version(facts.status.size, facts.status.mtime_ns) + junk
     assert unpack_read(read) == (facts.status.size, facts.status.mtime_ns, junk)
-    for kind, sent in ((Order, order.pack()), (Reply, reply.pack())):
+    for kind, sent in ((Order, order.pack(number)), (Reply, reply.pack(number))):
         for message in (junk, sent[: len(junk)], sent + junk):
             _check_read_or_refused(kind, message)
     for nothing in (FREE, b""):
@@ -60,7 +67,8 @@ def check_messages(order: Order, reply: Reply, facts: Opened, junk: bytes) -> No
 
 def _check_read_or_refused(kind: type[Order] | type[Reply], message: bytes) -> None:
     if _is_read(kind, message):
-        assert kind.unpack(message).pack() == message
+        number, again = kind.unpack(message)
+        assert again.pack(number) == message
 
 
 def _is_read(kind: type[Order] | type[Reply], message: bytes) -> bool:
@@ -75,9 +83,10 @@ def _is_read(kind: type[Order] | type[Reply], message: bytes) -> bool:
 
 _CONTENT: Final = b"content"
 _FOLDER: Final = Path(__file__).parent
-_ABOUT_NAMES: Final = (Operation.OPEN, Operation.LIST)
+_ABOUT_NAMES: Final = (Operation.OPEN, Operation.LIST, Operation.FETCH)
 # Paths that are the same everywhere. No NUL in that of a root: the command line has none.
 _PATHS: Final = st.sampled_from([b"", b".", b"..", b"/", b"/nothing here", b"x" * 5000])
+_FILES: Final = (b"wire.py", b"pool.py")  # in _FOLDER
 _VIEWS: Final = st.sampled_from(["html", "json"]).map(lambda kind: View(kind).pack() + b"\0")
 _NUMBERS: Final = st.integers(0, 100) | st.integers(0, 2**63 - 1)
 _PARTS: Final = st.tuples(_NUMBERS, _NUMBERS)  # offset and length
@@ -94,6 +103,17 @@ _SOUND: Final = st.one_of(
     ),
     st.builds(_order, st.sampled_from([Operation.LOAD, Operation.READ]), st.just(b""), _PARTS),
     st.builds(_order, st.just(Operation.LIST), st.builds(bytes.__add__, _VIEWS, _PATHS), _PARTS),
+    st.builds(
+        Order.fetch,
+        _PATHS | st.sampled_from(_FILES),
+        st.builds(
+            Wish,
+            st.lists(st.sampled_from([*_FILES, b"nothing here"]), max_size=7).map(tuple),
+            st.integers(0, 7),
+            _INT64,
+            _NUMBERS,
+        ),
+    ),
 )
 Sent = tuple[Order | bytes, int]  # an order or anything else, and how many descriptors beside it
 
@@ -123,7 +143,7 @@ def _check_helper(sent: list[Sent], load: Load) -> None:
 
 
 def _send(channel: socket.socket, message: Order | bytes, count: int, number: int) -> None:
-    data = message._replace(number=number).pack() if isinstance(message, Order) else message
+    data = message.pack(number) if isinstance(message, Order) else message
     with _beside(message, count) as files:
         socket.send_fds(channel, [data], files)
 
@@ -145,25 +165,36 @@ def _beside(message: Order | bytes, count: int) -> Iterator[list[int]]:
             os.close(file)
 
 
+def _handed_over(order: Order) -> int:
+    """How many descriptors come back, if all goes well."""
+    if order.operation is not Operation.FETCH:
+        return int(order.operation.hands_over)
+    path, *beside = order.paths
+    if path not in _FILES:
+        return int(path in (b"", b"."))
+    return 1 + sum(each in _FILES for each in beside)
+
+
 def _check_replies(channel: socket.socket, orders: list[Sent], *, ends_well: bool) -> None:
-    """One for each order, in their order, and FREE where a descriptor came with it."""
+    """One for each order, in their order, and a second one where the first says so."""
     assert channel.recv(MAX_MESSAGE) == FREE
     for number, (order, count) in enumerate(orders):
         assert isinstance(order, Order)
-        message, received, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
+        message, received, _, _ = socket.recv_fds(channel, MAX_MESSAGE, MAX_PATHS)
         for file in received:
             os.close(file)
-        reply = Reply.unpack(message)
+        said, reply = Reply.unpack(message)
         note("helper", order.operation.name, errno.errorcode.get(reply.errno, "done"))
-        assert reply.number == number
-        assert len(received) == (order.operation.hands_over and reply.errno == 0)
+        assert said == number
+        assert len(received) == (0 if reply.errno else _handed_over(order))
         if order.operation.needs_descriptor and not count:
             assert reply.errno == errno.EMFILE
         elif order.operation is Operation.READ and reply.errno == 0:
             end = order.offset + order.length
             assert unpack_read(reply.content)[2] == _CONTENT[order.offset : end]
-        if received:
-            assert channel.recv(MAX_MESSAGE) == FREE
+        if reply.is_first:
+            assert received
+            assert channel.recv(MAX_MESSAGE) == Reply(0).pack(number)
     if ends_well:
         assert channel.recv(1) == b"", "it says more than it was asked"
 
@@ -172,7 +203,13 @@ TARGETS: Final = (
     Target(
         "messages",
         check_messages,
-        {"order": _ORDERS, "reply": _REPLIES, "facts": _FACTS, "junk": st.binary(max_size=24)},
+        {
+            "order": _ORDERS,
+            "reply": _REPLIES,
+            "number": _UINT64,
+            "facts": _FACTS,
+            "junk": st.binary(max_size=24),
+        },
     ),
     Target(
         "helper",

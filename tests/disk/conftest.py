@@ -20,6 +20,7 @@ from tests.rig import (
     public_directory,
     tmpfs,
 )
+from trio_amped.disk import pages
 
 
 class BrokenDisk(NamedTuple):
@@ -102,8 +103,11 @@ def _nothing_stays_open(place: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _undisturbed(as_long_as_it_takes: None, nobody_renames: None) -> None:
+def _undisturbed(
+    as_long_as_it_takes: None, nobody_renames: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing here depends on how busy the machine is, nor on who else renames files."""
+    monkeypatch.setattr(pages, "QUICK", 0)  # so no window grows
 
 
 @contextmanager

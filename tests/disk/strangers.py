@@ -8,9 +8,11 @@ from unittest import mock
 import trio
 
 from tests.disk.support import MIB, opened, opened_at, serving
-from trio_amped.disk import kernel, names
+from trio_amped.disk import kernel, names, pages
 from trio_amped.disk.pages import PageGate
 from trio_amped.stats import Stats
+
+mock.patch.object(pages, "QUICK", 0).start()  # as in tests/disk/conftest.py
 
 
 def names_errno(path: str) -> int:

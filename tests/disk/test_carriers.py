@@ -42,9 +42,10 @@ def carrier(kind: str, helpers: int = 1) -> carriers.Carrier:
 
 async def ask(channel: trio.socket.SocketType, order: Order) -> Reply:
     """Of a helper that is new."""
-    await channel.send(order.pack())
+    await channel.send(order.pack(1))
     assert await channel.recv(MAX_MESSAGE) == FREE
-    return Reply.unpack(await channel.recv(MAX_MESSAGE))
+    _, reply = Reply.unpack(await channel.recv(MAX_MESSAGE))
+    return reply
 
 
 NOTHING = Order(Operation.LOAD)  # without a descriptor, which is answered by EMFILE
@@ -272,7 +273,7 @@ async def test_a_stuck_helper_does_not_hold_up_the_end(broken: BrokenDisk, kind:
             broken.disk.hang("read")
             fds = opened.fileno().to_bytes(4, sys.byteorder)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-            await ours.sendmsg([Order(Operation.LOAD, length=MIB).pack()], rights)
+            await ours.sendmsg([Order(Operation.LOAD, length=MIB).pack(1)], rights)
             await in_thread(broken.disk.wait_hanging)
             nursery.cancel_scope.cancel()
         assert broken.disk.hanging() > 0, "the carrier has ended before the disk let go"

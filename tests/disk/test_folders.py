@@ -39,7 +39,7 @@ from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.messages import Operation, Order, Reply, pack_names
 from trio_amped.disk.open_files import OpenFiles
 from trio_amped.disk.opening import open_root_waiting
-from trio_amped.disk.paths import PathGate
+from trio_amped.disk.paths import PathGate, owned
 
 pytestmark = needs("root", "loop", "xfs", "btrfs")
 
@@ -472,7 +472,7 @@ async def test_another_root(aged: None, place: Path, mock_clock: MockClock) -> N
         await desk.read(b"nothing")
         assert desk.lacks(b"nothing") is True
         desk.folders._not_before[b"a"] = trio.current_time() + 1e6
-        desk.disk._paths._change_root(open_root_waiting(os.fsencode(place / "new")))
+        desk.disk._paths._change_root(*owned(open_root_waiting(os.fsencode(place / "new"))))
         assert desk.lacks(b"nothing") is None
         assert desk.known() == []
         await desk.read(b"a/nothing")

@@ -32,6 +32,9 @@ from trio_amped.disk.messages import (
 pytestmark = needs("root", "loop", "fuse")
 
 
+NUMBER = 2**64 - 1
+
+
 class Peer:
     """The event loop's end of a helper's socket, in the hands of a test."""
 
@@ -41,14 +44,16 @@ class Peer:
         assert channel.recv(MAX_MESSAGE) == FREE
 
     def send(self, order: Order, *descriptors: int) -> None:
-        socket.send_fds(self.channel, [order.pack()], descriptors)
+        socket.send_fds(self.channel, [order.pack(NUMBER)], descriptors)
 
     def receive(self) -> tuple[Reply, list[int]]:
-        """A reply, and what comes after one with a descriptor."""
+        """A reply, and the second one where more than one comes."""
         message, received, _, _ = socket.recv_fds(self.channel, MAX_MESSAGE, 4)
-        if received:
-            assert self.channel.recv(MAX_MESSAGE) == FREE
-        return Reply.unpack(message), received
+        number, reply = Reply.unpack(message)
+        assert number == NUMBER
+        if reply.is_first:
+            assert self.channel.recv(MAX_MESSAGE) == Reply(0).pack(NUMBER)
+        return reply, received
 
     def ask(self, order: Order, *descriptors: int) -> Reply:
         """For orders that no descriptor comes back from."""
@@ -360,15 +365,15 @@ def test_a_descriptor_that_nobody_waits_for(root: Path, file: Path) -> None:
         before = descriptors(root)
         opened = os.open(file, os.O_RDONLY)
         ours.close()
-        helper._answer(theirs, Reply(0), opened)
-        helper._answer(theirs, Reply(0), None)
+        helper._answer(theirs, NUMBER, helper.Done(Reply(0), [opened]))
+        helper._answer(theirs, NUMBER, helper.Done(Reply(0)))
         assert descriptors(root) == before
 
 
 def test_an_answer_that_nobody_reads() -> None:
     """The kernel says ECONNRESET, and not the end, to a peer whose answer was not read."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.send(Reply(0).pack())
+    theirs.send(Reply(0).pack(NUMBER))
     ours.close()
     helper.serve(theirs, touch)
 

@@ -126,7 +126,7 @@ async def test_every_cancellation_on_fuse(fuse_root: Path, kind: str) -> None:
                 while offset < file.status.size:
                     offset += len(await disk.read(file, offset, file.status.size))
 
-        assert await cancelled_at_every_checkpoint(request) == 3  # open, and two reads
+        assert await cancelled_at_every_checkpoint(request) == 4  # the root, open, and two reads
         await before.is_as_before()
         await eventually_async(lambda: stats.helpers_busy == 0)
         assert stats.files_open == 0

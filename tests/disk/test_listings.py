@@ -26,7 +26,7 @@ from tests.disk.test_leaks import cancelled_at_every_checkpoint
 from tests.disk.test_pool import Hand, Hands, a_pool
 from trio_amped.disk import listings
 from trio_amped.disk.descriptors import Descriptor
-from trio_amped.disk.jobs import Job
+from trio_amped.disk.jobs import Job, Result
 from trio_amped.disk.listings import Listings, Rendered
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.messages import Operation, Order, Reply
@@ -441,8 +441,8 @@ async def test_it_comes_back_as_all_ends(place: Path, monkeypatch: pytest.Monkey
         async with a_desk(place) as desk:
             result = desk.hands.pool.result
 
-            async def too_late(job: Job) -> tuple[bytes, int]:
-                await job.done.wait()
+            async def too_late(job: Job) -> Result:
+                await job.wait()
                 desk.listings.close()
                 return await result(job)
 

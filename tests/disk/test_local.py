@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -37,11 +38,12 @@ from tests.disk.support import (
 )
 from tests.rig import GUARD, REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
 from trio_amped.config import Config, Site
-from trio_amped.disk import kernel, local, opening
+from trio_amped.disk import kernel, local, opening, pages
 from trio_amped.disk.interface import Disk
+from trio_amped.disk.jobs import Job
 from trio_amped.disk.kernel import PAGE
 from trio_amped.disk.local import LocalDisk, open_disk, open_disks
-from trio_amped.disk.pages import WINDOW, FileChanged, Gate, OpenFile
+from trio_amped.disk.pages import LARGEST_WINDOW, WINDOW, FileChanged, Gate, OpenFile
 from trio_amped.stats import Stats
 
 pytestmark = needs("root", "loop", "fuse")
@@ -398,56 +400,94 @@ async def test_reading_past_the_end_of_a_fuse_file(fuse_root: Path) -> None:
 # ---------------------------------------------------------------- the root
 
 
-async def eventually_serves(disk: LocalDisk, content: bytes) -> None:
-    """Nobody waits for the root to be looked at: a helper does that while the old one is served."""
-    with trio.fail_after(GUARD):
-        while True:
-            async with opened(disk, b"file") as file:
-                if os.pread(file.fd, 10, 0) == content:
-                    return
-            await trio.lowlevel.checkpoint()
+async def served(disk: LocalDisk) -> bytes:
+    async with opened(disk, b"file") as file:
+        return os.pread(file.fd, 10, 0)
 
 
-async def test_a_root_that_is_switched_is_seen(
-    root: Path, stats: Stats, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Atomic deploys: the root is a symbolic link that is renamed over."""
-    caplog.set_level(logging.INFO)
+def two_roots(root: Path) -> Path:
+    """A link to the first of two folders."""
     for name in ("one", "two"):
         (root / name).mkdir()
         (root / name / "file").write_text(name)
     (root / "current").symlink_to("one")
-    async with serving(root / "current", stats, helpers=kind, revalidate=0) as disk:
+    return root / "current"
+
+
+def switch(link: Path) -> None:
+    """Atomic deploys: the root is a symbolic link that is renamed over."""
+    (link.parent / "next").symlink_to("two")
+    (link.parent / "next").rename(link)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_root_that_is_switched_is_seen_at_once(
+    root: Path, stats: Stats, kind: str, is_known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the caches, or else by a helper, for whom all wait."""
+    caplog.set_level(logging.INFO)
+    link = two_roots(root)
+    async with serving(link, stats, helpers=kind, revalidate=0) as disk:
         async with opened(disk, b"file") as old:
             assert os.pread(old.fd, 10, 0) == b"one"
-            (root / "next").symlink_to("two")
-            (root / "next").rename(root / "current")
-            await eventually_serves(disk, b"two")
+            switch(link)
+            (link / "file").stat()  # the access time of a new link is written at its first use
+            if not is_known:
+                forget_names()
+            jobs = stats.jobs
+            found = []
+
+            async def look() -> None:
+                found.append(await served(disk))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(look)
+            assert found == [b"two"] * 10
+            assert stats.jobs - jobs == (0 if is_known else 2), "the root, and the file"
             assert os.pread(old.fd, 10, 0) == b"one"
-        assert "is another directory now" in caplog.text
-        async with opened(disk, b"file") as new:
-            assert os.pread(new.fd, 10, 0) == b"two"
+        assert caplog.text.count("is another directory now") == 1
     await eventually_async(lambda: descriptors(root) == [])
 
 
+async def test_a_root_that_is_on_another_file_system_now(
+    root: Path, fuse_root: Path, stats: Stats
+) -> None:
+    """The event loop asks it nothing: to ask may be to wait."""
+    link = two_roots(root)
+    (fuse_root / "file").write_text("far")
+    async with serving(link, stats, revalidate=0) as disk:
+        assert await served(disk) == b"one"
+        (root / "next").symlink_to(fuse_root)
+        (root / "next").rename(link)
+        async with opened(disk, b"file") as file:
+            assert await disk.read(file, 0, 3) == b"far"
+        assert stats.jobs == 3
+
+
+async def test_while_the_root_cannot_be_told_nobody_is_served(
+    root: Path, stats: Stats, autojump_clock: MockClock
+) -> None:
+    """Neither the old one nor the new one: it was switched long ago, perhaps."""
+    link = two_roots(root)
+    async with serving(link, stats, revalidate=5) as disk:
+        assert await served(disk) == b"one"
+        with mock.patch.object(disk._pool, "submit", side_effect=BlockingIOError(11, "full")):
+            assert await served(disk) == b"one", "which is known for five seconds"
+            autojump_clock.jump(5)
+            forget_names()
+            with pytest.raises(BlockingIOError):
+                await disk.open(b"file")
+
+
 async def test_the_root_is_looked_at_again_in_time(root: Path, mock_clock: MockClock) -> None:
-    for name in ("one", "two"):
-        (root / name).mkdir()
-        (root / name / "file").write_text(name)
-    (root / "current").symlink_to("one")
-    async with serving(root / "current", revalidate=5) as disk:
-
-        async def served() -> bytes:
-            async with opened(disk, b"file") as file:
-                return os.pread(file.fd, 10, 0)
-
-        (root / "current").unlink()
-        (root / "current").symlink_to("two")
-        (root / "two" / "file").read_text()  # its name is in the caches
+    link = two_roots(root)
+    async with serving(link, revalidate=5) as disk:
+        switch(link)
         mock_clock.jump(4.9)
-        assert await served() == b"one"
+        assert await served(disk) == b"one"
         mock_clock.jump(0.2)
-        await eventually_serves(disk, b"two")
+        assert await served(disk) == b"two"
 
 
 async def test_nothing_is_done_for_a_root_that_stays(root: Path, stats: Stats) -> None:
@@ -482,13 +522,12 @@ async def test_a_root_that_vanishes_is_served_as_it_was(
     async with serving(root / "current", revalidate=0, gate=gate) as disk:
         (root / "current").unlink()
         for _ in range(2):
-            async with opened(disk, b"file") as file:
-                assert os.pread(file.fd, 10, 0) == b"one"
-        await eventually_async(lambda: "serving what it was" in caplog.text)
+            assert await served(disk) == b"one"
+            assert "serving what it was" in caplog.text
         (root / "two").mkdir()
         (root / "two" / "file").write_text("two")
         (root / "current").symlink_to("two")
-        await eventually_serves(disk, b"two")
+        assert await served(disk) == b"two"
 
 
 async def test_what_cannot_be_a_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,6 +555,59 @@ async def test_a_relative_root_is_where_it_was(root: Path, monkeypatch: pytest.M
         monkeypatch.chdir("/")
         async with opened(disk, b"file"):
             pass
+
+
+# ---------------------------------------------------------------- windows
+
+
+async def windows(disk: LocalDisk, name: bytes, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The parts in which a file that is not in memory is loaded, in units of WINDOW."""
+    lengths = []
+    submit = disk._submit_load
+
+    def noting(file: OpenFile, offset: int, stop: int, *, is_ahead: bool = False) -> Job:
+        lengths.append((stop - offset) // WINDOW)
+        return submit(file, offset, stop, is_ahead=is_ahead)
+
+    monkeypatch.setattr(disk, "_submit_load", noting)
+    async with opened(disk, name) as file:
+        await whole(disk, file)
+    return lengths
+
+
+@pytest.mark.parametrize(
+    ("quick", "slow", "lengths"),
+    [
+        (math.inf, math.inf, [1, 1, 2, 4, 8, 8, 8]),
+        (0, math.inf, [1] * 32),
+        (math.inf, -1, [1] * 32),
+    ],
+)
+async def test_windows_grow_with_what_the_disk_delivers(
+    quick: float,
+    slow: float,
+    lengths: list[int],
+    root: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "QUICK", quick)
+    monkeypatch.setattr(pages, "SLOW", slow)
+    a_file(root / "file", 32 * WINDOW)
+    async with serving(root, helpers=kind) as disk:
+        assert await windows(disk, b"file", monkeypatch) == lengths
+
+
+async def test_a_window_shrinks_when_the_disk_gets_slow(
+    root: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other files wait for the same disk."""
+    a_file(root / "file", 32 * WINDOW)
+    async with serving(root, helpers=kind) as disk, opened(disk, b"file") as file:
+        file.window = LARGEST_WINDOW
+        monkeypatch.setattr(pages, "SLOW", -1)
+        assert await disk.ready(file, 0, 32 * WINDOW) == LARGEST_WINDOW
+        assert file.window == LARGEST_WINDOW // 2
 
 
 # ---------------------------------------------------------------- the page gate
@@ -765,7 +857,7 @@ async def test_the_next_window_is_asked_for_ahead_of_need(
         assert file.ahead
         assert (file.ahead.order.offset, file.ahead.order.length) == (WINDOW, WINDOW)
         ahead = file.ahead
-        await ahead.done.wait()
+        await ahead.wait()
         assert await disk.ready(file, WINDOW, 4 * WINDOW) == WINDOW
         assert stats.jobs == 3, "the one for the window after it"
         assert file.ahead is not ahead
@@ -777,7 +869,7 @@ async def test_a_window_that_came_ahead_of_need_is_resident(root: Path, stats: S
     async with serving(root, stats) as disk, opened(disk, b"file") as file:
         await disk.ready(file, 0, 4 * WINDOW)
         assert file.ahead
-        await file.ahead.done.wait()
+        await file.ahead.wait()
         await disk.ready(file, WINDOW, 4 * WINDOW)
         assert (stats.resident, stats.misses) == (1, 1)
 
@@ -790,7 +882,7 @@ async def test_a_window_that_came_ahead_too_long_ago_is_asked_about_again(
     async with serving(root, stats) as disk, opened(disk, b"file") as file:
         await disk.ready(file, 0, 4 * WINDOW)
         assert file.ahead
-        await file.ahead.done.wait()
+        await file.ahead.wait()
         mock_clock.jump(1)
         evict(root / "file")
         jobs = stats.jobs
@@ -840,9 +932,9 @@ async def test_what_is_asked_for_ahead_is_dropped_by_close(
             assert job.owners == 0
             assert file.ahead is None
             broken.disk.release()
-        await job.done.wait()
+        await job.wait()
         with pytest.raises(OSError, match="canceled"):
-            await job.wait()
+            job.take()
         disk.close(other)
     assert stats.helpers_busy == 0
 
@@ -898,18 +990,25 @@ async def test_a_full_queue_only_means_nothing_ahead(broken: BrokenDisk, stats: 
             disk.close(file)
 
 
-async def test_a_queue_without_room_ahead(root: Path, stats: Stats) -> None:
-    """max_queue 1: nothing is asked for ahead, and the stream goes on."""
-    content = a_file(root / "file")
+async def test_a_queue_without_room_ahead(broken: BrokenDisk, stats: Stats) -> None:
+    """max_queue 1: while helpers are busy nothing is asked for ahead, and the stream goes on."""
+    a_file(broken.root / "other")
+    a_file(broken.root / "file", 2 * WINDOW)
     async with (
-        serving(root, stats, max_helpers=1, max_queue=1) as disk,
+        serving(broken.root, stats, max_helpers=1, max_queue=1) as disk,
+        opened(disk, b"other") as other,
         opened(disk, b"file") as file,
     ):
-        data = b""
-        while len(data) < len(content):
-            data += await disk.read(file, len(data), len(content))
+        file.is_cold = True
+        load_only(file, WINDOW)
+        broken.disk.hang("read")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disk.ready, other, 0, WINDOW)
+            await in_thread(broken.disk.wait_hanging)
+            assert await disk.ready(file, 0, 2 * WINDOW) == WINDOW
             assert file.ahead is None
-        assert data == content
+            broken.disk.release()
+        assert await disk.ready(file, WINDOW, 2 * WINDOW) == WINDOW
 
 
 async def test_ready_promises_no_more_than_was_loaded(root: Path) -> None:

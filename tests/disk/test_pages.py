@@ -20,8 +20,9 @@ from trio_amped.config import GateMode
 from trio_amped.disk import kernel, pages
 from trio_amped.disk.descriptors import Descriptor
 from trio_amped.disk.kernel import PAGE
+from trio_amped.disk.loading import widened
 from trio_amped.disk.opening import Opened, Status, Volume
-from trio_amped.disk.pages import WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
+from trio_amped.disk.pages import WINDOW, FileChanged, Gate, OpenFile, PageGate
 
 pytestmark = needs("root", "loop")
 

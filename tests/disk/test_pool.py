@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.disk.support import children, descriptors, eventually_async, serving
 from tests.rig import needs
 from trio_amped.disk.descriptors import Closer, Descriptor
-from trio_amped.disk.jobs import Job
+from trio_amped.disk.jobs import Job, Result, Sequel
 from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
@@ -39,7 +39,7 @@ class Hand:
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.received: list[int] = []
-        self._hands_over, self._number = False, 0
+        self._number = 0
         self._death = trio.Event()
         self.last_deed: Callable[[], object] = lambda: None  # in the step in which it ends
 
@@ -66,16 +66,18 @@ class Hand:
             return None
         for _, _, data in ancillary:
             self.received += array.array("i", data)
-        order = Order.unpack(message)
-        self._hands_over, self._number = order.operation.hands_over, order.number
-        return order._replace(number=0)
+        self._number, order = Order.unpack(message)
+        return order
 
-    def answer(self, reply: Reply = DONE, *descriptors: int, is_free: bool = True) -> None:
-        """Answer; `is_free`: and then close its own copy of what it has handed over."""
+    def answer(self, reply: Reply = DONE, *descriptors: int) -> None:
+        """Answer the order that was taken last."""
         self.forget()
-        socket.send_fds(self.channel, [reply._replace(number=self._number).pack()], descriptors)
-        if self._hands_over and reply.errno == 0 and is_free:
-            self.channel.send(FREE)
+        socket.send_fds(self.channel, [reply.pack(self._number)], descriptors)
+
+    def hand_over(self, path: Path, reply: Reply) -> None:
+        """Answer, with a descriptor of this file."""
+        with path.open("rb") as file:
+            self.answer(reply, file.fileno())
 
     def forget(self) -> None:
         while self.received:
@@ -123,6 +125,7 @@ async def a_pool(
     patience: float = 1e6,
     start_pause: float = 0,
     starts_at_once: bool = True,
+    has_own_privileges: bool = True,
 ) -> AsyncIterator[Hands]:
     closer = Closer()
     failure: BaseException | None = None
@@ -137,6 +140,7 @@ async def a_pool(
             queue=queue,
             timeout=patience,
             start_pause=start_pause,
+            has_own_privileges=has_own_privileges,
         )
         try:
             with trio.fail_after(10_000):  # it may be virtual time
@@ -157,6 +161,12 @@ async def a_pool(
 
 def load(number: int = 0) -> Order:
     return Order(Operation.LOAD, offset=number, length=1)
+
+
+async def taken(job: Job) -> Result:
+    """The result of a job, once it is there."""
+    await job.wait()
+    return job.take()
 
 
 @contextmanager
@@ -181,7 +191,7 @@ async def test_an_order_goes_out_with_its_descriptor_and_the_answer_comes_back(r
         assert os.readlink(f"/proc/self/fd/{received}") == str(root / "file")
         assert hands.stats.helpers_busy == 1
         helper.answer(Reply(0, b"content"))
-        assert await job.wait() == (b"content", -1)
+        assert await taken(job) == Result(b"content")
         job.drop()
         assert hands.stats.helpers_busy == 0
         assert descriptors(root) == [], "the job had a hold on it, and let go"
@@ -193,7 +203,7 @@ async def test_an_error_comes_back() -> None:
         helper, _ = await hands.the_order()
         helper.answer(Reply(errno.ENOSPC))
         with pytest.raises(OSError, match="No space left") as caught:
-            await job.wait()
+            await taken(job)
         assert caught.value.errno == errno.ENOSPC
         job.drop()
 
@@ -203,15 +213,15 @@ async def test_a_descriptor_comes_back(root: Path) -> None:
     async with a_pool() as hands:
         job = hands.pool.submit(Order(Operation.OPEN, b"file"))
         helper, _ = await hands.the_order()
-        sent = os.open(root / "file", os.O_RDONLY)
-        helper.answer(Reply(0, b"facts"), sent)
-        os.close(sent)
-        content, fd = await job.wait()
-        assert content == b"facts"
+        helper.hand_over(root / "file", Reply(0, b"facts"))
+        result = await taken(job)
+        job.drop()
+        fd = result.descriptor.fd
+        assert result.content == b"facts"
         assert os.readlink(f"/proc/self/fd/{fd}") == str(root / "file")
         assert not os.get_inheritable(fd)
-        job.drop()
-        os.close(fd)
+        result.descriptor.release()
+        await eventually_async(lambda: descriptors(root) == [])
 
 
 async def test_the_answer_is_an_io_event() -> None:
@@ -224,11 +234,10 @@ async def test_the_answer_is_an_io_event() -> None:
 
     async with a_pool(size=1) as hands:
         (helper,) = hands.helpers
-        before = trio.lowlevel.current_statistics().io_statistics
         job = hands.pool.submit(load())
         await hands.the_order()
-        during = trio.lowlevel.current_statistics().io_statistics
-        assert (before.tasks_waiting_read, during.tasks_waiting_read) == (1, 2)
+        statistics = trio.lowlevel.current_statistics().io_statistics
+        assert statistics.tasks_waiting_read == 2, "the one that trio has, and a helper's"
         trio.lowlevel.add_instrument(watcher := Watcher())
         helper.answer()
         await job.wait()
@@ -251,7 +260,7 @@ async def test_the_same_misses_are_one_job(root: Path) -> None:
         assert [first[1], second[1]] == [load(0), load(1)], "two orders for six"
         first[0].answer(Reply(0, b"one"))
         for job in jobs:
-            assert await job.wait() == (b"one", -1)
+            assert await taken(job) == Result(b"one")
             job.drop()
         second[0].answer()
         await other.wait()
@@ -265,7 +274,7 @@ async def test_what_is_done_is_done_anew_the_next_time() -> None:
             job = hands.pool.submit(load(), key="window")
             helper, _ = await hands.the_order()
             helper.answer(Reply(number))
-            await job.done.wait()
+            await job.wait()
             job.drop()
         assert (hands.stats.jobs, hands.stats.coalesced) == (3, 0)
 
@@ -293,9 +302,268 @@ async def test_a_job_that_was_given_up_can_be_joined() -> None:
         assert hands.pool.submit(load(1), key=1) is waiting
         for job in (busy, waiting):
             helper.answer()
-            assert await job.wait() == (b"", -1)
+            assert await taken(job) == Result(b"")
             job.drop()
             await hands.working()
+
+
+# ---------------------------------------------------------------- sent at once
+
+
+async def test_an_idle_helper_has_the_order_at_once() -> None:
+    """Before anything else runs: nobody has to be woken up for it."""
+    async with a_pool() as hands:
+        job = hands.pool.submit(load(5))
+        taken_by = [order for helper in hands.helpers if (order := helper.take())]
+        assert taken_by == [load(5)]
+        assert hands.stats.helpers_busy == 1
+        job.drop()
+
+
+async def test_helpers_take_turns() -> None:
+    """Who has just answered may still be closing what it has handed over."""
+    async with a_pool(size=2) as hands:
+        turns = []
+        for number in range(4):
+            job = hands.pool.submit(load(number))
+            helper, _ = await hands.the_order()
+            turns.append(hands.helpers.index(helper))
+            helper.answer()
+            await taken(job)
+            job.drop()
+        assert turns in ([0, 1, 0, 1], [1, 0, 1, 0])
+
+
+# ---------------------------------------------------------------- what follows an answer
+
+
+async def test_a_helper_that_closes_slowly_has_no_job(root: Path) -> None:
+    """On FUSE its close of what it has handed over can hang: its second reply says when."""
+    (root / "file").touch()
+    async with a_pool(size=1, queue=1) as hands:
+        first = hands.pool.submit(Order(Operation.OPEN, b"file"))
+        helper, _ = await hands.the_order()
+        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
+        result = await taken(first)
+        first.drop()
+        result.descriptor.release()
+        jobs = [hands.pool.submit(load(number)) for number in range(2)]  # one more than the queue
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(2))
+        assert await hands.working() == []
+        assert hands.stats.helpers_busy == 1
+        helper.answer(DONE)
+        assert await hands.the_order() == (helper, load(0))
+        for job in jobs:
+            job.drop()
+
+
+async def test_a_helper_that_dies_while_it_closes(autojump_clock: MockClock, root: Path) -> None:
+    (root / "file").touch()
+    async with a_pool(size=1) as hands:
+        job = hands.pool.submit(Order(Operation.OPEN, b"file"))
+        helper, _ = await hands.the_order()
+        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
+        (await taken(job)).descriptor.release()
+        job.drop()
+        helper.die()
+        await trio.sleep(1)
+        assert hands.stats.helpers_busy == 0
+        assert await hands.working() == [], "nothing is done twice"
+        assert (await answered(hands, load())).content == b""
+
+
+async def answered(hands: Hands, order: Order) -> Result:
+    """The result of an order that is answered by whoever has it."""
+    job = hands.pool.submit(order)
+    helper, _ = (await hands.working())[-1]
+    helper.answer()
+    return await hands.pool.result(job)
+
+
+LOADING = load(7)
+
+
+def then_load(result: Result) -> Sequel | None:
+    return Sequel(LOADING, result.descriptor, "window") if result.descriptors else None
+
+
+def opened_then_loaded(hands: Hands) -> Job:
+    return hands.pool.submit(Order(Operation.OPEN, b"file"), what_follows=then_load)
+
+
+async def test_the_rest_of_an_order_is_a_job_that_others_join(root: Path) -> None:
+    """Those who need no more than the answer go on before that."""
+    (root / "file").touch()
+    async with a_pool(size=1) as hands:
+        job = opened_then_loaded(hands)
+        helper, _ = await hands.the_order()
+        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
+        (await taken(job)).descriptor.release()
+        rest = hands.pool.submit(load(7), key="window")
+        assert rest is job.sequel
+        assert not rest.is_done
+        assert (hands.stats.jobs, hands.stats.coalesced) == (1, 1)
+        job.drop()
+        helper.answer(Reply(errno.EIO))
+        with pytest.raises(OSError, match="Input/output error"):
+            await taken(rest)
+        rest.drop()
+        await eventually_async(lambda: descriptors(root) == [])
+        assert hands.stats.helpers_busy == 0
+
+
+async def test_the_rest_of_an_order_that_nobody_joins(root: Path) -> None:
+    (root / "file").touch()
+    async with a_pool(size=1) as hands:
+        job = opened_then_loaded(hands)
+        helper, _ = await hands.the_order()
+        job.drop()
+        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
+        await wait_all_tasks_blocked()
+        assert len(descriptors(root)) == 1, "it is being loaded"
+        helper.answer()
+        await wait_all_tasks_blocked()
+        await eventually_async(lambda: descriptors(root) == [])
+        assert not hands.pool._shared
+
+
+async def test_the_rest_of_an_order_that_somebody_else_does(root: Path) -> None:
+    """Who comes later joins the one that was begun first."""
+    (root / "file").touch()
+    async with a_pool(size=2) as hands:
+        first = hands.pool.submit(load(7), key="window")
+        loader, _ = await hands.the_order()
+        job = opened_then_loaded(hands)
+        helper, _ = await hands.the_order()
+        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
+        (await taken(job)).descriptor.release()
+        job.drop()
+        assert hands.pool.submit(load(7), key="window") is first
+        helper.answer()
+        await wait_all_tasks_blocked()
+        assert not first.is_done
+        loader.answer()
+        for _ in range(2):
+            await taken(first)
+            first.drop()
+
+
+async def test_a_helper_that_dies_over_the_rest(autojump_clock: MockClock, root: Path) -> None:
+    """The answer stands; the rest is done by another one, if somebody waits for it."""
+    (root / "file").touch()
+    async with a_pool(size=1) as hands:
+        for is_wanted in (True, False):
+            job = opened_then_loaded(hands)
+            helper, _ = (await hands.working())[-1]
+            helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
+            (await taken(job)).descriptor.release()
+            job.drop()
+            rest = hands.pool.submit(LOADING, key="window") if is_wanted else None
+            helper.die()
+            await trio.sleep(1)
+            if rest:
+                assert [order for _, order in await hands.working()] == [LOADING]
+                hands.helpers[-1].answer()
+                await taken(rest)
+                rest.drop()
+        assert await hands.working() == []
+        await eventually_async(lambda: descriptors(root) == [])
+
+
+async def test_a_second_answer_hands_nothing_over(autojump_clock: MockClock, root: Path) -> None:
+    (root / "file").touch()
+    async with a_pool(size=1) as hands:
+        job = opened_then_loaded(hands)
+        helper, _ = await hands.the_order()
+        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
+        (await taken(job)).descriptor.release()
+        job.drop()
+        rest = hands.pool.submit(LOADING, key="window")
+        helper.hand_over(root / "file", DONE)
+        await trio.sleep(1)
+        other, order = await hands.the_order()
+        assert (other is helper, order) == (False, LOADING)
+        other.answer()
+        await taken(rest)
+        rest.drop()
+        await eventually_async(lambda: descriptors(root) == [])
+
+
+# ---------------------------------------------------------------- many who wait
+
+
+async def test_each_has_a_descriptor_of_its_own(root: Path) -> None:
+    """One descriptor, which is closed with the last one who has it."""
+    (root / "file").touch()
+    async with a_pool() as hands:
+        jobs = [hands.pool.submit(Order(Operation.OPEN, b"file"), key="file") for _ in range(3)]
+        helper, _ = await hands.the_order()
+        helper.hand_over(root / "file", Reply(0, b"facts"))
+        results = [await hands.pool.result(job) for job in jobs]
+        assert len({result.descriptor.fd for result in results}) == 1
+        for result in results:
+            assert len(descriptors(root)) == 1
+            result.descriptor.release()
+        await eventually_async(lambda: descriptors(root) == [])
+
+
+async def test_who_is_cancelled_cancels_nobody(root: Path) -> None:
+    (root / "file").touch()
+    async with a_pool() as hands:
+        scopes = [trio.CancelScope() for _ in range(3)]
+        results: list[Result] = []
+
+        async def wait(scope: trio.CancelScope) -> None:
+            job = hands.pool.submit(Order(Operation.OPEN, b"file"), key="file")
+            with scope:
+                results.append(await hands.pool.result(job))
+
+        async with trio.open_nursery() as nursery:
+            for scope in scopes:
+                nursery.start_soon(wait, scope)
+            helper, _ = await hands.the_order()
+            scopes[0].cancel()
+            await wait_all_tasks_blocked()
+            helper.hand_over(root / "file", Reply(0, b"facts"))
+        assert [result.content for result in results] == [b"facts"] * 2
+        for result in results:
+            result.descriptor.release()
+        await eventually_async(lambda: descriptors(root) == [])
+
+
+async def test_each_has_its_own_deadline(autojump_clock: MockClock) -> None:
+    """And the answer in that moment is for those whose time is not over."""
+    async with a_pool(size=1, patience=10) as hands:
+        said: list[tuple[float, str]] = []
+
+        async def wait(delay: float) -> None:
+            await trio.sleep(delay)
+            job = hands.pool.submit(load(), key="window")
+            try:
+                await hands.pool.result(job)
+                said.append((round(trio.current_time() - start, 3), "done"))
+            except TimeoutError:
+                said.append((round(trio.current_time() - start, 3), "late"))
+
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for delay in (0, 0, 3, 6):
+                nursery.start_soon(wait, delay)
+            await trio.sleep(14)
+            helper, _ = await hands.the_order()
+            helper.answer()
+        assert said == [(10, "late"), (10, "late"), (13, "late"), (14, "done")]
+
+
+async def test_who_comes_after_the_end(root: Path) -> None:
+    async with a_pool() as hands:
+        hands.nursery.cancel_scope.cancel()
+        hands.pool.close()
+        with trio.CancelScope(shield=True):
+            job = hands.pool.submit(load())
+            with pytest.raises(OSError, match="canceled"):
+                await hands.pool.result(job)
 
 
 # ---------------------------------------------------------------- bounds
@@ -407,7 +675,7 @@ async def test_a_job_that_nobody_waits_for_is_not_begun(root: Path) -> None:
         first.drop()
         assert await hands.the_order() == (helper, load(2))
         assert descriptors(root) == []
-        assert dropped.done.is_set()
+        assert dropped.is_done
         again = hands.pool.submit(load(1), key=1)
         assert again is not dropped
         helper.answer()
@@ -430,12 +698,10 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(root: Path) -> None:
                 helper, _ = await hands.the_order()
                 scope.cancel()
         job.drop()
-        sent = os.open(root / "file", os.O_RDONLY)
-        helper.answer(Reply(0, b"facts"), sent)
-        os.close(sent)
+        helper.hand_over(root / "file", Reply(0, b"facts"))
         await wait_all_tasks_blocked()
         await hands.closer.finish()
-        assert job.done.is_set()
+        assert job.is_done
         assert descriptors(root) == []
 
 
@@ -444,18 +710,15 @@ async def test_cancelled_when_the_answer_is_there(root: Path) -> None:
     async with a_pool() as hands:
         job = hands.pool.submit(Order(Operation.OPEN, b"file"))
         helper, _ = await hands.the_order()
-        sent = os.open(root / "file", os.O_RDONLY)
-        helper.answer(Reply(0, b"facts"), sent)
-        os.close(sent)
-        await job.done.wait()
+        helper.hand_over(root / "file", Reply(0, b"facts"))
+        await job.wait()
         with trio.CancelScope() as scope:
             scope.cancel()
             await job.wait()
         assert scope.cancelled_caught
         assert len(descriptors(root)) == 1
         job.drop()
-        await hands.closer.finish()
-        assert descriptors(root) == []
+        await eventually_async(lambda: descriptors(root) == [])
 
 
 async def test_the_end_of_the_pool_ends_all_jobs(root: Path) -> None:
@@ -465,9 +728,9 @@ async def test_the_end_of_the_pool_ends_all_jobs(root: Path) -> None:
             await hands.the_order()
             jobs[0].drop()
         for job in jobs:
-            assert job.done.is_set()
+            assert job.is_done
             with pytest.raises(OSError, match="canceled"):
-                await job.wait()
+                await taken(job)
         assert len(descriptors(root)) == 1
     assert descriptors(root) == []
 
@@ -484,9 +747,7 @@ async def test_a_disk_that_does_not_answer(autojump_clock: MockClock, root: Path
         assert trio.current_time() - start == pytest.approx(30)
         assert hands.stats.helpers_busy == 1
         helper, _ = await hands.the_order()
-        sent = os.open(root / "file", os.O_RDONLY)
-        helper.answer(Reply(0, b"facts"), sent)
-        os.close(sent)
+        helper.hand_over(root / "file", Reply(0, b"facts"))
         await eventually_async(lambda: descriptors(root) == [])
         assert hands.stats.helpers_busy == 0
 
@@ -509,8 +770,8 @@ class Outcome:
 
     async def _wait(self) -> None:
         try:
-            content, _ = await self._pool.result(self._job)
-            self.said = content.decode()
+            result = await self._pool.result(self._job)
+            self.said = result.content.decode()
         except TimeoutError as error:
             self.said = str(error.strerror)
         self.seconds = trio.current_time() - self.begin
@@ -658,7 +919,7 @@ async def test_helpers_that_die_at_once_do_not_put_off_a_deadline(
         channel.close()
 
     async with a_pool(size=2, patience=30) as hands:
-        hands.pool._carry = carry
+        hands.pool._crew._carry = carry
         for helper in hands.helpers:
             helper.die()
         outcome = Outcome(hands, load())
@@ -684,7 +945,7 @@ async def test_a_helper_that_dies_is_replaced_and_its_job_run_again(
         assert len(hands.helpers) == 3
         assert (hands.stats.helpers, hands.stats.helpers_busy, hands.stats.jobs) == (1, 1, 1)
         helper.answer(Reply(0, b"at last"))
-        assert await job.wait() == (b"at last", -1)
+        assert await taken(job) == Result(b"at last")
         job.drop()
         assert descriptors(root) == []
         assert "another one takes its place" in caplog.text
@@ -712,11 +973,11 @@ async def test_a_job_that_has_killed_three_helpers_fails(
             job = hands.pool.submit(load(1), descriptor, key=1)
         for _ in range(3):
             helper, _ = await hands.the_order()
-            assert not job.done.is_set()
+            assert not job.is_done
             helper.die()
             await trio.sleep(1)
         with pytest.raises(OSError, match="Input/output error") as caught:
-            await job.wait()
+            await taken(job)
         assert caught.value.errno == errno.EIO
         job.drop()
         assert descriptors(root) == []
@@ -770,7 +1031,7 @@ async def test_an_order_that_was_not_sent_is_not_held_against_the_job(
         waiting = hands.pool.submit(load(1))
         for _ in range(5):
             # closed before the order is sent: the first answer frees it for the second job
-            if not job.done.is_set():
+            if not job.is_done:
                 helper.answer()
             helper.channel.shutdown(socket.SHUT_RD)
             await wait_all_tasks_blocked()
@@ -858,12 +1119,15 @@ async def test_no_descriptors_for_a_new_helper(
 
 
 async def test_no_place_for_a_descriptor_that_comes_back(root: Path) -> None:
-    """The kernel drops it; the answer has none, and the job says so by -1."""
+    """The kernel drops it; the answer has none."""
     async with a_pool() as hands:
         job = hands.pool.submit(Order(Operation.OPEN, b"file"))
         helper, _ = await hands.the_order()
         helper.answer(Reply(0, b"facts"))
-        assert await job.wait() == (b"facts", -1)
+        result = await taken(job)
+        assert result == Result(b"facts")
+        with pytest.raises(OSError, match="Too many open files"):
+            result.descriptor.release()
         job.drop()
 
 
@@ -872,9 +1136,10 @@ Nonsense = Callable[[Hand, int], object]
 NONSENSE: list[Nonsense] = [
     lambda helper, fd: socket.send_fds(helper.channel, [b"abc"], [fd]),
     lambda helper, fd: socket.send_fds(helper.channel, [FREE], [fd]),
-    lambda helper, fd: socket.send_fds(helper.channel, [Reply(0, b"x", 0).pack()], [fd]),
-    lambda helper, fd: socket.send_fds(helper.channel, [Reply(0, b"x", 99).pack()], []),
+    lambda helper, fd: socket.send_fds(helper.channel, [Reply(0, b"x").pack(0)], [fd]),
+    lambda helper, fd: socket.send_fds(helper.channel, [Reply(0, b"x").pack(99)], []),
     lambda helper, fd: helper.answer(Reply(errno.EIO), fd),
+    lambda helper, fd: helper.answer(Reply(errno.EIO, is_first=True)),
     lambda helper, fd: helper.answer(DONE, fd, fd),
 ]
 
@@ -884,6 +1149,7 @@ NONSENSE: list[Nonsense] = [
     [
         *product(NONSENSE, (Operation.LOAD, Operation.OPEN)),
         (lambda helper, fd: helper.answer(DONE, fd), Operation.LOAD),  # nothing was asked for
+        (lambda helper, fd: helper.answer(Reply(0, is_first=True)), Operation.LOAD),
     ],
 )
 async def test_a_helper_that_makes_no_sense_is_given_up(
@@ -901,7 +1167,7 @@ async def test_a_helper_that_makes_no_sense_is_given_up(
         assert other is not helper
         assert again == order
         other.answer(Reply(0, b"facts"))
-        assert await job.wait() == (b"facts", -1)
+        assert await taken(job) == Result(b"facts")
         job.drop()
     assert descriptors(root) == []
 
@@ -914,7 +1180,7 @@ async def test_a_second_answer_is_not_that_to_the_next_order(
         helper, _ = await hands.the_order()
         helper.answer(Reply(0, b"first"))
         helper.answer(Reply(0, b"first"))
-        assert await first.wait() == (b"first", -1)
+        assert await taken(first) == Result(b"first")
         first.drop()
         second = hands.pool.submit(load(2))
         await trio.sleep(1)
@@ -922,7 +1188,7 @@ async def test_a_second_answer_is_not_that_to_the_next_order(
         assert other is not helper
         assert order == load(2)
         other.answer(Reply(0, b"second"))
-        assert await second.wait() == (b"second", -1)
+        assert await taken(second) == Result(b"second")
         second.drop()
 
 
@@ -989,7 +1255,7 @@ def test_every_job_ends_and_nothing_is_left(
                 while working:
                     working.pop().answer()
                 await trio.sleep(10)
-            assert all(job.done.is_set() for job in jobs)
+            assert all(job.is_done for job in jobs)
             for job in jobs:
                 job.drop()
             assert not hands.pool._shared
@@ -1025,9 +1291,17 @@ async def test_a_program_that_drops_its_privileges_gets_new_helpers(
         del hands.helpers[:2]  # the sockets of the old ones have ended
         helper, _ = await hands.the_order()
         helper.answer()
-        await job.done.wait()
+        await job.wait()
         assert job.deaths == 0
         job.drop()
+
+
+async def test_threads_have_the_privileges_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All threads change theirs together (nptl(7)), so nothing is asked for each job."""
+    async with a_pool(has_own_privileges=False) as hands:
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        await answered(hands, load())
+        assert len(hands.helpers) == 2
 
 
 async def test_processes_are_started_one_after_the_other(autojump_clock: MockClock) -> None:
@@ -1054,12 +1328,12 @@ async def test_jobs_that_nobody_waits_for_make_room(autojump_clock: MockClock) -
         for job in unwanted:
             job.drop()
         wanted = hands.pool.submit(load(3))
-        assert all(job.done.is_set() for job in unwanted)
+        assert all(job.is_done for job in unwanted)
         helper.answer()
         helper, order = await hands.the_order()
         assert order == load(3)
         helper.answer()
-        await wanted.done.wait()
+        await wanted.wait()
         for job in (busy, wanted):
             job.drop()
 

@@ -1,7 +1,7 @@
 """A disk that hangs costs helpers, and never the event loop."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,6 +39,7 @@ pytestmark = needs("fuse")
 # without, what is in memory needs none.
 NO_LOOKUPS = ("--precompressed", "none", "--revalidate", "1000")
 SLOW = content(MIB)
+SLOW_FILES = 6
 HOT_SMALL, HOT_LARGE = content(KIB), content(2 * MIB)
 
 
@@ -46,6 +47,8 @@ HOT_SMALL, HOT_LARGE = content(KIB), content(2 * MIB)
 def disk(place: Path) -> Iterator[FuseDisk]:
     """A FUSE disk that is mounted below a root on a good one; `<mount>/slow` is on it."""
     put(place / "backing/slow", SLOW)
+    for number in range(SLOW_FILES):
+        put(place / f"backing/slow-{number}", SLOW)
     root = place / "root"
     put(root / "hot", HOT_SMALL)
     put(root / "large", HOT_LARGE)
@@ -81,6 +84,11 @@ def slow(disk: FuseDisk) -> str:
     return f"/{disk.path.name}/slow"
 
 
+def each_slow(disk: FuseDisk) -> list[str]:
+    """Paths that no two share a helper for."""
+    return [f"{slow(disk)}-{number}" for number in range(SLOW_FILES)]
+
+
 def assert_hot(server: ServerProcess) -> None:
     """What is in memory is answered, in all its forms."""
     with Client(server) as client:
@@ -100,8 +108,13 @@ def clients() -> Iterator[ExitStack]:
 
 def ask(clients: ExitStack, server: ServerProcess, path: str, count: int) -> list[Client]:
     """So many clients that have asked, and wait."""
-    asking = [clients.enter_context(Client(server)) for _ in range(count)]
-    for client in asking:
+    return ask_each(clients, server, [path] * count)
+
+
+def ask_each(clients: ExitStack, server: ServerProcess, paths: Sequence[str]) -> list[Client]:
+    """A client for each path, which has asked for that, and waits."""
+    asking = [clients.enter_context(Client(server)) for _ in paths]
+    for client, path in zip(asking, paths, strict=True):
         client.ask(path)
     return asking
 
@@ -217,11 +230,11 @@ def test_with_every_helper_hung_hot_requests_go_on_and_the_queue_is_bounded(
     bounds = ("--max-helpers", "2", "--max-queue", "3", "--helpers", helpers)
     with server_above(disk, *bounds, *NO_LOOKUPS) as server:
         disk.hang("open")
-        hung = ask(clients, server, slow(disk), 2)
+        hung = ask_each(clients, server, each_slow(disk)[:2])
         disk.wait_hanging(2)
         assert_hot(server)
         # Three may wait, so one of four is told to come back; which one is nobody's business.
-        waiting = ask(clients, server, slow(disk), 4)
+        waiting = ask_each(clients, server, each_slow(disk)[2:])
         refused = first_with_answer(waiting)
         waiting.remove(refused)
         reply = refused.answer()
@@ -261,7 +274,7 @@ def test_clients_that_leave_a_hung_disk(disk: FuseDisk, clients: ExitStack, help
     """Nothing is left dangling: neither descriptors nor helpers that wait for nobody."""
     with impatient_server_above(disk, "--max-helpers", "2", "--helpers", helpers) as server:
         disk.hang("open")
-        for client in ask(clients, server, slow(disk), 5):
+        for client in ask_each(clients, server, each_slow(disk)):
             assert client.answer().status == 503
             client.reset()
         disk.release()
@@ -326,7 +339,7 @@ def test_with_process_helpers_the_server_can_always_stop(
     options = ("--helpers", "process", "--drain-timeout", "0.1", "--max-helpers", "3")
     with server_above(disk, *options) as server:
         disk.hang("open")
-        ask(clients, server, slow(disk), 3)
+        ask_each(clients, server, each_slow(disk)[:3])
         disk.wait_hanging(3)
         with watched(helper_processes(server)) as have_ended:
             assert server.stop(signal.SIGTERM) == 0
@@ -339,7 +352,7 @@ def test_with_thread_helpers_the_server_stops_once_the_disk_answers(
 ) -> None:
     with server_above(disk, "--drain-timeout", "0.1") as server:
         disk.hang("open")
-        ask(clients, server, slow(disk), 2)
+        ask_each(clients, server, each_slow(disk)[:2])
         disk.wait_hanging(1)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for_log("stopped; ")  # the event loop has ended, whatever the threads do

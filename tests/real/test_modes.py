@@ -145,6 +145,11 @@ def test_gate_never_uses_no_helper(site: Path) -> None:
         assert count(server, "misses") == 0
 
 
+# For 5 MiB. One opens the file and loads 64 KiB; windows that end at 0.5, 1, 2, 4 and 5 MiB
+# follow, if the disk is quick: else they are smaller.
+FEWEST_JOBS = 6
+
+
 def test_gate_always_uses_a_helper_for_every_window(site: Path) -> None:
     load(site / BIG[1:])
     with running_server("--gate", "always", "--revalidate", "1000", root=site) as server:
@@ -155,8 +160,7 @@ def test_gate_always_uses_a_helper_for_every_window(site: Path) -> None:
         with Client(server) as client:
             assert client.get(BIG).body == content(5 * MIB)
         assert server.stop() == 0
-        # One to open it. There are more only if a window was asked for again, late.
-        assert count(server, "jobs for helpers") >= 5 * MIB // WINDOW + 1
+        assert count(server, "jobs for helpers") >= FEWEST_JOBS
         assert count(server, "misses") >= 1
 
 
@@ -335,7 +339,7 @@ def test_a_stranger_asks_helpers_once(place: Path) -> None:
         assert client.get(BIG).body == content(5 * MIB)
         assert server.stop() == 0
         windows = 5 * MIB // WINDOW
-        assert count(server, "jobs for helpers") >= windows
+        assert count(server, "jobs for helpers") >= FEWEST_JOBS
         assert count(server, "resident windows") >= 2 * windows
 
 

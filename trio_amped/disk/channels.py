@@ -1,8 +1,7 @@
 """One helper as the event loop sees it: a socket for orders and replies. Awaits, never blocks."""
 
-import array
 import contextlib
-import errno
+import enum
 import os
 import socket
 import struct
@@ -12,19 +11,22 @@ from typing import Final
 import trio
 
 from .jobs import Job
-from .messages import ANCILLARY_SIZE, FREE, MAX_MESSAGE, Order, Reply, descriptors_in
+from .messages import ANCILLARY_SIZE, FREE, MAX_MESSAGE, Reply, descriptors_in, rights
 
-_CLOSED: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+_CLOSED: Final = (BrokenPipeError, ConnectionResetError)
+
+
+class State(enum.Enum):
+    """What a helper does, as far as the event loop knows."""
+
+    IDLE = enum.auto()
+    WORKS = enum.auto()  # has an order, and is to answer
+    GOES_ON = enum.auto()  # has answered, and does the rest of the order
+    CLOSES = enum.auto()  # has answered, and closes its own copy of what it has handed over
 
 
 class HelperDied(Exception):
-    """The socket of a helper ended, or it says what makes no sense: it is given up then.
-
-    `has_order` if it may have begun the work.
-    """
-
-    def __init__(self, has_order: bool) -> None:
-        self.has_order = has_order
+    """The socket of a helper ended, or it says what makes no sense: it is given up then."""
 
 
 def _privileges() -> tuple[int, int, list[int]]:
@@ -32,62 +34,76 @@ def _privileges() -> tuple[int, int, list[int]]:
 
 
 class Channel:
-    """The event loop's end of the socket to one helper, which takes one order at a time."""
+    """The event loop's end of the socket to one helper, which takes one order at a time.
 
-    def __init__(self, sock: socket.socket, close_received: Callable[[int], None]) -> None:
-        self._close_received = close_received
-        self._privileges = _privileges()
-        self._socket = trio.socket.from_stdlib_socket(sock)
+    `has_own_privileges`: the helper is a process, which goes on with those that it was started with
+    when the program drops its own.
+    """
+
+    def __init__(
+        self, sock: socket.socket, close: Callable[[int], None], has_own_privileges: bool
+    ) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._close = close
+        self._privileges = _privileges() if has_own_privileges else None
         self._orders = 0
-        self.has_ended = False
-        self.idle_scope = trio.CancelScope()
+        self._is_given_up = False
+        self.state = State.IDLE
+        self.job: Job | None = None  # that the helper does
 
-    async def call(self, job: Job) -> tuple[Reply, int | None]:
-        """Raises HelperDied."""
-        if self._privileges != _privileges():
-            # The program has dropped its own since: a process would go on with the old ones.
-            raise HelperDied(has_order=False)
-        rights = []
-        if job.descriptor:
-            fds = array.array("i", [job.descriptor.fd])
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+    def send(self, job: Job) -> None:
+        """Give the helper an order. Raises HelperDied, OSError where the order cannot be sent."""
+        if self._privileges and self._privileges != _privileges():
+            raise HelperDied
         self._orders += 1
-        order = job.order._replace(number=self._orders)
+        beside = rights(job.descriptor.fd) if job.descriptor else ()
         try:
-            await self._socket.sendmsg([order.pack()], rights)
-        except OSError as error:
-            if error.errno in _CLOSED:
-                raise HelperDied(has_order=False) from None
-            return Reply(error.errno or errno.EIO), None
-        try:
-            message, ancillary, _, _ = await self._socket.recvmsg(
-                MAX_MESSAGE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
-            )
-        except OSError:
-            raise HelperDied(has_order=True) from None
-        return self._understand(order, message, descriptors_in(ancillary))
+            self._socket.sendmsg([job.order.pack(self._orders)], beside)
+        except _CLOSED:
+            raise HelperDied from None
 
-    def _understand(
-        self, order: Order, message: bytes, received: list[int]
-    ) -> tuple[Reply, int | None]:
-        """Whatever is no reply to this order must not be taken for one. Raises HelperDied."""
-        with contextlib.suppress(struct.error):  # b"", at the end of the socket, is none either
-            reply = Reply.unpack(message)
-            most = int(order.operation.hands_over and reply.errno == 0)
-            if reply.number == order.number and len(received) <= most:
-                return reply, received[0] if received else None
-        for number in received:
-            self._close_received(number)
-        raise HelperDied(has_order=True)
+    async def heard(self) -> tuple[bytes, list[int]]:
+        """Wait for a message, and what came with it. Raises HelperDied."""
+        while not self._is_given_up:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                message, ancillary, _, _ = self._socket.recvmsg(
+                    MAX_MESSAGE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError):
+                raise HelperDied from None
+            return message, descriptors_in(ancillary) if ancillary else []
+        raise HelperDied
+
+    def understand(self, message: bytes, received: list[int]) -> Reply:
+        """The reply to the last order. Raises HelperDied for whatever is none."""
+        with contextlib.suppress(struct.error, ValueError):  # b"" is the end of the socket
+            number, reply = Reply.unpack(message)
+            may_hand_over = self.state is State.WORKS and self.job and not reply.errno
+            most = self.job.order.most_descriptors if self.job and may_hand_over else 0
+            is_due = self.state is not State.IDLE and number == self._orders
+            if is_due and len(received) <= most and (most or not reply.is_first):
+                return reply
+        raise HelperDied
 
     async def is_free(self) -> None:
-        """Wait until it says so: at its start, and after what it has handed over. Or HelperDied."""
-        try:
-            message = await self._socket.recv(len(FREE) + 1)
-        except OSError:
-            message = b""
+        """Wait until the helper says that it has started. Raises HelperDied."""
+        message, received = await self.heard()
+        self.close_all(received)
         if message != FREE:
-            raise HelperDied(has_order=False)
+            raise HelperDied
+
+    def close_all(self, received: list[int]) -> None:
+        for number in received:
+            self._close(number)
+
+    def give_up(self) -> None:
+        """Have `heard` raise HelperDied."""
+        self._is_given_up = True
+        trio.lowlevel.notify_closing(self._socket)
 
     def close(self) -> None:
         self._socket.close()

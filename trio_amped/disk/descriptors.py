@@ -27,6 +27,10 @@ class Descriptor:
         self._close = close
         self._users = 1
 
+    def close_by(self, close: Callable[[int], None]) -> None:
+        """Close it in another way than was said at first, once more is known of it."""
+        self._close = close
+
     def hold(self) -> Self:
         self._users += 1
         return self

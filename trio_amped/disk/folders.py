@@ -213,10 +213,8 @@ class Folders:
     ) -> None:
         pause = 0.0
         try:
-            content, memory = await self._pool.result(job)
-            if memory < 0:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            ctime_ns, folders, others = await self._unpack(content, memory)
+            result = await self._pool.result(job)
+            ctime_ns, folders, others = await self._unpack(result.content, result.descriptor)
             if root is self._root:
                 device, inode, _ = _stamp(descriptor.fd)
                 stamp = device, inode, ctime_ns
@@ -230,15 +228,17 @@ class Folders:
             self._not_before[folder] = now + max(pause, _TIMES_ITS_COST * (now - begun))
             self._reading.pop(folder).set()
 
-    async def _unpack(self, content: bytes, memory: int) -> tuple[int, set[bytes], set[bytes]]:
+    async def _unpack(
+        self, content: bytes, memory: Descriptor
+    ) -> tuple[int, set[bytes], set[bytes]]:
         """The ctime of a folder, the names of all that may lead on, and the others."""
         try:
             ctime_ns, middle, end = unpack_names(content)
-            folders = await _names(memory, 0, middle)
+            folders = await _names(memory.fd, 0, middle)
             folders |= _SPECIAL
-            return ctime_ns, folders, await _names(memory, middle, end)
+            return ctime_ns, folders, await _names(memory.fd, middle, end)
         finally:
-            self._closer.close_in_thread(memory)  # to free so much memory takes its time
+            memory.release()  # in a thread: to free so much memory takes its time
 
     async def filled(self, path: bytes) -> None:
         """Wait while the names in the folder of a path, or above, are being read. A checkpoint."""

@@ -7,13 +7,16 @@ through a page fault, and a page of a truncated file is SIGBUS.
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from . import names, opening
-from .loading import Load, touch
+from .loading import Load, touch, widened
 from .messages import (
     ANCILLARY_SIZE,
     FREE,
@@ -22,16 +25,17 @@ from .messages import (
     Operation,
     Order,
     Reply,
+    Rights,
     descriptors_in,
     pack_version,
+    rights,
 )
 
 
 def serve(channel: socket.socket, load: Load) -> None:
     """Answer the orders that arrive on `channel` until it ends; closes it."""
     with channel:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            channel.send(FREE)
+        _say(channel, FREE)
         while True:
             try:
                 message, received = receive(channel)
@@ -40,12 +44,12 @@ def serve(channel: socket.socket, load: Load) -> None:
             if not message:
                 return
             try:
-                order = Order.unpack(message)
-                reply, descriptor = _perform(order, received, load)
+                number, order = Order.unpack(message)
+                done = _perform(order, received, load)
             finally:
-                for number in received:
-                    close(number)
-            _answer(channel, reply._replace(number=order.number), descriptor)
+                for each in received:
+                    close(each)
+            _answer(channel, number, done)
 
 
 def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
@@ -54,17 +58,33 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
     return message, descriptors_in(ancillary)
 
 
-def _answer(channel: socket.socket, reply: Reply, descriptor: int | None) -> None:
+class Done(NamedTuple):
+    """What came of an order: the reply, descriptors to hand over, and the rest of the work."""
+
+    reply: Reply
+    descriptors: Sequence[int] = ()
+    rest: Callable[[], None] | None = None
+
+
+def _answer(channel: socket.socket, number: int, done: Done) -> None:
+    last = Reply(0)
+    try:
+        _say(channel, done.reply.pack(number), rights(*done.descriptors))
+        if done.rest:
+            done.rest()
+    except OSError as error:
+        last = Reply(error.errno or errno.EIO)
+    finally:
+        for each in done.descriptors:
+            close(each)
+    if done.reply.is_first:
+        _say(channel, last.pack(number))
+
+
+def _say(channel: socket.socket, message: bytes, beside: Rights = ()) -> None:
     # A BrokenPipe: the event loop is gone, and so is the one who asked.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        if descriptor is None:
-            channel.send(reply.pack())
-        else:
-            try:
-                socket.send_fds(channel, [reply.pack()], [descriptor])
-            finally:
-                close(descriptor)
-            channel.send(FREE)
+        channel.sendmsg([message], beside)
 
 
 def close(descriptor: int) -> None:
@@ -73,9 +93,9 @@ def close(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _perform(order: Order, received: list[int], load: Load) -> tuple[Reply, int | None]:
+def _perform(order: Order, received: list[int], load: Load) -> Done:
     if order.operation.needs_descriptor and not received:
-        return Reply(errno.EMFILE), None  # the kernel had no place left for the descriptor
+        return Done(Reply(errno.EMFILE))  # the kernel had no place left for the descriptor
     try:
         match order.operation:
             case Operation.ROOT:
@@ -84,18 +104,20 @@ def _perform(order: Order, received: list[int], load: Load) -> tuple[Reply, int 
                 return _described(opening.open_file_waiting(order.path))
             case Operation.OPEN:
                 return _described(opening.open_waiting(received[0], order.path))
+            case Operation.FETCH:
+                return _fetched(received[0], order, load)
             case Operation.LOAD:
                 load(received[0], order.offset, order.length)
-                return Reply(0), None
+                return Done(Reply(0))
             case Operation.READ:
-                return Reply(0, _read(received[0], order)), None
+                return Done(Reply(0, _read(received[0], order)))
             case Operation.LIST:
                 return _listed(received[0], order)
             case Operation.NAMES:
                 memory, facts = names.read(received[0], order.length)
-                return Reply(0, facts), memory
+                return Done(Reply(0, facts), [memory])
     except OSError as error:
-        return Reply(error.errno or errno.EIO), None
+        return Done(Reply(error.errno or errno.EIO))
 
 
 def _read(descriptor: int, order: Order) -> bytes:
@@ -105,11 +127,60 @@ def _read(descriptor: int, order: Order) -> bytes:
     return pack_version(found.st_size, found.st_mtime_ns) + data
 
 
-def _described(opened: opening.Opened) -> tuple[Reply, int]:
-    return Reply(0, opening.pack_facts(opened)), opened.descriptor
+def _described(opened: opening.Opened) -> Done:
+    # Where to close our own copy can wait, we are not free before that is done.
+    reply = Reply(0, opening.pack_facts(opened), is_first=opened.volume.is_remote)
+    return Done(reply, [opened.descriptor])
 
 
-def _listed(root: int, order: Order) -> tuple[Reply, int]:
+def _fetched(root: int, order: Order, load: Load) -> Done:
+    """Open first and load later: a page that hangs or fails stops only those who need it."""
+    found = list(_open_each(root, order.paths))
+    files = [each for each in found if isinstance(each, opening.Opened)]
+    part = _first_part(found, order)
+    is_first = part is not None or any(each.volume.is_remote for each in files)
+    reply = Reply(0, opening.pack_fetched(found, part), is_first)
+    descriptors = [each.descriptor for each in files]
+    if part is None:
+        return Done(reply, descriptors)
+    file = found[part.number]
+    assert isinstance(file, opening.Opened)
+    rest = functools.partial(load, file.descriptor, part.offset, part.length)
+    return Done(reply, descriptors, rest)
+
+
+def _open_each(root: int, paths: list[bytes]) -> Iterator[opening.Opened | OSError]:
+    """Open a path and, if that is a file, the others."""
+    for path in paths:
+        try:
+            opened = opening.open_waiting(root, path)
+        except OSError as error:
+            yield error
+            is_file = False
+        else:
+            yield opened
+            is_file = opened.status.is_regular
+        if path is paths[0] and not is_file:
+            return
+
+
+def _first_part(found: list[opening.Opened | OSError], order: Order) -> opening.Part | None:
+    """The part that is to be loaded, in whole blocks; None: there is none."""
+    for number in (*range(1, order.choices + 1), 0):
+        file = found[number] if number < len(found) else None
+        if isinstance(file, opening.Opened) and file.status.is_regular:
+            break
+    else:
+        return None
+    size = file.status.size
+    offset = order.offset if order.offset >= 0 else max(0, size + order.offset)
+    if file.volume.is_remote or not order.length or offset >= size:
+        return None
+    start, end = widened(offset, min(offset + order.length, size), size)
+    return opening.Part(number, start, end - start)
+
+
+def _listed(root: int, order: Order) -> Done:
     # Imported by the helpers that need it alone: the others start sooner without.
     from ..semantics.listing import View
     from .directories import render
@@ -119,7 +190,7 @@ def _listed(root: int, order: Order) -> tuple[Reply, int]:
     opened = opening.Opened(
         descriptor, opening.Status.of(descriptor), opening.volume_of(descriptor), noatime=True
     )
-    return Reply(0, opening.pack_facts(opened) + digest), descriptor
+    return Done(Reply(0, opening.pack_facts(opened) + digest), [descriptor])
 
 
 def main() -> None:

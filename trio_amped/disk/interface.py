@@ -3,6 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from ..semantics.listing import View
+from .messages import Wish
 from .pages import FRESH, FileChanged, OpenFile
 from .paths import Stamp, WouldWait
 
@@ -14,6 +15,7 @@ __all__ = [
     "OpenFile",
     "PromptDisk",
     "Stamp",
+    "Wish",
     "WouldWait",
 ]
 
@@ -30,6 +32,12 @@ class Disk(Protocol):
 
     async def open(self, path: bytes) -> OpenFile:
         """Open a path relative to the root. Raises OSError. The caller calls `close`."""
+
+    async def fetch(self, path: bytes, wish: Wish) -> dict[bytes, OpenFile | OSError]:
+        """Open a path, and those beside it that are wished for: what each leads to.
+
+        A part of one of them may be on its way into memory then. Raises OSError.
+        """
 
     async def list(self, path: bytes, view: View) -> Listing:
         """Render the directory at a path. Raises OSError. The caller calls `close`."""

@@ -1,14 +1,15 @@
-"""One order to a helper and, later, its reply, for all who need the same. Awaits the reply."""
+"""One order to a helper and, later, its result, for all who need the same. Awaits the result."""
 
 import contextlib
 import errno
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
 
 import trio
 
-from .descriptors import Closer, Descriptor
-from .messages import Order, Reply
+from .descriptors import Descriptor
+from .messages import Order
 
 
 class StartClock:
@@ -38,34 +39,94 @@ class StartClock:
             self._under_way -= 1
 
 
-class Job:
-    """One order to a helper and, later, its reply; shared by all that need the same one.
+class Result(NamedTuple):
+    """What a helper has brought: the content of its reply, and the descriptors beside it.
 
-    Everyone who got it from `HelperPool.submit` calls `drop` once. A job that nobody waits for
-    any more is not begun; it holds a descriptor of its own, so nothing is left dangling.
+    There may be fewer than the reply speaks of: the kernel drops those that we have no place for.
     """
 
+    content: bytes
+    descriptors: tuple[Descriptor, ...] = ()
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The only one. Raises OSError (EMFILE) where it was dropped."""
+        if not self.descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self.descriptors[0]
+
+
+class Sequel(NamedTuple):
+    """What a helper does once it has answered an order: the rest of that order, as one of its own.
+
+    `key`: by which others join it.
+    """
+
+    order: Order
+    descriptor: Descriptor
+    key: Hashable
+
+
+class Job:
+    """One order to a helper and, later, its result; shared by all that need the same one.
+
+    Everyone who got it from `HelperPool.submit` calls `drop` once. Who is cancelled while waiting
+    cancels nobody else. A job that nobody waits for any more is not begun; it holds a descriptor of
+    its own, so nothing is left dangling, and what it brings too late is closed.
+    """
+
+    __slots__ = (
+        "_excused",
+        "_queued_at",
+        "_result",
+        "_starts",
+        "_tasks",
+        "begun_at",
+        "deaths",
+        "descriptor",
+        "errno",
+        "finished_at",
+        "is_done",
+        "key",
+        "order",
+        "owners",
+        "sequel",
+        "what_follows",
+    )
+
     def __init__(
-        self, order: Order, descriptor: Descriptor | None, key: Hashable, closer: Closer
+        self,
+        order: Order,
+        descriptor: Descriptor | None,
+        key: Hashable,
+        what_follows: Callable[[Result], Sequel | None] | None = None,
     ) -> None:
         self.order = order
         self.descriptor = descriptor.hold() if descriptor else None
         self.key = key
+        self.what_follows = what_follows
+        self.sequel: Job | None = None
         self.owners = 1
         self.deaths = 0
-        self.done = trio.Event()
+        self.is_done = False
+        self.begun_at = trio.current_time()
         self.finished_at = 0.0
-        self._closer = closer
+        self.errno = 0
+        self._result = Result(b"")
+        self._tasks: dict[trio.lowlevel.Task, None] = {}
         self._starts: StartClock | None = None  # while the job waits for a helper
         self._queued_at = 0.0  # by that clock
         self._excused = 0.0
-        self._reply = Reply(errno.EIO)
-        self._received: int | None = None
 
     @property
     def span(self) -> range:
         """The part of the file that it is about."""
         return range(self.order.offset, self.order.offset + self.order.length)
+
+    @property
+    def seconds(self) -> float:
+        """How long the helper took, once it is done."""
+        return self.finished_at - self.begun_at
 
     def enter_queue(self, starts: StartClock) -> None:
         """Note that no helper has the job; `starts` is the clock of the pool."""
@@ -73,7 +134,9 @@ class Job:
 
     def leave_queue(self) -> None:
         """Note that a helper has the job."""
-        self._starts, self._excused = None, self.excused
+        self.begun_at = trio.current_time()
+        if self._starts:
+            self._starts, self._excused = None, self.excused
 
     @property
     def excused(self) -> float:
@@ -81,32 +144,62 @@ class Job:
         waiting = self._starts.seconds - self._queued_at if self._starts else 0.0
         return self._excused + waiting
 
-    async def wait(self) -> tuple[bytes, int]:
-        """The content and the descriptor (-1: none) of the reply. A checkpoint.
-
-        Raises OSError, with the errno that the helper met.
-        """
-        await self.done.wait()
-        if self._reply.errno:
-            raise OSError(self._reply.errno, os.strerror(self._reply.errno))
-        received, self._received = self._received, None
-        return self._reply.content, -1 if received is None else received
+    def hold(self) -> "Job":
+        """One more owner, who calls `drop` as well."""
+        self.owners += 1
+        return self
 
     def drop(self) -> None:
+        """One owner less; what nobody has taken goes with the last one."""
         self.owners -= 1
-        if self.owners == 0 and self._received is not None:
-            self._close_received()
+        if self.owners == 0 and self.is_done:
+            self._let_go()
 
-    def finish(self, reply: Reply, received: int | None = None) -> None:
-        self._reply, self._received = reply, received
+    async def wait(self) -> None:
+        """Wait until the job is done, or until `give_up`. A checkpoint."""
+        if self.is_done:
+            await trio.lowlevel.checkpoint()
+            return
+        task = trio.lowlevel.current_task()
+        self._tasks[task] = None
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            del self._tasks[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def give_up(self, task: trio.lowlevel.Task) -> None:
+        """Have one of those who wait go on as it is, if it waits still."""
+        if task in self._tasks:
+            del self._tasks[task]
+            trio.lowlevel.reschedule(task)
+
+    def take(self) -> Result:
+        """The result of a job that is done, with descriptors of the caller's own.
+
+        Each of them is to be released. Raises OSError, with the errno that the helper met.
+        """
+        if self.errno:
+            raise OSError(self.errno, os.strerror(self.errno))
+        for descriptor in self._result.descriptors:
+            descriptor.hold()
+        return self._result
+
+    def finish(self, number: int, result: Result) -> None:
+        """Tell all who wait what has come of the job: an errno (0: done) and the result."""
+        self.errno, self._result = number, result
+        self.is_done = True
+        self.finished_at = trio.current_time()
         if self.descriptor:
             self.descriptor.release()
-        if self.owners == 0 and received is not None:
-            self._close_received()
-        self.finished_at = trio.current_time()
-        self.done.set()
+        if self.owners == 0:
+            self._let_go()
+        for task in self._tasks:
+            trio.lowlevel.reschedule(task)
+        self._tasks.clear()
 
-    def _close_received(self) -> None:
-        assert self._received is not None
-        self._closer.close_in_thread(self._received)
-        self._received = None
+    def _let_go(self) -> None:
+        for descriptor in self._result.descriptors:
+            descriptor.release()
+        self._result = Result(b"")

@@ -109,10 +109,8 @@ class Listings:
     async def _render(self, key: _Key, shared: _Shared, order: Order, root: Descriptor) -> None:
         try:
             async with self._turn(key):
-                content, fd = await self._pool.result(self._pool.submit(order, root))
-            if fd < 0:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            shared.rendered = self._take(content, fd)
+                result = await self._pool.result(self._pool.submit(order, root))
+            shared.rendered = self._take(result.content, result.descriptor)
         except OSError as error:
             shared.errno = error.errno or errno.EIO
             if self._shared.get(key) is shared:
@@ -135,17 +133,17 @@ class Listings:
             if not turns.locked():
                 self._turns.pop(path, None)
 
-    def _take(self, content: bytes, fd: int) -> Rendered:
+    def _take(self, content: bytes, descriptor: Descriptor) -> Rendered:
         """What a helper has answered. Raises BlockingIOError."""
         facts, digest = content[:FACTS_SIZE], content[FACTS_SIZE:]
         try:
             self._check_room()  # others that were asked for together with it may have come first
         except OSError:
-            self._closer.close_in_thread(fd)
+            descriptor.release()
             raise
-        status = unpack_facts(fd, facts).status
+        status = unpack_facts(descriptor.fd, facts).status
         self._bytes += status.size
-        descriptor = Descriptor(fd, functools.partial(self._close, status.size))
+        descriptor.close_by(functools.partial(self._close, status.size))
         return Rendered(descriptor, status, digest)
 
     def _close(self, size: int, fd: int) -> None:

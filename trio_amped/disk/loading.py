@@ -20,11 +20,17 @@ Load = Callable[[int, int, int], None]
 Bytes past the end of the file are no error. Raises OSError (EIO) where the disk cannot read.
 """
 
+BLOCK: Final = 64 * 1024  # bytes: whole ones are loaded, so that they can be remembered
 _SCRATCH: Final = 64 * 1024  # bytes; stays in the CPU's cache
 _AT_ONCE: Final = 512 * 1024  # bytes for one system call
 # EFAULT: a truncated file or an unreadable page, which read(2) tells apart. EINVAL: a kernel before
 # 5.14. ENODEV, EACCES: a file that cannot be mapped.
 _NOT_BY_TOUCH: Final = (errno.EFAULT, errno.EINVAL, errno.ENODEV, errno.EACCES)
+
+
+def widened(offset: int, end: int, size: int) -> tuple[int, int]:
+    """The start and the end of the blocks that hold a part of a file of this size."""
+    return offset - offset % BLOCK, min(size, -(-end // BLOCK) * BLOCK)
 
 
 def touch(descriptor: int, offset: int, length: int) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from typing import Final
 
 import trio
@@ -23,10 +23,11 @@ from .folders import Folders
 from .interface import Listing
 from .jobs import Job
 from .listings import Listings
-from .messages import MAX_READ, Operation, Order, unpack_read
+from .loading import widened
+from .messages import MAX_READ, Operation, Order, Wish, unpack_read
 from .opening import Opened
-from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate, widened
-from .paths import PathGate, Stamp, WouldWait, open_root
+from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate
+from .paths import PathGate, Stamp, WouldWait, load_key, open_root
 from .pool import HelperPool
 
 _PROCESS_PAUSE: Final = 0.1  # seconds; a process takes 35 ms of CPU to start
@@ -50,7 +51,7 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
     try:
         async with trio.open_nursery() as nursery:
             pool = _start_pool(config, stats, remote_closer, nursery)
-            gates = [PathGate(config, stats, pool, nursery, path, root) for path, root in roots]
+            gates = [PathGate(config, stats, pool, path, root) for path, root in roots]
             listings = _start_listings(config, stats, closer, nursery)
             pages = PageGate(config.gate)
             folders = [_start_folders(config, paths, pool, closer, nursery) for paths in gates]
@@ -103,6 +104,7 @@ def _start_pool(config: Config, stats: Stats, closer: Closer, nursery: trio.Nurs
         queue=config.max_queue,
         timeout=config.disk_timeout,
         start_pause=0 if is_threads else _PROCESS_PAUSE,
+        has_own_privileges=not is_threads,
     )
 
 
@@ -168,11 +170,23 @@ class LocalDisk:
 
     async def open(self, path: bytes) -> OpenFile:
         """Open a path below the root ("" is the root). Raises OSError."""
-        return self._file(await self._paths.open(path))
+        return self._file(*await self._paths.open(path))
+
+    async def fetch(self, path: bytes, wish: Wish) -> dict[bytes, OpenFile | OSError]:
+        """Open a path below the root, and what is needed together with it. Raises OSError."""
+        fetched = await self._paths.fetch(path, wish)
+        files = {
+            each: found if isinstance(found, OSError) else self._file(*found)
+            for each, found in fetched.found.items()
+        }
+        file, job = files.get(fetched.part), fetched.loading
+        if job and isinstance(file, OpenFile) and not job.errno:
+            file.ahead = job.hold()
+        return files
 
     def open_at_once(self, path: bytes) -> OpenFile:
         """The same without waiting. Raises WouldWait, OSError."""
-        return self._file(self._paths.open_at_once(path))
+        return self._file(*self._paths.open_at_once(path))
 
     def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
         """Device and inode of what a path leads to now. Raises WouldWait, OSError.
@@ -192,7 +206,8 @@ class LocalDisk:
         """
         return self._paths.stamp_at_once(path)
 
-    def _file(self, opened: Opened) -> OpenFile:
+    def _file(self, opened: Opened, descriptor: Descriptor) -> OpenFile:
+        descriptor.close_by(self._closing(opened))
         remote = opened.volume.is_remote and self._config.gate != "never"
         gate = self._pages.choose(opened)
         needs_gate = gate not in (Gate.NEVER, Gate.MEMORY)
@@ -200,7 +215,7 @@ class LocalDisk:
         self._stats.files_open += 1
         self._stats.gates[gate] += 1
         return OpenFile(
-            Descriptor(opened.descriptor, self._closing(opened)),
+            descriptor,
             opened.status,
             gate,
             is_by_copy=remote or (needs_gate and opened.each_read_writes),
@@ -216,8 +231,9 @@ class LocalDisk:
 
     async def list(self, path: bytes, view: View) -> Listing:
         """Render the directory at a path below the root ("" is the root). Raises OSError."""
-        opened = await self._paths.open(path)
-        self._closing(opened)(opened.descriptor)
+        opened, descriptor = await self._paths.open(path)
+        descriptor.close_by(self._closing(opened))
+        descriptor.release()
         if not opened.status.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         rendered = await self._listings.get(self._paths.directory, path, opened.status, view)
@@ -232,12 +248,12 @@ class LocalDisk:
         `end` is where the sender will stop, so that the next window can be asked for ahead.
         Raises FileChanged, OSError.
         """
-        stop = min(end, offset - offset % WINDOW + WINDOW)
+        stop = min(end, file.window_at(offset))
         job = self._take_ahead(file, offset)
         count = 0
         if job is None:
             count = self._pages.resident(file, offset, stop - offset)
-        if count or (job and job.done.is_set()):
+        if count or (job and job.is_done):
             self._stats.resident += 1
         else:
             self._stats.misses += 1
@@ -253,7 +269,7 @@ class LocalDisk:
         job = file.ahead
         if job is None or offset not in job.span:
             return None
-        if job.done.is_set() and trio.current_time() > job.finished_at + FRESH:
+        if job.is_done and trio.current_time() > job.finished_at + FRESH:
             self._drop_ahead(file)
             return None
         file.ahead = None
@@ -262,7 +278,7 @@ class LocalDisk:
     async def _load(self, file: OpenFile, job: Job) -> int:
         """Wait for the job, which is dropped. Returns the offset up to which it has loaded."""
         await self._pool.result(job)
-        file.is_cold = True
+        file.note_load(job)
         self._pages.note_loaded(file, job.order.offset, job.order.length)
         return job.span.stop
 
@@ -271,11 +287,11 @@ class LocalDisk:
     ) -> Job:
         start, stop = widened(offset, stop, file.status.size)
         order = Order(Operation.LOAD, offset=start, length=stop - start)
-        key = (file.version, start, stop)
+        key = load_key(file.status, start, stop)
         return self._pool.submit(order, file.descriptor, key=key, is_ahead=is_ahead)
 
     def _ask_ahead(self, file: OpenFile, offset: int, end: int) -> None:
-        stop = min(end, offset + WINDOW)
+        stop = min(end, file.window_at(offset))
         if offset >= stop or (file.ahead and offset in file.ahead.span):
             return
         if self._pages.is_known_cold(file, offset, stop - offset):
@@ -294,7 +310,8 @@ class LocalDisk:
         For streams that cannot sendfile. Raises FileChanged, OSError.
         """
         if file.is_by_copy:
-            size, mtime_ns, data = await self._read_by_helper(file, offset, end - offset)
+            key = Operation.READ, file.fd, offset, end
+            size, mtime_ns, data = await self._read_by_helper(file, offset, end - offset, key)
             file.check(size, mtime_ns)
         else:
             count = await self.ready(file, offset, end)
@@ -305,7 +322,7 @@ class LocalDisk:
 
     async def open_anywhere(self, path: bytes) -> OpenFile:
         """Open any file by its own path, links followed. Raises OSError."""
-        return self._file(await self._paths.open_anywhere(path))
+        return self._file(*await self._paths.open_anywhere(path))
 
     async def read_now(self, file: OpenFile, offset: int, count: int) -> bytes:
         """What the file has now, at most a window of it; b"" at its end. Raises OSError."""
@@ -326,13 +343,13 @@ class LocalDisk:
             file.renew()
 
     async def _read_by_helper(
-        self, file: OpenFile, offset: int, count: int
+        self, file: OpenFile, offset: int, count: int, key: Hashable = None
     ) -> tuple[int, int, bytes]:
         """Size and mtime of the file, and the bytes."""
         self._stats.misses += 1
         order = Order(Operation.READ, offset=offset, length=min(count, MAX_READ))
-        content, _ = await self._pool.result(self._pool.submit(order, file.descriptor))
-        return unpack_read(content)
+        result = await self._pool.result(self._pool.submit(order, file.descriptor, key=key))
+        return unpack_read(result.content)
 
     def is_unchanged(self, file: OpenFile) -> bool:
         """Whether it is open, and the version that was opened. Cannot wait: its inode is in memory.
@@ -366,7 +383,8 @@ class LocalDisk:
         """The same open file for one more user, who closes it as well."""
         self._stats.files_open += 1
         descriptor = file.descriptor.hold()
-        return dataclasses.replace(file, descriptor=descriptor, mapping=None, ahead=None)
+        ahead = file.ahead.hold() if file.ahead else None
+        return dataclasses.replace(file, descriptor=descriptor, mapping=None, ahead=ahead)
 
     def close(self, file: OpenFile) -> None:
         """Give an open file back. Never waits."""

@@ -1,6 +1,6 @@
 """The wire format between the event loop and a helper. Pure.
 
-One message a job and one a reply, over a SOCK_SEQPACKET socket that keeps them apart;
+One message an order and one or two replies, over a SOCK_SEQPACKET socket that keeps them apart;
 descriptors travel beside them (SCM_RIGHTS, unix(7)).
 """
 
@@ -8,15 +8,25 @@ import array
 import enum
 import socket
 import struct
-from typing import Final, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Self, TypeAlias
 
 # A reply to READ carries the bytes: below the least that net.core.wmem_default has been.
 MAX_READ: Final = 64 * 1024
 MAX_MESSAGE: Final = MAX_READ + 1024
 
+MAX_PATHS: Final = 8  # of one FETCH: a file, and one beside it for each coding
+ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_PATHS * array.array("i").itemsize)
 
-_FD_SIZE: Final = array.array("i").itemsize
-ANCILLARY_SIZE: Final = socket.CMSG_SPACE(_FD_SIZE)  # room for one descriptor
+
+Rights: TypeAlias = Sequence[tuple[int, int, bytes]]
+
+
+def rights(*descriptors: int) -> Rights:
+    """What goes beside a message with these descriptors; nothing without any."""
+    if not descriptors:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
 
 
 def descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -62,15 +72,11 @@ class Operation(enum.IntEnum):
     LIST = 5  # a directory below the root: a file in memory that shows it comes back
     FILE = 6  # any file, by its own path: the descriptor comes back
     NAMES = 7  # the names in a directory, at most `length`: a file in memory that holds them
+    FETCH = 8  # as OPEN, others beside it, and then LOAD the part that is wanted first
 
     @property
     def hands_over(self) -> bool:
-        """Whether a descriptor comes back, if all goes well.
-
-        The helper closes its own copy after that answer, which on FUSE can wait as well, and then
-        sends FREE. Whether that is to be expected follows from the order and the errno: not
-        from a descriptor having arrived, as the kernel drops one that there is no room for.
-        """
+        """Whether a descriptor comes back, if all goes well."""
         return self not in (Operation.LOAD, Operation.READ)
 
     @property
@@ -79,48 +85,85 @@ class Operation(enum.IntEnum):
         return self not in (Operation.ROOT, Operation.FILE)
 
 
-class Order(NamedTuple):
-    """What to do; the descriptor that it is done to travels beside it.
+class Wish(NamedTuple):
+    """What is needed together with a path: others `beside` it, and a part of the file to be loaded.
 
-    `number` tells it from the other orders to the same helper.
+    The first `choices` of those beside may stand for the path: the first that is a regular file is
+    the one of which the part is loaded, and else the path itself. The part is as in an `Order`.
     """
+
+    beside: tuple[bytes, ...] = ()
+    choices: int = 0
+    offset: int = 0
+    length: int = 0
+
+
+class Order(NamedTuple):
+    """What to do; the descriptor that it is done to travels beside it."""
 
     operation: Operation
     path: bytes = b""  # for LIST: the packed View, a NUL, and the path
-    offset: int = 0
+    offset: int = 0  # for FETCH: below 0 from the end of the file
     length: int = 0
-    number: int = 0
-
-    def pack(self) -> bytes:
-        return _ORDER.pack(self.number, self.operation, self.offset, self.length) + self.path
+    choices: int = 0  # for FETCH
 
     @classmethod
-    def unpack(cls, message: bytes) -> Self:
+    def fetch(cls, path: bytes, wish: "Wish") -> Self:
+        """The order to open a path, and whatever is needed together with it."""
+        paths = b"\0".join((path, *wish.beside))
+        return cls(Operation.FETCH, paths, wish.offset, wish.length, wish.choices)
+
+    @property
+    def paths(self) -> list[bytes]:
+        """The path of a FETCH, and those beside it."""
+        return self.path.split(b"\0")
+
+    @property
+    def most_descriptors(self) -> int:
+        """How many may come back. There may be less: the kernel drops those that have no room."""
+        if self.operation is Operation.FETCH:
+            return len(self.paths)
+        return int(self.operation.hands_over)
+
+    def pack(self, number: int) -> bytes:
+        """A message; the number tells this order from the others to the same helper."""
+        head = _ORDER.pack(number, self.operation, self.offset, self.length, self.choices)
+        return head + self.path
+
+    @classmethod
+    def unpack(cls, message: bytes) -> tuple[int, Self]:
         """Raises struct.error or ValueError on a message that `pack` did not make."""
-        number, operation, offset, length = _ORDER.unpack_from(message)
-        return cls(Operation(operation), message[_ORDER.size :], offset, length, number)
+        number, operation, offset, length, choices = _ORDER.unpack_from(message)
+        return number, cls(Operation(operation), message[_ORDER.size :], offset, length, choices)
 
 
 class Reply(NamedTuple):
-    """What came of it: an errno (0: done), the facts or bytes that were asked for, and the number
-    of the order."""
+    """What came of an order: an errno (0: done), and the facts or bytes that were asked for.
+
+    `is_first`: the helper has more to do for this order, and sends a second reply when that is
+    done: the rest of the order, or the close of its own copy of what it has handed over, which
+    can wait on FUSE and network file systems.
+    """
 
     errno: int
     content: bytes = b""
-    number: int = 0
+    is_first: bool = False
 
-    def pack(self) -> bytes:
-        return _REPLY.pack(self.number, self.errno) + self.content
+    def pack(self, number: int) -> bytes:
+        """A message; the number is that of the order."""
+        return _REPLY.pack(number, self.errno, self.is_first) + self.content
 
     @classmethod
-    def unpack(cls, message: bytes) -> Self:
-        """Raises struct.error on a message that `pack` did not make."""
-        number, errno = _REPLY.unpack_from(message)
-        return cls(errno, message[_REPLY.size :], number)
+    def unpack(cls, message: bytes) -> tuple[int, Self]:
+        """Raises struct.error or ValueError on a message that `pack` did not make."""
+        number, errno, is_first = _REPLY.unpack_from(message)
+        if is_first > 1:
+            raise ValueError(f"not a reply: {message[: _REPLY.size]!r}")
+        return number, cls(errno, message[_REPLY.size :], bool(is_first))
 
 
 FREE: Final = b"free"
-"""What a helper sends when it has started, and when it has closed what it handed over."""
+"""What a helper sends when it has started."""
 
-_ORDER: Final = struct.Struct("!QBqq")
-_REPLY: Final = struct.Struct("!Qi")
+_ORDER: Final = struct.Struct("!QBqqB")
+_REPLY: Final = struct.Struct("!QiB")

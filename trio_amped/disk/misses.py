@@ -10,19 +10,24 @@ does so, and then runs the same code again:
 import errno
 import math
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final, Self, TypeAlias, TypeVar
 
 import trio
 
 from ..semantics.errors import HttpError
 from ..semantics.listing import View
-from .interface import Listing, OpenFile, PromptDisk
+from .interface import Listing, OpenFile, PromptDisk, Wish
 
 Result = TypeVar("Result")
 _TRIES: Final = 32  # misses of one request: a file, its sidecars, a listing, pages
 
 Arrival: TypeAlias = OpenFile | Listing | OSError
+
+
+def _close(disk: PromptDisk, arrival: Arrival) -> None:
+    if not isinstance(arrival, OSError):
+        disk.close(arrival.file if isinstance(arrival, Listing) else arrival)
 
 
 class Arrivals:
@@ -40,8 +45,7 @@ class Arrivals:
 
     def __exit__(self, *_: object) -> None:
         for disk, arrival in self._here.values():
-            if not isinstance(arrival, OSError):
-                disk.close(arrival.file if isinstance(arrival, Listing) else arrival)
+            _close(disk, arrival)
         self._here.clear()
 
     def get(self, disk: PromptDisk, key: Hashable) -> Arrival | None:
@@ -50,8 +54,9 @@ class Arrivals:
         return found[1] if found else None
 
     def put(self, disk: PromptDisk, key: Hashable, arrival: Arrival) -> None:
-        """Keep an arrival, which is closed at the end."""
-        self._here[disk, key] = (disk, arrival)
+        """Keep an arrival, which is closed at the end; one that is here already stays."""
+        if self._here.setdefault((disk, key), (disk, arrival))[1] is not arrival:
+            _close(disk, arrival)
 
     def hold(self, disk: PromptDisk, file: OpenFile) -> OpenFile:
         """Return a file that stays open until the end, whoever else closes theirs."""
@@ -80,26 +85,28 @@ class Miss(Exception):
         """Wait for what the disk says, be it an error. A checkpoint."""
         with trio.move_on_after(self.patience):
             try:
-                arrival = await self._ask()
+                brought: Iterable[tuple[Hashable, Arrival]] = await self._ask()
             except OSError as error:
-                arrival = error
-            came.put(self._disk, self._key, arrival)
+                brought = [(self._key, error)]
+            for key, arrival in brought:
+                came.put(self._disk, key, arrival)
             return
         came.put(self._disk, self._key, OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
 
-    async def _ask(self) -> Arrival:
+    async def _ask(self) -> Iterable[tuple[Hashable, Arrival]]:
         raise NotImplementedError
 
 
 class FileMiss(Miss):
-    """A path that a helper must open."""
+    """A path that a helper must open; `wish` says what is needed together with it."""
 
     def __init__(self, disk: PromptDisk, path: bytes) -> None:
         super().__init__(disk, path)
-        self._path = path
+        self.path = path
+        self.wish = Wish()
 
-    async def _ask(self) -> Arrival:
-        return await self._disk.open(self._path)
+    async def _ask(self) -> Iterable[tuple[Hashable, Arrival]]:
+        return (await self._disk.fetch(self.path, self.wish)).items()
 
 
 class ListingMiss(Miss):
@@ -110,8 +117,8 @@ class ListingMiss(Miss):
         self._path = path
         self._view = view
 
-    async def _ask(self) -> Arrival:
-        return await self._disk.list(self._path, self._view)
+    async def _ask(self) -> Iterable[tuple[Hashable, Arrival]]:
+        return [(self._key, await self._disk.list(self._path, self._view))]
 
 
 async def answered(ask: Callable[[], Result], came: Arrivals) -> Result:

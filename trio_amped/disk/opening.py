@@ -9,8 +9,8 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, Self, TypeVar
 
 from . import kernel
 
@@ -25,6 +25,8 @@ _CACHED: Final = _ON_ROOT_DEVICE | kernel.RESOLVE_CACHED
 ST_NOATIME: Final = 1024  # statvfs(3), f_flag
 ST_RELATIME: Final = 4096
 _DAY: Final = 86_400 * 10**9
+
+Result = TypeVar("Result")
 
 # ns: a change that is older shares its stamp with none that is still to come. The kernel's clock
 # ticks every 10 ms, that of ext3 every second, and that of FAT every other one.
@@ -83,6 +85,11 @@ class Status(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     atime_ns: int
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """What differs between two files, and two states of one."""
+        return self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns
 
     @classmethod
     def of(cls, descriptor: int) -> Self:
@@ -149,6 +156,57 @@ def unpack_facts(descriptor: int, facts: bytes) -> Opened:
     return Opened(descriptor, Status(*status), Volume(magic, mount_flags), noatime)
 
 
+class Part(NamedTuple):
+    """A part of one of the files that were opened together: `number` counts them from 0."""
+
+    number: int
+    offset: int
+    length: int
+
+
+_ERRNO: Final = struct.Struct("!i")
+_PART: Final = struct.Struct("!Bqq")
+
+
+def pack_fetched(found: Sequence[Opened | OSError], part: Part | None) -> bytes:
+    """What is said of files that were opened together, and of the part that is being loaded."""
+    entries = []
+    for each in found:
+        if isinstance(each, OSError):
+            entries.append(_ERRNO.pack(each.errno or errno.EIO))
+        else:
+            entries.append(_ERRNO.pack(0) + pack_facts(each))
+    packed = bytes([len(entries)]) + b"".join(entries)
+    return packed + _PART.pack(*part) if part else packed
+
+
+def unpack_fetched(
+    content: bytes, descriptors: Sequence[int]
+) -> tuple[list[Opened | OSError], Part | None]:
+    """The same again; the descriptors are those of the files that could be opened, in this order.
+
+    Some may have been dropped on the way (EMFILE). Raises struct.error, IndexError for nonsense.
+    """
+    left = iter(descriptors)
+    found: list[Opened | OSError] = []
+    place = 1
+    for _ in range(content[0]):
+        (number,) = _ERRNO.unpack_from(content, place)
+        place += _ERRNO.size
+        if number:
+            found.append(OSError(number, os.strerror(number)))
+            continue
+        facts = content[place : place + FACTS_SIZE]
+        place += FACTS_SIZE
+        descriptor = next(left, None)
+        if descriptor is None:
+            found.append(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        else:
+            found.append(unpack_facts(descriptor, facts))
+    part = Part(*_PART.unpack_from(content, place)) if place < len(content) else None
+    return found, part
+
+
 def volume_of(descriptor: int) -> Volume:
     """Can wait, on a network. Raises OSError."""
     return Volume(kernel.file_system(descriptor), os.fstatvfs(descriptor).f_flag)
@@ -198,7 +256,7 @@ def open_cached(root: int, path: bytes, volume: Volume) -> Opened:
     """
     # All of tmpfs is in memory, but for the names that are not there: those it never caches.
     resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
-    descriptor, noatime = _retry_raced(root, path or b".", resolve, tries=3)
+    descriptor, noatime = _retry_raced(lambda: _open_beneath(root, path or b".", resolve), tries=3)
     return Opened(descriptor, Status.of(descriptor), volume, noatime)
 
 
@@ -259,19 +317,19 @@ def open_waiting(root: int, path: bytes) -> Opened:
     """Open a path below the root, whatever it takes. Raises OSError; EXDEV: it leads outside."""
     path = path or b"."
     if kernel.has_openat2(_BENEATH):
-        descriptor, noatime = _retry_raced(root, path, _BENEATH, tries=9)
+        descriptor, noatime = _retry_raced(lambda: _open_beneath(root, path, _BENEATH), tries=9)
     else:
         descriptor, noatime = _open_without_links(root, path)
     with _closed_on_error(descriptor):
         return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime)
 
 
-def _retry_raced(root: int, path: bytes, resolve: int, tries: int) -> tuple[int, bool]:
+def _retry_raced(open: Callable[[], Result], tries: int) -> Result:
     """openat2(2): EAGAIN also when a rename or a mount anywhere raced with the walk."""
     for _ in range(tries - 1):
         with contextlib.suppress(BlockingIOError):
-            return _open_beneath(root, path, resolve)
-    return _open_beneath(root, path, resolve)
+            return open()
+    return open()
 
 
 def open_directory(root: int, path: bytes) -> int:
@@ -309,12 +367,21 @@ def open_file_waiting(path: bytes) -> Opened:
 
 
 def open_root_cached(path: bytes) -> int:
-    """The root directory, from the kernel's caches. Cannot wait; raises BlockingIOError."""
+    """The root directory, from the kernel's caches. Cannot wait; raises OSError."""
     flags = os.O_PATH | os.O_DIRECTORY
-    return kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED)
+    return _retry_raced(
+        lambda: kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED), tries=3
+    )
 
 
-def identity(descriptor: int) -> tuple[bytes, ...] | None:
+class Identity(NamedTuple):
+    """What a descriptor is of, as proc(5) says it."""
+
+    mount: bytes
+    inode: bytes
+
+
+def identity(descriptor: int) -> Identity | None:
     """Which mount and inode a descriptor is on, without asking its file system. Cannot wait.
 
     fstat would ask the daemon of a FUSE mount that the path leads to by now. See proc(5), fdinfo;
@@ -322,11 +389,10 @@ def identity(descriptor: int) -> tuple[bytes, ...] | None:
     """
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", "rb", buffering=0) as fdinfo:
-            lines = fdinfo.read(4096).splitlines()
-    except OSError:  # no /proc here
+            fields = dict(line.split(b":", 1) for line in fdinfo.read(4096).splitlines())
+        return Identity(fields[b"mnt_id"], fields[b"ino"])
+    except (OSError, KeyError):  # no /proc here, or no such field
         return None
-    found = tuple(line for line in lines if line.startswith((b"mnt_id:", b"ino:")))
-    return found if len(found) == 2 else None
 
 
 def open_root_waiting(path: bytes) -> Opened:

@@ -17,12 +17,15 @@ from ..config import GateMode
 from . import kernel
 from .descriptors import Descriptor
 from .jobs import Job
+from .loading import BLOCK
 from .opening import Opened, Status
 
 WINDOW: Final = 512 * 1024  # bytes: what one helper loads at a time, and one answer covers
+LARGEST_WINDOW: Final = 4 * 2**20  # bytes: the same where the disk is fast
+QUICK: Final = 0.02  # seconds for a window: the next one is larger
+SLOW: Final = 0.1  # seconds for a window: the next one is smaller, since others wait for the disk
 # Seconds that an answer about pages is believed: after that they may have been evicted again.
 FRESH: Final = 0.1
-_BLOCK: Final = 64 * 1024  # bytes: the grain of the memory of what helpers have loaded
 _BLOCKS: Final = 32_768  # at most so many are remembered: 2 GiB
 _REMEMBERED: Final = 600.0  # seconds: after that even the file's extents may have been evicted
 
@@ -58,6 +61,7 @@ class OpenFile:
     # It had a strong validator when it was opened: then no other version of it may follow.
     is_settled: bool = True
     is_cold: bool = False  # a window of it was a miss: ask for the next one ahead of need
+    window: int = WINDOW  # bytes that are loaded at a time
     ahead: Job | None = None
     mapping: kernel.ShadowMapping | None = None
     # What every use of a kept file needs, at hand: to follow references costs cache misses.
@@ -80,6 +84,18 @@ class OpenFile:
             self.mapping.close()
             self.mapping = None
 
+    def window_at(self, offset: int) -> int:
+        """The end of the window that an offset is in; they are aligned, so that readers share."""
+        return offset - offset % self.window + self.window
+
+    def note_load(self, job: Job) -> None:
+        """Load as much at a time as the disk delivers in a short while."""
+        self.is_cold = True
+        if job.seconds > SLOW:
+            self.window = max(WINDOW, self.window // 2)
+        elif job.seconds < QUICK and job.order.length >= self.window:
+            self.window = min(LARGEST_WINDOW, self.window * 2)
+
     def check(self, size: int, mtime_ns: int) -> None:
         """Raises FileChanged when this is another version of the file.
 
@@ -93,8 +109,7 @@ class OpenFile:
 
     @property
     def version(self) -> tuple[int, ...]:
-        status = self.status
-        return status.device, status.inode, status.size, status.mtime_ns, status.ctime_ns
+        return self.status.version
 
 
 class PageGate:
@@ -104,7 +119,7 @@ class PageGate:
         self._mode = mode
         self._loaded = _Loaded()
         self._refused_nowait: set[int] = set()  # devices; learned by trying
-        self._scratch = memoryview(bytearray(_BLOCK))
+        self._scratch = memoryview(bytearray(BLOCK))
 
     def choose(self, opened: Opened) -> Gate:
         """Who answers for this file. Decided by ownership and capability: a lie looks true."""
@@ -168,7 +183,7 @@ class PageGate:
         if not self._loaded.holds(file.version, offset, length):
             return 0
         # Into the same small buffer again and again: what is read is not wanted.
-        blocks, rest = divmod(length, _BLOCK)
+        blocks, rest = divmod(length, BLOCK)
         buffers = [self._scratch] * blocks + [self._scratch[:rest]]
         try:
             return os.preadv(file.fd, buffers, offset, os.RWF_NOWAIT)
@@ -264,9 +279,4 @@ class _Loaded:
 
 
 def _blocks(offset: int, length: int) -> range:
-    return range(offset // _BLOCK, (offset + length - 1) // _BLOCK + 1)
-
-
-def widened(offset: int, end: int, size: int) -> tuple[int, int]:
-    """A part of a file as helpers load it: whole blocks, so that they can be remembered."""
-    return offset - offset % _BLOCK, min(size, -(-end // _BLOCK) * _BLOCK)
+    return range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)

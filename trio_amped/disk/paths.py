@@ -1,11 +1,12 @@
 """The path gate: opens files below the root, from the kernel's caches or by a helper. Awaits."""
 
+import contextlib
 import errno
 import logging
 import os
 import time
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Final, NamedTuple, TypeVar
 
 import trio
 
@@ -14,14 +15,24 @@ from ..semantics.printable import printable
 from ..stats import Stats
 from . import opening
 from .descriptors import Descriptor
-from .messages import Operation, Order
-from .opening import Opened
+from .jobs import Job, Result, Sequel
+from .messages import Operation, Order, Wish
+from .opening import Opened, Status
 from .pool import HelperPool
 
 log = logging.getLogger("trio_amped.disk")
 
-Result = TypeVar("Result")
+Answer = TypeVar("Answer")
+Found = tuple[Opened, Descriptor]  # what is known of a descriptor, and its owner
 Stamp = tuple[int, int, int]  # device, inode and ctime (ns) of a directory
+
+
+class Fetched(NamedTuple):
+    """What paths lead to; and, if a `part` of the file at one of them is being loaded, the job."""
+
+    found: dict[bytes, Found | OSError]
+    part: bytes = b""
+    loading: Job | None = None
 
 
 class WouldWait(Exception):
@@ -46,6 +57,29 @@ def _open_root(path: bytes) -> Opened:
     return root
 
 
+def owned(opened: Opened) -> Found:
+    """What was just opened, with an owner."""
+    return opened, Descriptor(opened.descriptor)
+
+
+def _loading(result: Result) -> Sequel | None:
+    """What a helper does after its answer to FETCH."""
+    fds = [each.fd for each in result.descriptors]
+    found, part = opening.unpack_fetched(result.content, fds)
+    file = found[part.number] if part else None
+    if part is None or not isinstance(file, Opened):
+        return None
+    order = Order(Operation.LOAD, offset=part.offset, length=part.length)
+    descriptor = result.descriptors[fds.index(file.descriptor)]
+    key = load_key(file.status, part.offset, part.offset + part.length)
+    return Sequel(order, descriptor, key)
+
+
+def load_key(status: Status, start: int, stop: int) -> Hashable:
+    """By which all who want this part of a file share the job that loads it."""
+    return Operation.LOAD, status.version, start, stop
+
+
 class PathGate:
     """Opens paths below a root, and follows the root when its own path leads elsewhere."""
 
@@ -54,7 +88,6 @@ class PathGate:
         config: Config,
         stats: Stats,
         pool: HelperPool,
-        nursery: trio.Nursery,
         path: bytes,
         root: Opened,
     ) -> None:
@@ -64,39 +97,71 @@ class PathGate:
         self._config = config
         self._stats = stats
         self._pool = pool
-        self._nursery = nursery
-        self._is_reopening = False
         self._next_check = trio.current_time() + config.revalidate
 
-    async def open(self, path: bytes) -> Opened:
-        """Open a path below the root ("" is the root). Raises OSError."""
+    async def open(self, path: bytes) -> Found:
+        """Open a path below the root ("" is the root). Raises OSError.
+
+        All who ask for the same path while a helper looks share what it finds.
+        """
+        await self._follow_root()
         try:
-            return self.open_at_once(path)
+            return self._open_cached(path)
         except WouldWait:
             self._stats.opened_by_helper += 1
-            return await self._ask_helper(Order(Operation.OPEN, path), self.directory)
+            key = Operation.OPEN, self.directory.fd, path
+            return await self._ask_helper(Order(Operation.OPEN, path), self.directory, key)
 
-    async def open_anywhere(self, path: bytes) -> Opened:
+    async def fetch(self, path: bytes, wish: Wish) -> Fetched:
+        """Open a path below the root, and what is needed together with it. Raises OSError.
+
+        One order to a helper, which answers before it loads. All who want the same path meanwhile
+        share what it opens, whatever else they wish for.
+        """
+        await self._follow_root()
+        with contextlib.suppress(WouldWait):
+            return Fetched({path: self._open_cached(path)})
+        self._stats.opened_by_helper += 1
+        order, key = Order.fetch(path, wish), (Operation.FETCH, self.directory.fd, path)
+        job = self._pool.submit(order, self.directory, key=key, what_follows=_loading)
+        result = await self._pool.result(job)
+        found, part = opening.unpack_fetched(
+            result.content, [each.fd for each in result.descriptors]
+        )
+        owners = iter(result.descriptors)
+        owned = [each if isinstance(each, OSError) else (each, next(owners)) for each in found]
+        paths = job.order.paths
+        return Fetched(
+            dict(zip(paths, owned, strict=False)), paths[part.number] if part else b"", job.sequel
+        )
+
+    async def open_anywhere(self, path: bytes) -> Found:
         """Open any file by its own path, links followed. Raises OSError.
 
         By a helper: it may lead to a mount that hangs, and then even the caches do not answer.
+        Nothing is shared: a program that has just put a file there is to find this one.
         """
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if self._config.gate == "never":
             self._stats.opened_cached += 1
-            return opening.open_file_waiting(path)
+            return owned(opening.open_file_waiting(path))
         self._stats.opened_by_helper += 1
         return await self._ask_helper(Order(Operation.FILE, path), None)
 
-    def open_at_once(self, path: bytes) -> Opened:
+    def open_at_once(self, path: bytes) -> Found:
         """The same without waiting. Raises WouldWait, OSError."""
+        self._check_root()
+        return self._open_cached(path)
+
+    def _open_cached(self, path: bytes) -> Found:
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        self._check_root()
+        if b"\0" in path:  # which separates the paths of an order
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         opened = self._at_once(opening.open_cached, opening.open_waiting, path)
         self._stats.opened_cached += 1
-        return opened
+        return owned(opened)
 
     def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
         """Device and inode of what a path leads to now. Raises WouldWait, OSError.
@@ -117,12 +182,12 @@ class PathGate:
         Another change that falls on the same tick of the clock leaves no trace, so a directory
         that was changed just now has no stamp.
         """
-        self._check_root()
         if not self.asks_caches:
             return None
         try:
+            self._check_root()
             found = opening.directory_cached(self.directory.fd, path, self.root.volume)
-        except OSError:
+        except (WouldWait, OSError):
             return None
         if time.time_ns() - found.st_ctime_ns < opening.SETTLED:
             return None
@@ -145,11 +210,11 @@ class PathGate:
 
     def _at_once(
         self,
-        cached: Callable[..., Result],
-        waiting: Callable[..., Result],
+        cached: Callable[..., Answer],
+        waiting: Callable[..., Answer],
         path: bytes,
         *more: bool,
-    ) -> Result:
+    ) -> Answer:
         """Ask the kernel's caches; nobody minds waiting with `--gate never`."""
         if self._config.gate == "never":
             return waiting(self.directory.fd, path, *more)
@@ -169,61 +234,84 @@ class PathGate:
             return False
         return opening.can_open_cached()
 
-    async def _ask_helper(self, order: Order, directory: Descriptor | None) -> Opened:
-        job = self._pool.submit(order, directory)
-        facts, descriptor = await self._pool.result(job)
-        if descriptor < 0:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return opening.unpack_facts(descriptor, facts)
+    async def _ask_helper(
+        self, order: Order, directory: Descriptor | None, key: Hashable = None
+    ) -> Found:
+        result = await self._pool.result(self._pool.submit(order, directory, key=key))
+        return opening.unpack_facts(result.descriptor.fd, result.content), result.descriptor
+
+    async def _follow_root(self) -> None:
+        """Find out where the root's own path leads, if that is due.
+
+        Raises OSError where no helper can tell now. All who ask meanwhile share what one finds.
+        """
+        with contextlib.suppress(WouldWait):
+            self._check_root()
+            return
+        order = Order(Operation.ROOT, self._path)
+        try:
+            found = await self._ask_helper(order, None, (Operation.ROOT, self._path))
+        except (BlockingIOError, TimeoutError):
+            raise
+        except OSError as error:
+            if self._is_check_due:  # the first of those who share it
+                self._keep_root(error)
+        else:
+            self._change_root(*found)
+        self._note_check()
 
     def _check_root(self) -> None:
-        """Have the root's path resolved again when that is due: a deploy may have switched a link.
+        """Follow the root's own path, if that is due: a deploy may have switched a link.
 
-        Nobody waits for it, since all helpers may be waiting for a disk that hangs: the root is
-        what it was until one has looked.
+        Raises WouldWait where only a helper can tell where it leads.
         """
-        now = trio.current_time()
-        if now < self._next_check or self._is_reopening:
+        if not self._is_check_due:
             return
-        self._next_check = now + self._config.revalidate
-        if not self._is_root_unchanged():
-            self._is_reopening = True
-            self._nursery.start_soon(self._reopen_root)
+        if self._config.gate == "never":
+            try:
+                self._change_root(*owned(opening.open_root_waiting(self._path)))
+            except OSError as error:
+                self._keep_root(error)
+        elif self.asks_caches:
+            self._change_root_at_once()
+        else:
+            raise WouldWait
+        self._note_check()
 
-    async def _reopen_root(self) -> None:
-        try:
-            if self._config.gate == "never":
-                root = opening.open_root_waiting(self._path)
-            else:
-                root = await self._ask_helper(Order(Operation.ROOT, self._path), None)
-            self._change_root(root)
-        except OSError as error:
-            log.warning("%s: %s; serving what it was", printable(self._path), error)
-        finally:
-            self._is_reopening = False
+    @property
+    def _is_check_due(self) -> bool:
+        return trio.current_time() >= self._next_check
 
-    def _is_root_unchanged(self) -> bool:
-        """Whether the caches show the same directory; no is "don't know", too."""
-        if not self.asks_caches:
-            return False
+    def _note_check(self) -> None:
+        self._next_check = trio.current_time() + self._config.revalidate
+
+    def _change_root_at_once(self) -> None:
+        """Take the directory that the caches show for the root. Raises WouldWait: don't know."""
         try:
-            descriptor = opening.open_root_cached(self._path)
+            found = Descriptor(opening.open_root_cached(self._path))
         except OSError:
-            return False
-        try:
-            found = opening.identity(descriptor)
-            return found is not None and found == opening.identity(self.directory.fd)
-        finally:
-            os.close(descriptor)
+            raise WouldWait from None
+        known, identity = opening.identity(self.directory.fd), opening.identity(found.fd)
+        if known is None or identity is None or identity.mount != known.mount:
+            found.release()
+            raise WouldWait  # fstat might ask the daemon of another file system
+        if identity == known:
+            found.release()
+            return
+        status = opening.Status.of(found.fd)
+        self._change_root(Opened(found.fd, status, self.root.volume, noatime=True), found)
 
-    def _change_root(self, root: Opened) -> None:
+    def _keep_root(self, error: OSError) -> None:
+        log.warning("%s: %s; serving what it was", printable(self._path), error)
+
+    def _change_root(self, root: Opened, directory: Descriptor) -> None:
         before, after = self.root.status, root.status
         if (before.device, before.inode) == (after.device, after.inode):
-            os.close(root.descriptor)
+            directory.release()
             return
         log.info("%s is another directory now", printable(self._path))
         self.directory.release()
-        self.root, self.directory = root, Descriptor(root.descriptor)
+        self.root, self.directory = root, directory
 
     def close(self) -> None:
         self.directory.release()

@@ -3,36 +3,34 @@
 import contextlib
 import errno
 import logging
-import socket
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Final
 
 import trio
 
 from ..stats import Stats
+from . import crew
 from .carriers import Carrier
-from .channels import Channel, HelperDied
+from .channels import Channel, HelperDied, State
+from .crew import Crew
 from .descriptors import Closer, Descriptor
-from .jobs import Job, StartClock
-from .messages import Order, Reply
+from .jobs import Job, Result, Sequel
+from .messages import Order
+from .waiting import Waiters
 
 log = logging.getLogger("trio_amped.disk")
 
 _DEATHS: Final = 3  # a job that has killed so many helpers fails
-_FIRST_PAUSE: Final = 0.05  # seconds before a helper that failed at once is replaced; doubles
-_LONGEST_PAUSE: Final = 5.0
-_START_PATIENCE: Final = 1.0  # seconds for a helper to start, before another one is
-_START_LIMIT: Final = 10.0  # seconds for it, by which a job's deadline is put off at most
-_SPARE: Final = 2  # helpers that are started before the first job
+_NOTHING: Final = Result(b"")
 
 
 class HelperPool:
     """At most `size` helpers, and at most `queue` jobs that wait for one.
 
-    A job is waited for at most `timeout` seconds, not counting those in which it waits for helpers
-    that start. More helpers are started as they are needed, `start_pause` seconds one after the
-    other.
+    A job is sent as soon as a helper is idle. It is waited for at most `timeout` seconds, not
+    counting those in which it waits for helpers that start. More helpers are started as they are
+    needed, `start_pause` seconds one after the other. `has_own_privileges`: helpers are processes.
     """
 
     def __init__(
@@ -46,29 +44,34 @@ class HelperPool:
         queue: int,
         timeout: float,
         start_pause: float = 0,
+        has_own_privileges: bool = True,
     ) -> None:
-        self._carry = carry
         self._closer = closer
-        self._nursery = nursery
         self._stats = stats
-        self._size = size
         self._queue_bound = queue
         self._ahead_bound = min(size, queue // 2)
         self._is_closed = False
-        self._helpers = 0  # those that are being replaced included
-        self._busy = 0
-        self._stuck = 0  # do not start
-        self._becoming_free = 0  # start, or have answered: each has room for a job
-        self._starts = StartClock()
-        self._timeout = timeout
-        self._queue: deque[Job] = deque()
+        self._queue: deque[Job] = deque()  # empty while a helper is idle
         self._shared: dict[Hashable, Job] = {}
-        self._idle = trio.lowlevel.ParkingLot()
-        self._need = trio.lowlevel.ParkingLot()
-        self._start_pause = start_pause
-        for _ in range(min(_SPARE, size)):
-            self._add_helper()
-        nursery.start_soon(self._grow)
+        # The one that has been idle for longest comes first: others may still be closing what they
+        # have handed over.
+        self._idle: deque[Channel] = deque()
+        self._busy = 0
+        self._closing = 0  # helpers that have answered, and are busy for a moment still
+        self._waiters = Waiters(timeout, crew.START_LIMIT)
+        self._crew = Crew(
+            carry,
+            closer.close_in_thread,
+            nursery,
+            stats,
+            self,
+            size=size,
+            start_pause=start_pause,
+            has_own_privileges=has_own_privileges,
+        )
+        nursery.start_soon(self._waiters.watch)
+
+    # ---------------------------------------------------------------- those who need something
 
     def submit(
         self,
@@ -77,30 +80,42 @@ class HelperPool:
         *,
         key: Hashable = None,
         is_ahead: bool = False,
+        what_follows: Callable[[Result], Sequel | None] | None = None,
     ) -> Job:
         """A job that does this; the same job for the same `key` while it is under way.
 
-        `is_ahead`: nobody waits for it yet, so it goes only where there is room. The caller
-        calls `drop` when it needs the job no longer. Raises BlockingIOError: too many wait.
+        `is_ahead`: nobody waits for it yet, so it goes only where there is room. `what_follows`
+        says what the helper still does when it has answered. The caller calls `drop` when it needs
+        the job no longer. Raises BlockingIOError: too many wait.
         """
         if key is not None and (shared := self._shared.get(key)):
             self._stats.coalesced += 1
-            shared.owners += 1
-            return shared
-        bound = self._ahead_bound if is_ahead else self._queue_bound + self._becoming_free
+            return shared.hold()
+        if is_ahead or not self._idle:
+            self._make_room(is_ahead)
+        job = Job(order, descriptor, key, what_follows)
+        self._stats.jobs += 1
+        if key is not None:
+            self._shared[key] = job
+        self._queue.append(job)
+        if self._is_closed:
+            self.close()
+        elif self._idle:
+            self._give_out()
+        else:
+            job.enter_queue(self._crew.starts)
+        self._crew.check()
+        return job
+
+    def _make_room(self, is_ahead: bool) -> None:
+        """Raises BlockingIOError."""
+        # Helpers that will soon be free have room for a job each.
+        soon_free = self._crew.starting + self._closing
+        bound = self._ahead_bound if is_ahead else self._queue_bound + soon_free
         if len(self._queue) >= bound:
             self._forget_unwanted()
         if len(self._queue) >= bound:
             raise BlockingIOError(errno.EAGAIN, "too many jobs wait for the disk helpers")
-        job = Job(order, descriptor, key, self._closer)
-        self._stats.jobs += 1
-        if key is not None:
-            self._shared[key] = job
-        job.enter_queue(self._starts)
-        self._queue.append(job)
-        self._idle.unpark()
-        self._need.unpark()
-        return job
 
     def _forget_unwanted(self) -> None:
         """A job that nobody waits for any more must not keep the place of another."""
@@ -110,166 +125,127 @@ class HelperPool:
             if job.owners:
                 self._queue.append(job)
             else:
-                self._finish(job, Reply(errno.ECANCELED))
+                self._finish(job, errno.ECANCELED)
 
-    async def result(self, job: Job) -> tuple[bytes, int]:
-        """Wait for the result of a job, and drop it.
+    async def result(self, job: Job) -> Result:
+        """Wait for the result of a job, and drop it. Who takes it releases its descriptors.
 
-        The deadline is the disk's: while helpers start that could take the job, it is put off.
-        Raises TimeoutError when the disk hangs, or no helper has started.
+        Raises OSError, and TimeoutError when the disk hangs or no helper has started.
         """
-        begin, excused = trio.current_time(), job.excused
-        deadline = begin + self._timeout
         try:
-            while trio.current_time() < deadline:
-                with trio.move_on_at(deadline):
-                    return await job.wait()
-                grace = min(job.excused - excused, _START_LIMIT)
-                deadline = begin + self._timeout + grace
+            await self._waiters.wait(job)
+            if job.is_done:
+                return job.take()
         finally:
             job.drop()
         why = "the disk does not answer" if self._busy else "no disk helper has started"
         raise TimeoutError(errno.ETIMEDOUT, why)
 
-    def _finish(self, job: Job, reply: Reply, received: int | None = None) -> None:
+    def _finish(self, job: Job, number: int, result: Result = _NOTHING) -> None:
         if job.key is not None:
             del self._shared[job.key]
-        job.finish(reply, received)
-
-    async def _grow(self) -> None:
-        """Keep one helper idle, up to the bound: to start one takes longer than a job.
-
-        One after the other, since a process that starts takes the CPU that the loop needs, and
-        the GIL until its exec (5 ms measured).
-        """
-        while self._helpers < self._size:
-            while self._helpers - self._busy - self._stuck > len(self._queue):
-                await self._need.park()
-            with self._starts.running():
-                self._add_helper()
-                await trio.sleep(self._start_pause)
-
-    def _add_helper(self) -> None:
-        self._helpers = self._stats.helpers = self._helpers + 1
-        self._nursery.start_soon(self._work)
-
-    async def _work(self) -> None:
-        """Own one helper after the other, and give it job after job."""
-        pause = _FIRST_PAUSE
-        while True:
-            with contextlib.suppress(HelperDied), self._new_helper() as helper:
-                await self._start(helper)
-                while True:
-                    await self._do(await self._next_job(helper), helper)
-                    pause = _FIRST_PAUSE
-            log.warning("a disk helper ended: another one takes its place")
-            await trio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def _start(self, helper: Channel) -> None:
-        """Wait for the first word of a helper. Raises HelperDied.
-
-        The word may never come: to fork and exec is to close descriptors, which hangs where one is
-        of a file on a FUSE file system that does. So another helper is started after
-        _START_PATIENCE, and after _START_LIMIT this one puts off no deadline any more.
-        """
-        with self._soon_free(), self._starts.running():
-            if await _is_free_within(_START_PATIENCE, helper):
-                return
-        self._stuck += 1
-        self._need.unpark()
-        try:
-            with self._starts.running():
-                if await _is_free_within(_START_LIMIT - _START_PATIENCE, helper):
-                    return
-            log.error("a disk helper has not started in %g s", _START_LIMIT)
-            await helper.is_free()
-        finally:
-            self._stuck -= 1
-
-    @contextlib.contextmanager
-    def _soon_free(self) -> Iterator[None]:
-        self._becoming_free += 1
-        try:
-            yield
-        finally:
-            self._becoming_free -= 1
-
-    @contextlib.contextmanager
-    def _new_helper(self) -> Iterator[Channel]:
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            log.error("cannot start a disk helper: %s", error)
-            raise HelperDied(has_order=False) from None
-        theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
-        helper = Channel(ours, self._closer.close_in_thread)
-
-        async def carry() -> None:
-            await self._carry(theirs)
-            helper.has_ended = True
-            helper.idle_scope.cancel()
-
-        try:
-            self._nursery.start_soon(carry)
-            yield helper
-        finally:
-            helper.close()
-
-    async def _next_job(self, helper: Channel) -> Job:
-        """Raises HelperDied when the helper ends while it is idle."""
-        while not helper.has_ended:
-            while self._queue:
-                job = self._queue.popleft()
-                if job.owners:
-                    job.leave_queue()
-                    return job
-                self._finish(job, Reply(errno.ECANCELED))
-            with trio.CancelScope() as helper.idle_scope:
-                await self._idle.park()
-        self._idle.unpark()  # the wake-up may have been for a job: let another helper look
-        raise HelperDied(has_order=False)
-
-    async def _do(self, job: Job, helper: Channel) -> None:
-        self._busy = self._stats.helpers_busy = self._busy + 1
-        try:
-            reply, received = await helper.call(job)
-        except HelperDied as death:
-            self._run_again(job, death)
-            raise
-        except trio.Cancelled:
-            self._finish(job, Reply(errno.ECANCELED))
-            raise
-        else:
-            self._finish(job, reply, received)
-            if job.order.operation.hands_over and reply.errno == 0:
-                with self._soon_free():
-                    await helper.is_free()
-        finally:
-            self._busy = self._stats.helpers_busy = self._busy - 1
-
-    def _run_again(self, job: Job, death: HelperDied) -> None:
-        job.deaths += death.has_order
-        if self._is_closed:
-            self._finish(job, Reply(errno.ECANCELED))
-        elif job.deaths >= _DEATHS:
-            log.error("%s has ended %d disk helpers: given up", job.order, job.deaths)
-            self._finish(job, Reply(errno.EIO))
-        else:
-            job.enter_queue(self._starts)
-            self._queue.appendleft(job)
-            self._idle.unpark()
+        job.finish(number, result)
 
     def close(self) -> None:
         """Let go of the jobs that were not begun; the nursery ends the helpers."""
         self._is_closed = True
         self._stats.helpers = 0
         while self._queue:
-            self._finish(self._queue.popleft(), Reply(errno.ECANCELED))
+            self._finish(self._queue.popleft(), errno.ECANCELED)
 
+    # ---------------------------------------------------------------- those who do it
 
-async def _is_free_within(seconds: float, helper: Channel) -> bool:
-    """Return whether a helper has said that it is free in this time. Raises HelperDied."""
-    with trio.move_on_after(seconds) as patience:
-        await helper.is_free()
-    return not patience.cancelled_caught
+    @property
+    def work(self) -> int:
+        """For how many helpers there is work now."""
+        return self._busy + len(self._queue)
+
+    def be_free(self, helper: Channel) -> None:
+        """Give a helper the next job, or keep it until there is one."""
+        self._idle.append(helper)
+        self._give_out()
+
+    def _give_out(self) -> None:
+        """Give jobs that wait to helpers that are idle."""
+        while self._idle and (job := self._next_job()):
+            helper = self._idle.popleft()
+            job.leave_queue()
+            try:
+                helper.send(job)
+            except HelperDied:
+                helper.give_up()
+                self._queue_again(job)
+            except OSError as error:
+                self._finish(job, error.errno or errno.EIO)
+                self._idle.append(helper)
+            else:
+                helper.job = job
+                self._note(helper, State.WORKS)
+
+    def _next_job(self) -> Job | None:
+        while self._queue:
+            job = self._queue.popleft()
+            if job.owners:
+                return job
+            self._finish(job, errno.ECANCELED)
+        return None
+
+    def _queue_again(self, job: Job) -> None:
+        job.enter_queue(self._crew.starts)
+        self._queue.appendleft(job)
+
+    def hear(self, helper: Channel, message: bytes, received: list[int]) -> None:
+        """Do what follows from a message. Raises HelperDied for one that makes no sense."""
+        try:
+            reply = helper.understand(message, received)
+        except HelperDied:
+            helper.close_all(received)
+            raise
+        if helper.job:
+            close = self._closer.close_in_thread
+            descriptors = tuple(Descriptor(number, close) for number in received)
+            job, result = helper.job, Result(reply.content, descriptors)
+            helper.job = self._sequel(job, result) if reply.is_first else None
+            self._finish(job, reply.errno, result)
+        if reply.is_first:
+            self._note(helper, State.GOES_ON if helper.job else State.CLOSES)
+        else:
+            self._note(helper, State.IDLE)
+            self.be_free(helper)
+
+    def _sequel(self, job: Job, result: Result) -> Job | None:
+        """What a helper does after its answer, for others to join."""
+        sequel = job.what_follows and job.what_follows(result)
+        if not sequel:
+            return None
+        key = None if sequel.key in self._shared else sequel.key
+        job.sequel = Job(sequel.order, sequel.descriptor, key)
+        job.sequel.owners = 0
+        if key is not None:
+            self._shared[key] = job.sequel
+        return job.sequel
+
+    def _note(self, helper: Channel, state: State) -> None:
+        """Keep count of the helpers that are busy, and of those that are about to be free."""
+        self._busy += (state is not State.IDLE) - (helper.state is not State.IDLE)
+        self._closing += (state is State.CLOSES) - (helper.state is State.CLOSES)
+        self._stats.helpers_busy = self._busy
+        helper.state = state
+
+    def lose(self, helper: Channel, has_died: bool) -> None:
+        """Find another helper for the job of one that is no more."""
+        self._note(helper, State.IDLE)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(helper)
+        job, helper.job = helper.job, None
+        if job is None:
+            return
+        job.deaths += has_died
+        if not has_died or self._is_closed:
+            self._finish(job, errno.ECANCELED)
+        elif job.deaths >= _DEATHS:
+            log.error("%s has ended %d disk helpers: given up", job.order, job.deaths)
+            self._finish(job, errno.EIO)
+        else:
+            self._queue_again(job)
+            self._give_out()

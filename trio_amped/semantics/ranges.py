@@ -3,12 +3,15 @@
 import re
 from typing import Final, TypeAlias
 
+from .request import Asked
+
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 """(offset, length) pairs, in bytes. Each length is at least 1."""
 
 _MOST_SPECS: Final = 256  # of a field: each takes the event loop 3 us
 _MOST_RANGES: Final = 64  # parts of an answer
 _USUAL: Final = re.compile(rb"bytes=([0-9]{1,18})-([0-9]{1,18})").fullmatch
+_FIRST: Final = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})").match
 _SPEC: Final = re.compile(rb"([0-9]*+)-([0-9]*+)")
 
 
@@ -35,6 +38,25 @@ def parse_range(value: bytes, size: int) -> Ranges | None:
         return None  # the last bytes of nothing: satisfiable, but Content-Range cannot name them
     ranges = _coalesced([span for span in spans if span and span[0] < span[1]])
     return ranges if len(ranges) <= _MOST_RANGES else None
+
+
+def first_part(asked: Asked, most: int) -> tuple[int, int]:
+    """Return which part of a file of unknown size an answer probably begins with.
+
+    Its offset, which counts from the end of the file if it is below 0, and its length, at most
+    `most`; 0 where there may be no content: HEAD, and a request with preconditions.
+    """
+    if asked.method == b"HEAD" or asked.is_conditional:
+        return 0, 0
+    match = _FIRST(asked.range or b"")
+    if match is None:
+        return 0, most
+    first, last = match.groups()
+    if not first:
+        count = int(last or 0)
+        return -count, min(count, most)
+    length = int(last) + 1 - int(first) if last else most
+    return int(first), max(0, min(length, most))
 
 
 def _span(spec: bytes, size: int) -> tuple[int, int] | None:

@@ -13,8 +13,8 @@ from .transport import Outlet
 _SMALL: Final = 32 * 1024  # bytes
 _STEP: Final = 512 * 1024  # bytes of a file in one turn
 # A file that comes from the disk cannot be faster than that, whose answers come in bursts: smaller
-# steps leave the loop to the others in between.
-_COLD_STEP: Final = 64 * 1024
+# steps leave the loop to the others in between. They grow with what the disk delivers.
+_COLD_STEPS: Final = 8  # in a window
 
 
 class BodySender:
@@ -96,7 +96,7 @@ class BodySender:
         await self._transport.turn()
         if offset not in self._ready or trio.current_time() > self._asked_at + FRESH:
             await self._ask_gate(file, offset, end)
-        step = _COLD_STEP if file.is_cold else _STEP
+        step = file.window // _COLD_STEPS if file.is_cold else _STEP
         stop = min(self._ready.stop, end, offset + step)
         return await self._transport.send_file(file.fd, offset, stop - offset)
 

@@ -6,8 +6,8 @@ import math
 from functools import lru_cache
 from typing import Any, Final
 
-from ..disk.interface import FileChanged, OpenFile, PromptDisk, WouldWait
-from ..disk.misses import Arrivals
+from ..disk.interface import FileChanged, OpenFile, PromptDisk, Wish, WouldWait
+from ..disk.misses import Arrivals, FileMiss
 from ..disk.open_files import Lookup, OpenFiles
 from ..semantics.errors import HttpError, status_of_errno
 from ..semantics.form import Form, Representation
@@ -109,7 +109,12 @@ class Resources:
         `by_accept`: it was chosen by the Accept field as well. An OSError is the answer of the
         disk. Raises Miss, and HttpError (404) for what is neither a file nor a directory.
         """
-        resource = self.get(path, came)
+        try:
+            resource = self.get(path, came)
+        except FileMiss as miss:
+            if miss.path == path:
+                miss.wish = self._beside(path, accept_encoding)
+            raise
         original = resource.original
         if original.file is None:
             if original.found is None:
@@ -128,6 +133,18 @@ class Resources:
             original.made = None
             return self.find(path, accept_encoding, came, by_accept=by_accept)
         return found
+
+    def _beside(self, path: bytes, accept_encoding: bytes | None) -> Wish:
+        """Return which sidecars are to be opened together with a file: the preferred ones first."""
+        sidecars = self._policy.sidecars(path)
+        best = preferred_codings(accept_encoding or b"", tuple(sidecars))
+        others = [coding for coding in sidecars if coding not in best]
+        beside = [
+            each
+            for coding in (*best, *others)
+            if not self._disk.lacks(each := sidecars[coding], self._clock.now, self._clock.moment)
+        ]
+        return Wish(tuple(beside), sum(sidecars[coding] in beside for coding in best))
 
     def _is_unchanged(self, found: Found) -> bool:
         """Return whether nobody has written into a sidecar since it was opened."""

@@ -7,19 +7,21 @@ import trio
 
 from ..config import Config, Site
 from ..disk.interface import Listing, PromptDisk
-from ..disk.misses import Arrivals, ListingMiss, Miss, answered
+from ..disk.misses import Arrivals, FileMiss, ListingMiss, Miss, answered
 from ..disk.open_files import OpenFiles
 from ..semantics.errors import Headers, HttpError
 from ..semantics.form import Form, Representation
 from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, View
 from ..semantics.negotiation import names_html, prefers
 from ..semantics.printable import printable
+from ..semantics.ranges import first_part
 from ..semantics.request import Asked
 from ..semantics.routing import read_prefix
 from ..semantics.target import Target
 from .clock import Clock
 from .resources import NO_FILE, Found, Resources, refusal
 
+_AT_FIRST: Final = 64 * 1024  # bytes of a file that are loaded together with its facts
 _PAGE_PATIENCE: Final = 1.0  # seconds for an error page, which may be on the disk that failed
 _LISTED: Final[Headers] = ((b"Cache-Control", b"no-cache"),)
 _LISTED_HTML: Final[Headers] = (
@@ -67,7 +69,12 @@ class DocumentRoot:
         `came`: what misses have brought before. Raises Miss, HttpError, and IsDirectory for a
         directory that is named without its slash.
         """
-        found = self.resources.find(target.file_path(), asked.accept_encoding, came)
+        try:
+            found = self.resources.find(target.file_path(), asked.accept_encoding, came)
+        except FileMiss as miss:
+            offset, length = first_part(asked, _AT_FIRST)
+            miss.wish = miss.wish._replace(offset=offset, length=length)
+            raise
         if isinstance(found, Found):
             return found
         if found is None:
