@@ -1,5 +1,6 @@
 """Real disks, made once: each test has a folder of its own on them, and leaves nothing open."""
 
+import math
 import shutil
 import tempfile
 import time
@@ -20,7 +21,7 @@ from tests.rig import (
     public_directory,
     tmpfs,
 )
-from trio_amped.disk import pages
+from trio_amped.disk import local, pages
 
 
 class BrokenDisk(NamedTuple):
@@ -104,10 +105,15 @@ def _nothing_stays_open(place: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _undisturbed(
-    as_long_as_it_takes: None, nobody_renames: None, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    as_long_as_it_takes: None,
+    nobody_renames: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing here depends on how busy the machine is, nor on who else renames files."""
     monkeypatch.setattr(pages, "QUICK", 0)  # so no window grows
+    if not {"mock_clock", "autojump_clock"} & set(request.fixturenames):
+        monkeypatch.setattr(local, "FRESH", math.inf)
 
 
 @contextmanager

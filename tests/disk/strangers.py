@@ -1,5 +1,6 @@
 """What tests have another user do: each is called in a process of its own, and returns JSON."""
 
+import math
 import os
 import time
 from pathlib import Path
@@ -8,11 +9,13 @@ from unittest import mock
 import trio
 
 from tests.disk.support import MIB, opened, opened_at, serving
-from trio_amped.disk import kernel, names, pages
+from trio_amped.disk import kernel, local, names, pages
 from trio_amped.disk.pages import PageGate
 from trio_amped.stats import Stats
 
-mock.patch.object(pages, "QUICK", 0).start()  # as in tests/disk/conftest.py
+# Nothing depends on how busy the machine is (tests/disk/conftest.py).
+mock.patch.object(pages, "QUICK", 0).start()
+mock.patch.object(local, "FRESH", math.inf).start()
 
 
 def names_errno(path: str) -> int:
