@@ -99,8 +99,11 @@ async def in_thread(work: Callable[[], object]) -> None:
 async def serving(
     root: Path, stats: Stats | None = None, **settings: object
 ) -> AsyncIterator[LocalDisk]:
-    """`open_disk`, which never gives up, without the exception group around a test's failure."""
-    common = {"max_helpers": 4, "disk_timeout": math.inf}
+    """`open_disk`, without the exception group around a test's failure.
+
+    It never gives up, and looks at its root but once, however long that takes.
+    """
+    common = {"max_helpers": 4, "disk_timeout": math.inf, "revalidate": math.inf}
     config = Config(root=root, **(common | settings))  # type: ignore[arg-type]
     failure: BaseException | None = None
     async with open_disk(config, stats if stats is not None else Stats()) as disk:

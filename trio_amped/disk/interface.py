@@ -92,7 +92,10 @@ class PromptDisk(Disk, Protocol):
         """As `ready`; 0 where that would wait. Raises FileChanged, OSError."""
 
     def read_at_once(self, file: OpenFile, offset: int, end: int) -> bytes:
-        """As `read`. Raises WouldWait, FileChanged, OSError."""
+        """As `read`, of a file that has just been found unchanged (`is_unchanged`).
+
+        Raises WouldWait, FileChanged, OSError.
+        """
 
     def share(self, file: OpenFile) -> OpenFile:
         """The same open file for one more user, who calls `close` as well."""

@@ -373,11 +373,18 @@ class LocalDisk:
         return count
 
     def read_at_once(self, file: OpenFile, offset: int, end: int) -> bytes:
-        """As `read`. Raises WouldWait, FileChanged, OSError."""
-        count = self.ready_at_once(file, offset, end)
+        """As `read`, of a file that has just been found unchanged.
+
+        Raises WouldWait, FileChanged, OSError.
+        """
+        count = self._pages.resident_now(file, offset, min(end - offset, WINDOW))
         if not count:
             raise WouldWait
-        return os.pread(file.fd, count, offset)
+        self._stats.resident += 1
+        data = os.pread(file.fd, count, offset)
+        if len(data) < count:  # mincore still reports the pages of a file that was cut off
+            raise FileChanged
+        return data
 
     def share(self, file: OpenFile) -> OpenFile:
         """The same open file for one more user, who closes it as well."""

@@ -3,6 +3,7 @@
 import errno
 import logging
 import math
+import os
 from functools import lru_cache
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ _OLDER: Final = 10**9  # ns: a sidecar that is so much older than its original i
 _SMALL: Final = 64 * 1024  # bytes: a body of this size is kept, and goes in one send with its head
 _TOLD: Final = 1000  # lines of the log that are not written again
 _LONG: Final = 256  # bytes of an Accept-Encoding: beyond, what it means is not remembered
+
+_ABSENT: Final = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 _remembered_codings = lru_cache(maxsize=1024)(preferred_codings)
 
@@ -109,6 +112,8 @@ class Resources:
         `by_accept`: it was chosen by the Accept field as well. An OSError is the answer of the
         disk. Raises Miss, and HttpError (404) for what is neither a file nor a directory.
         """
+        if self._is_absent(path, came):
+            return _ABSENT
         try:
             resource = self.get(path, came)
         except FileMiss as miss:
@@ -133,6 +138,14 @@ class Resources:
             original.made = None
             return self.find(path, accept_encoding, came, by_accept=by_accept)
         return found
+
+    def _is_absent(self, path: bytes, came: Arrivals | None) -> bool:
+        """Return whether nothing is known of a path, and its folder has no such name."""
+        if self.files.get(path) is not None:
+            return False
+        if came is not None and came.get(self._disk, path) is not None:
+            return False
+        return bool(self._disk.lacks(path, self._clock.now, self._clock.moment))
 
     def _beside(self, path: bytes, accept_encoding: bytes | None) -> Wish:
         """Return which sidecars are to be opened together with a file: the preferred ones first."""
