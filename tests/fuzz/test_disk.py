@@ -203,7 +203,7 @@ def test_a_descriptor_that_is_left_is_seen() -> None:
         pass
 
     with (
-        mock.patch.object(Job, "_close_received", keep),
+        mock.patch.object(Job, "_let_go", keep),
         pytest.raises(AssertionError, match="descriptors are left"),
     ):
         ask("answers late", patience=0.5)

@@ -161,7 +161,6 @@ def test_gate_always_uses_a_helper_for_every_window(site: Path) -> None:
             assert client.get(BIG).body == content(5 * MIB)
         assert server.stop() == 0
         assert count(server, "jobs for helpers") >= FEWEST_JOBS
-        assert count(server, "misses") >= 1
 
 
 def test_what_is_in_memory_needs_no_helper(site: Path) -> None:
