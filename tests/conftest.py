@@ -13,7 +13,6 @@ from hypothesis import settings
 from fuzz import limits
 from fuzz.campaign import profiles
 from tests.rig import GUARD
-from tests.rig.features import KERNEL_LACKS
 from tests.rig.server import COMMON_OPTIONS, PATIENCE
 from trio_amped.disk import carriers, crew, descriptors, kernel
 
@@ -33,10 +32,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "d
 
 
 class NoSkips:
-    """CI has all that the tests need: a skipped test there is one that nobody runs.
-
-    But for what the kernel was built without, for which there are tests with a simulated answer.
-    """
+    """CI has all that the tests need: a skipped test there is one that nobody runs."""
 
     def __init__(self) -> None:
         self.skipped: list[str] = []
@@ -51,8 +47,7 @@ class NoSkips:
 
     def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        if KERNEL_LACKS not in str(reason):
-            self.skipped.append(f"{report.nodeid}: {reason}")
+        self.skipped.append(f"{report.nodeid}: {reason}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

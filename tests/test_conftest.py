@@ -42,25 +42,6 @@ def test_a_skip_fails_in_ci_alone(
     assert all(name in skipped for name in SKIPPING if is_failure)
 
 
-@pytest.mark.parametrize(
-    ("needed", "is_failure"),
-    [("'casefold'", False), ("'casefold', 'fuse'", True), ("'fuse'", True), ("'ascii-ci'", True)],
-)
-def test_what_the_kernel_lacks_is_no_failure(needed: str, is_failure: bool, tmp_path: Path) -> None:
-    """It is skipped: there is nothing to install for it, if disks can be mounted at all."""
-    (tmp_path / "test_it.py").write_text(
-        "from tests.rig import features\n"
-        "def fail(): raise OSError('no')\n"
-        "features._PROBES |= {'loop': int, 'casefold': fail, 'fuse': fail}\n"
-        "features._PROBES |= {'xfs': fail, 'ascii-ci': fail}\n"
-        f"@features.needs({needed})\ndef test_it(): pass\n"
-        "def test_other(): pass\n"
-    )
-    done = run_tests(tmp_path, "true")
-    assert done.returncode == is_failure, done.stdout + done.stderr
-    assert "1 passed, 1 skipped" in done.stdout
-
-
 def test_what_spins_fails_by_its_cpu_time(tmp_path: Path) -> None:
     for name, text in SPINNING.items():
         (tmp_path / name).write_text(LIMITED + text)

@@ -217,9 +217,11 @@ def test_encrypted_names(aged: None, place: Path) -> None:
         assert errno_of(lambda: read(mount / "folder")) == errno.EOPNOTSUPP
 
 
-# Many kernels cannot mount disks that fold names: what is read there is simulated further below.
+# Many kernels cannot mount disks that fold names, also those of CI, which misses no test of the
+# others: so these two are long ones. What is read there is simulated further below.
 
 
+@pytest.mark.long
 @needs("casefold")
 def test_folded_names_on_ext4(aged: None, place: Path) -> None:
     with loop_disk(place, "ext4", make=["-O", "casefold"]) as mount:
@@ -232,6 +234,7 @@ def test_folded_names_on_ext4(aged: None, place: Path) -> None:
         assert read(mount / "plain").folders == DOTS
 
 
+@pytest.mark.long
 @needs("ascii-ci")
 def test_folded_names_on_xfs(aged: None, place: Path) -> None:
     with loop_disk(place, "xfs", make=["-n", "version=ci"]) as mount:

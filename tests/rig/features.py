@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -18,20 +17,11 @@ from tests.rig.fuse import fuse_disk
 from tests.rig.tools import NOBODY, require, run_tool
 from tests.rig.users import as_nobody
 
-_OF_THE_KERNEL: Final = {"casefold": "loop", "ascii-ci": "xfs"}
-"""Features that a kernel is built with, or not, and what is needed to find out."""
-
-KERNEL_LACKS: Final = "this kernel was built without it"
-"""So begins the reason of a skip that is none of CI's failures: only such features are missing."""
-
 
 def needs(*features: str) -> pytest.MarkDecorator:
     """Skip a test, with the reason, where one of these features or programs is missing."""
-    reasons = {each: reason for each in features if (reason := missing(each)) is not None}
-    told = "; ".join(reasons.values())
-    if reasons and all(missing(_OF_THE_KERNEL.get(each, each)) is None for each in reasons):
-        told = f"{KERNEL_LACKS}: {told}"
-    return pytest.mark.skipif(bool(reasons), reason=told or "everything is there")
+    reasons = [reason for feature in features if (reason := missing(feature)) is not None]
+    return pytest.mark.skipif(bool(reasons), reason="; ".join(reasons) or "everything is there")
 
 
 @functools.cache
