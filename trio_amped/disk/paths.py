@@ -129,10 +129,14 @@ class PathGate:
             result.content, [each.fd for each in result.descriptors]
         )
         owners = iter(result.descriptors)
-        owned = [each if isinstance(each, OSError) else (each, next(owners)) for each in found]
-        paths = job.order.paths
+        paths = job.order.paths  # those of who was the first to ask
         return Fetched(
-            dict(zip(paths, owned, strict=False)), paths[part.number] if part else b"", job.sequel
+            {
+                each: what if isinstance(what, OSError) else (what, next(owners))
+                for each, what in zip(paths, found, strict=False)
+            },
+            paths[part.number] if part else b"",
+            job.sequel,
         )
 
     async def open_anywhere(self, path: bytes) -> Found:
