@@ -54,26 +54,30 @@ check-serving: $(VENV)/test
 
 test: $(VENV)/test  ## all that a change can break: lint, types, tests with branch coverage
 	$(BIN)/coverage erase
-	@$(MAKE) $(PARALLEL) -j3 test-machine test-unmeasured test-simulated lint
+	@$(MAKE) $(PARALLEL) -j4 test-machine test-programs test-simulated test-unmeasured lint
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# In three parts: two that nothing but the CPU keeps busy, and the rest, of whose tests there must
-# never be two at once: they need a disk, a browser, or processes, and wait for them. What the fuzzer
-# and tables of whole requests reach, the others reach as well: they are not measured, which would
-# take as long again.
+# In four parts. Of the tests with disks and clients there must never be two at once: they make the
+# kernel forget, and need a browser. Programs are started and waited for; what is simulated needs the
+# CPU alone. What the fuzzer and tables of whole requests reach, the others reach as well: they are
+# not measured, which would take as long again.
+MACHINE    := tests/clients tests/disk tests/real tests/test_rig.py tests/test_server.py
 SIMULATED  := tests/asgi tests/semantics tests/serving
 UNMEASURED := tests/fuzz tests/semantics/test_reference.py tests/serving/rfc9110 \
     tests/serving/test_every_way.py tests/serving/test_reference.py
+
+test-machine: $(VENV)/test
+	$(BIN)/coverage run -m pytest $(MACHINE)
+
+test-programs: $(VENV)/test
+	$(BIN)/coverage run -m pytest tests $(addprefix --ignore=,$(MACHINE) $(SIMULATED) $(UNMEASURED))
 
 test-simulated: $(VENV)/test
 	$(BIN)/coverage run -m pytest $(SIMULATED) $(addprefix --ignore=,$(UNMEASURED))
 
 test-unmeasured: $(VENV)/test
 	$(BIN)/python -m pytest $(UNMEASURED)
-
-test-machine: $(VENV)/test
-	$(BIN)/coverage run -m pytest tests $(addprefix --ignore=,$(SIMULATED) $(UNMEASURED))
 
 test-long: $(VENV)/test  ## the tests that make test leaves out: they find little that it does not
 	$(BIN)/python -m pytest -m long
