@@ -10,7 +10,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: help serve check check-pure check-serving lint test test-simulated test-unmeasured test-machine test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
+.PHONY: help serve check check-pure check-serving lint test test-simulated test-unmeasured test-machine test-programs test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
