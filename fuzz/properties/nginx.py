@@ -253,8 +253,10 @@ CLASSES: Final = (
     ),
     Class(
         "version",
-        "it closes after HTTP/2.0",
+        "it closes after HTTP/2.0, and says 400 if more is wrong; we look at the version first",
         lambda asked: asked.lines[0].endswith(b" HTTP/2.0"),
+        statuses=(400,),
+        ours=(505,),
         closes=True,
     ),
     Class(
