@@ -392,14 +392,20 @@ def opened_then_loaded(hands: Hands) -> Job:
     return hands.pool.submit(Order(Operation.OPEN, b"file"), what_follows=then_load)
 
 
+async def opened_and_loading(hands: Hands, path: Path) -> tuple[Job, Hand]:
+    """An order whose answer has been taken, while the helper still does the rest of it."""
+    job = opened_then_loaded(hands)
+    helper, _ = await hands.the_order()
+    helper.hand_over(path, Reply(0, b"facts", is_first=True))
+    (await taken(job)).descriptor.release()
+    return job, helper
+
+
 async def test_the_rest_of_an_order_is_a_job_that_others_join(root: Path) -> None:
     """Those who need no more than the answer go on before that."""
     (root / "file").touch()
     async with a_pool(size=1) as hands:
-        job = opened_then_loaded(hands)
-        helper, _ = await hands.the_order()
-        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
-        (await taken(job)).descriptor.release()
+        job, helper = await opened_and_loading(hands, root / "file")
         rest = hands.pool.submit(load(7), key="window")
         assert rest is job.sequel
         assert not rest.is_done
@@ -434,10 +440,7 @@ async def test_the_rest_of_an_order_that_somebody_else_does(root: Path) -> None:
     async with a_pool(size=2) as hands:
         first = hands.pool.submit(load(7), key="window")
         loader, _ = await hands.the_order()
-        job = opened_then_loaded(hands)
-        helper, _ = await hands.the_order()
-        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
-        (await taken(job)).descriptor.release()
+        job, helper = await opened_and_loading(hands, root / "file")
         job.drop()
         assert hands.pool.submit(load(7), key="window") is first
         helper.answer()
@@ -474,10 +477,7 @@ async def test_a_helper_that_dies_over_the_rest(autojump_clock: MockClock, root:
 async def test_a_second_answer_hands_nothing_over(autojump_clock: MockClock, root: Path) -> None:
     (root / "file").touch()
     async with a_pool(size=1) as hands:
-        job = opened_then_loaded(hands)
-        helper, _ = await hands.the_order()
-        helper.hand_over(root / "file", Reply(0, b"facts", is_first=True))
-        (await taken(job)).descriptor.release()
+        job, helper = await opened_and_loading(hands, root / "file")
         job.drop()
         rest = hands.pool.submit(LOADING, key="window")
         helper.hand_over(root / "file", DONE)
