@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
@@ -94,6 +95,16 @@ class Client:
             assert data, f"the stream ended after {received!r}"
             received += data
         return bytes(received)
+
+
+def fileno(client: Client) -> int:
+    assert isinstance(client.stream, trio.SocketStream)
+    return client.stream.socket.fileno()
+
+
+def has_received(client: Client) -> bool:
+    """Whether a byte, or the end, has come and was not read yet."""
+    return bool(select.select([fileno(client)], [], [], 0)[0])
 
 
 class Peer(Client):

@@ -173,10 +173,10 @@ CASES: Final[Mapping[str, Case]] = {
     "no error page": Case(
         get("/nope") * 2,
         (
-            Told(DEBUG, "404 for /nope: no such file"),
             Told(
                 WARNING, "the page lost.html is not used: opening failed: No such file or directory"
             ),
+            Told(DEBUG, "404 for /nope: no such file"),
             Told(DEBUG, "404 for /nope: no such file"),
         ),
         settings={"error_pages": ["404=/lost.html"]},
@@ -192,10 +192,12 @@ async def test_what_is_said(
     caplog.set_level(logging.DEBUG, logger="trio_amped")
     disk = SimDisk({**FILES, **case.entries})
     if case.at_open is not None:
-        disk.at_open[0] = case.at_open
+        disk.at_open = dict.fromkeys(range(2), case.at_open)
     disk.at_load.update(case.at_load)
     await converse(disk, [case.request], Config(**case.settings))
     records = [each for each in caplog.records if each.name != "trio_amped.access"]
+    if records and records[0].getMessage() == "a bug in the fast lane":  # then a task tries it
+        records.pop(0)
     assert len(records) == len(case.told)
     for record, told in zip(records, case.told, strict=True):
         text = record.getMessage()

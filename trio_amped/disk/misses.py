@@ -11,22 +11,22 @@ import errno
 import math
 import os
 from collections.abc import Callable, Hashable, Iterable
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import trio
 
-from ..semantics.errors import HttpError
+from ..semantics.errors import HttpError, status_of_errno
 from ..semantics.listing import View
-from .interface import Listing, OpenFile, PromptDisk, Wish
+from .interface import FileChanged, Listing, OpenFile, PromptDisk, Wish
 
 Result = TypeVar("Result")
 _TRIES: Final = 32  # misses of one request: a file, its sidecars, a listing, pages
 
-Arrival: TypeAlias = OpenFile | Listing | OSError
+Arrival: TypeAlias = OpenFile | Listing | OSError | FileChanged
 
 
 def _close(disk: PromptDisk, arrival: Arrival) -> None:
-    if not isinstance(arrival, OSError):
+    if not isinstance(arrival, (OSError, FileChanged)):
         disk.close(arrival.file if isinstance(arrival, Listing) else arrival)
 
 
@@ -38,15 +38,23 @@ class Arrivals:
     """
 
     def __init__(self) -> None:
+        self.made: dict[Hashable, Any] = {}
+        """What others have made of it, and can use as long as it is here."""
         self._here: dict[Hashable, tuple[PromptDisk, Arrival]] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for disk, arrival in self._here.values():
-            _close(disk, arrival)
-        self._here.clear()
+        self.clear()
+
+    def clear(self) -> None:
+        """Give back all that is here."""
+        if self._here or self.made:
+            for disk, arrival in self._here.values():
+                _close(disk, arrival)
+            self._here.clear()
+            self.made.clear()
 
     def get(self, disk: PromptDisk, key: Hashable) -> Arrival | None:
         """Return what has come of a question to a disk; None: nothing yet."""
@@ -80,6 +88,11 @@ class Miss(Exception):
         self.patience = math.inf
         self._disk = disk
         self._key = key
+
+    @property
+    def question(self) -> Hashable:
+        """What is asked of which disk: one answer is for all whose question is the same."""
+        return self._disk, self._key, self.patience
 
     async def fill(self, came: Arrivals) -> None:
         """Wait for what the disk says, be it an error. A checkpoint."""
@@ -119,6 +132,40 @@ class ListingMiss(Miss):
 
     async def _ask(self) -> Iterable[tuple[Hashable, Arrival]]:
         return [(self._key, await self._disk.list(self._path, self._view))]
+
+
+class PageMiss(Miss):
+    """A part of an open file that is not in memory."""
+
+    def __init__(self, disk: PromptDisk, file: OpenFile, offset: int, end: int) -> None:
+        super().__init__(disk, (file, offset, end))
+        self._file = file
+        self._span = offset, end
+
+    async def fill(self, came: Arrivals) -> None:
+        """Wait until it is, at least its beginning, or until that has failed. A checkpoint."""
+        file = came.hold(self._disk, self._file)
+        try:
+            await self._disk.ready(file, *self._span)
+        except (FileChanged, OSError) as error:
+            came.put(self._disk, self._key, error)
+        else:
+            came.put(self._disk, self._key, self._disk.share(file))
+
+    def was_filled(self, came: Arrivals | None) -> bool:
+        """Return whether it was waited for already. Raises HttpError if that has failed."""
+        arrival = came.get(self._disk, self._key) if came is not None else None
+        if isinstance(arrival, (FileChanged, OSError)):
+            raise unreadable(arrival)
+        return arrival is not None
+
+
+def unreadable(error: FileChanged | OSError) -> HttpError:
+    """Return what a client is told when a file cannot be read, and nothing of it was sent yet."""
+    if isinstance(error, FileChanged):
+        return HttpError(503, "the file changed while it was read")
+    status = 503 if status_of_errno(error.errno or 0) == 503 else 500
+    return HttpError(status, f"reading failed: {error.strerror}")
 
 
 async def answered(ask: Callable[[], Result], came: Arrivals) -> Result:

@@ -1,7 +1,7 @@
 """The answer to a request for a file: one way for the lane, for tasks and for ASGI. Never waits.
 
-Where something would have to be waited for, `answer` raises Miss. Whoever can wait does so and asks
-again (disk/misses.py); whoever cannot, the lane, leaves the request to a task.
+Where something would have to be waited for, `answer` raises Miss. A task waits and asks again
+(disk/misses.py); the lane parks the connection, and goes on when what is missed has come.
 """
 
 import logging

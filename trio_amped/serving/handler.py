@@ -6,9 +6,9 @@ from typing import Protocol, TypeAlias
 
 from ..config import Application
 from ..disk.interface import FileChanged
-from ..disk.misses import Arrivals, answered
+from ..disk.misses import Arrivals, answered, unreadable
 from ..semantics.body import inlined
-from ..semantics.errors import HttpError, status_of_errno
+from ..semantics.errors import HttpError
 from ..semantics.request import Asked, Request, check_request
 from ..semantics.response import Response, error_response, options, with_headers
 from .answer import answer, answer_error, log_refusal
@@ -86,8 +86,8 @@ async def _answer(
             body = _body(response, found, route.root, came, responder)
             await _prepare(body)  # the page gate
         except HttpError as error:
-            log_refusal(target, error)
             response, body = await _answer_error(error, asked, route.root, came, responder)
+            log_refusal(target, error)
         await responder.respond(response, body)  # the page gate, for every window
 
 
@@ -143,11 +143,8 @@ async def _prepare(body: BodySender) -> None:
     """Raises HttpError: nothing was sent yet, so a disk that fails can be answered for."""
     try:
         await body.prepare()
-    except FileChanged:
-        raise HttpError(503, "the file changed while it was read") from None
-    except OSError as error:
-        status = 503 if status_of_errno(error.errno or 0) == 503 else 500
-        raise HttpError(status, f"reading failed: {error.strerror}") from None
+    except (FileChanged, OSError) as error:
+        raise unreadable(error) from None
 
 
 async def _answer_error(

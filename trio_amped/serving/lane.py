@@ -1,6 +1,7 @@
 """The fast lane: idle connections in one epoll object, common requests answered without a task.
 
-Awaits its epoll object, and nothing else. A connection that needs more is handed over.
+Awaits its epoll object; and, with one task for all who miss the same, the disk. A connection that
+needs more is handed over.
 """
 
 import contextlib
@@ -10,18 +11,20 @@ import math
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import trio
 
 from ..config import Config
 from ..disk.interface import FileChanged
+from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body, FileSpan
 from ..semantics.head import LINE_SLACK
 from ..semantics.recogniser import MOST_FIELDS, Match, target_of
 from ..stats import Stats
 from .connection import Unfinished
+from .parked import Group, Groups, Parked
 from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
 from .room import Room
@@ -34,6 +37,7 @@ _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
 _ACCEPTED: Final = 64  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
+_MISSES: Final = 8  # of one request; a task goes on with what has no end
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
 _LINGER_SECONDS: Final = 5.0
@@ -41,20 +45,6 @@ _LINGER_BYTES: Final = 4 * 2**20
 _SWEEP: Final = 1.0  # seconds between looks for connections that were idle for too long
 _PAUSE: Final = 0.1  # seconds, when the system has no room for another connection
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-class Parked:
-    """An idle connection; its owner is the lane for as long as it is in the lane's dict."""
-
-    __slots__ = ("deadline", "is_new", "lingers", "rest", "sock", "watched")
-
-    def __init__(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
-        self.sock = sock
-        self.deadline = deadline
-        self.is_new = is_new
-        self.watched = 0  # for these events
-        self.rest = b""  # received, and to be answered when there is room for answers
-        self.lingers = 0  # our side has ended: so many bytes of theirs are still read
 
 
 class Handover(NamedTuple):
@@ -102,6 +92,9 @@ class Lane:
         self._accepts_at = 0.0
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
         self._tells = config.on_request is not None  # whoever wants to know of answers
+        self._here = Arrivals()  # what cannot be kept for longer than this moment
+        self._groups: Groups = {}  # of those who wait for the disk
+        self._nursery: trio.Nursery | None = None  # of a task for each of them
 
     async def run(self, listeners: list[socket.socket]) -> None:
         """Accept and answer until cancelled; then listeners are closed, and tasks have the rest."""
@@ -110,6 +103,7 @@ class Lane:
         self._has_work.set()
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._sweep_for_ever)
                 while True:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
@@ -146,9 +140,14 @@ class Lane:
         self._watch(sock.fileno(), parked)
 
     def adopt(self, sock: socket.socket) -> None:
-        """Take over a new connection, which does not block. Most have sent something already, and
-        some are closed at once: those need not be watched."""
+        """Take over a new connection, which does not block."""
         self._room.enter()
+        self._begin(sock)
+        self._here.clear()
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Most have sent something already, and some are closed at once: those need not be
+        watched."""
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
         parked = self._own(sock, deadline, is_new=True)
         self._receive(fd, parked)
@@ -162,6 +161,8 @@ class Lane:
 
     def _watch(self, fd: int, parked: Parked) -> None:
         """Wait for more, or until more can be sent while there is something to be answered."""
+        if parked.waits:
+            return
         events = select.EPOLLOUT if parked.rest else select.EPOLLIN
         try:
             if not parked.watched:
@@ -237,14 +238,10 @@ class Lane:
 
     def _take_turn(self) -> bool:
         """Work while there is some, but not for too long: whether there may be more."""
-        self._clock.update()
-        self._idle_until = self._clock.now + self._keep_alive_timeout
-        is_logged = access_log.isEnabledFor(logging.DEBUG)
-        self._tells = is_logged or self._config.on_request is not None
-        stop = time.monotonic() + _TURN
+        stop = self._begin_turn()
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
-            self._clock.update()  # what is to be read now was sent before
+            self._update()  # what is to be read now was sent before
             for number, (fd, _) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
@@ -254,11 +251,80 @@ class Lane:
                     self._accept(listener)
                 if time.monotonic() >= stop:
                     self._events = events[number:]
+                    self._here.clear()
                     return True
             self._events = []
+        self._here.clear()
         return False
 
+    def _update(self) -> None:
+        """Begin a new moment."""
+        self._clock.update()
+        self._here.clear()
+
+    def _begin_turn(self) -> float:
+        """Return when the turn ends, a time of `time.monotonic`."""
+        self._update()
+        self._idle_until = self._clock.now + self._keep_alive_timeout
+        is_logged = access_log.isEnabledFor(logging.DEBUG)
+        self._tells = is_logged or self._config.on_request is not None
+        return time.monotonic() + _TURN
+
+    def _wait(self, parked: Parked, rest: bytes, miss: Miss, among: Group | None) -> None:
+        """Keep a connection until what its request misses has come, which is asked for once.
+
+        `among`: those that it has waited with before; all that has come for them stays at hand.
+        """
+        if not parked.misses:
+            parked.asked_at = trio.current_time()
+        parked.misses += 1
+        parked.rest, parked.waits = rest, True
+        parked.is_new, parked.deadline = False, math.inf
+        groups = among.following if among else self._groups
+        group = groups.get(miss.question)
+        if group is None:
+            group = groups[miss.question] = Group(miss, among.came if among else Arrivals())
+            if not among:
+                assert self._nursery is not None
+                self._nursery.start_soon(self._serve_group, group)
+        group.parked.append(parked)
+
+    async def _serve_group(self, group: Group) -> None:
+        with group.came:
+            await self._bring(group)
+
+    async def _bring(self, group: Group) -> None:
+        """Wait for what is missed, and answer those who have waited for it.
+
+        They take turns of their own: what comes meanwhile is not behind all of them.
+        """
+        try:
+            await group.miss.fill(group.came)
+        except Exception:
+            log.exception("a bug in the fast lane")
+            for parked in group.parked:  # each gets a task, which sees for itself
+                parked.misses = _MISSES
+        if self._groups.get(group.miss.question) is group:
+            del self._groups[group.miss.question]
+        stop = self._begin_turn()
+        for parked in group.parked:
+            if time.monotonic() >= stop:
+                await trio.lowlevel.checkpoint()
+                stop = self._begin_turn()
+            parked.waits = False
+            self._receive(parked.sock.fileno(), parked, group)
+        async with trio.open_nursery() as nursery:
+            for following in group.following.values():
+                nursery.start_soon(self._bring, following)
+
     def _accept(self, listener: socket.socket) -> None:
+        accepted = list(self._accepted(listener))
+        self._update()
+        for sock in accepted:
+            self._begin(sock)
+
+    def _accepted(self, listener: socket.socket) -> Iterator[socket.socket]:
+        """The next connections, whose places are taken."""
         for _ in range(_ACCEPTED):
             if not self._room.has_place:
                 self._pause_accepting()
@@ -275,13 +341,13 @@ class Lane:
                     return
                 continue  # it is gone already; accept(2)
             sock.setblocking(False)
-            self._clock.update()
-            self.adopt(sock)
+            self._room.enter()
+            yield sock
 
-    def _receive(self, fd: int, parked: Parked) -> None:
+    def _receive(self, fd: int, parked: Parked, among: Group | None = None) -> None:
         try:
             if parked.rest:
-                self._go_on(fd, parked)
+                self._go_on(fd, parked, among)
                 return
             try:
                 received = parked.sock.recv(_RECEIVE)
@@ -298,15 +364,22 @@ class Lane:
             if self._parked.get(fd) is parked:
                 self._close(fd)
 
-    def _go_on(self, fd: int, parked: Parked) -> None:
-        """Answer what was received before."""
+    def _go_on(self, fd: int, parked: Parked, among: Group | None) -> None:
+        """Answer what was received before, unless it waits: then there is no need to watch it."""
+        if parked.waits:
+            self._epoll.unregister(fd)
+            parked.watched = 0
+            return
         received, parked.rest = parked.rest, b""
-        self._answer(fd, parked, received)
+        self._answer(fd, parked, received, among)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
-    def _answer(self, fd: int, parked: Parked, received: bytes) -> None:
-        """Answer all requests that were received, or hand the connection over."""
+    def _answer(self, fd: int, parked: Parked, received: bytes, among: Group | None = None) -> None:
+        """Answer all requests that were received, or hand the connection over.
+
+        `among`: those that the first of them has waited with.
+        """
         stats, start, begun = self._stats, 0, None
         for _ in range(_PIPELINED):
             match = self._match(received, start)
@@ -315,7 +388,13 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            reply = self._replies.reply(match)
+            try:
+                reply = self._replies.reply(match, among.came if among else self._here)
+            except Miss as miss:
+                if parked.misses == _MISSES:
+                    break
+                self._wait(parked, received[start:], miss, among)
+                return
             if reply is None:
                 break
             start = stop
@@ -323,7 +402,7 @@ class Lane:
             stats.by_lane += 1
             stats.responses[reply.status] += 1
             if self._tells:
-                begun = self._begin(parked.sock, match, reply)
+                begun = self._note(parked, match, reply)
             try:
                 body = self._send(parked.sock, reply)
             except (ClientGone, OSError) as error:
@@ -339,9 +418,11 @@ class Lane:
                 begun.end(stats.bytes_sent)
             parked.is_new = False
             parked.deadline = self._idle_until
+            parked.misses = 0
+            among = None
             if start == len(received):
                 return
-            self._clock.update()  # the next one may have been sent later
+            self._update()  # the next one may have been sent later
         else:  # the others have their turn
             parked.rest = received[start:]
             if parked.watched:
@@ -351,14 +432,15 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))
 
-    def _begin(self, sock: socket.socket, match: Match, reply: Reply) -> Begun | None:
+    def _note(self, parked: Parked, match: Match, reply: Reply) -> Begun | None:
         """Tell the access log; what is to be told to the hook."""
         line, _, _ = match[0].partition(b"\r\n")
         log_access(line, reply.status, reply.length)
         hook, before = self._config.on_request, self._stats.bytes_sent
         if hook is None:
             return None
-        return Begun(hook, line, reply.status, peer_of(sock), trio.current_time(), before)
+        since = parked.asked_at if parked.misses else trio.current_time()
+        return Begun(hook, line, reply.status, peer_of(parked.sock), since, before)
 
     def _pass_on(
         self,

@@ -1,13 +1,15 @@
-"""The answers to recognised requests, ready for the wire. Never waits: None is "a task must"."""
+"""The answers to recognised requests, ready for the wire. Never waits: it raises Miss."""
 
+import contextlib
 from typing import Final
 
 from ..disk.interface import FileChanged, WouldWait
-from ..disk.misses import Miss
+from ..disk.misses import Arrivals, Miss, PageMiss
 from ..semantics.body import FileSpan
 from ..semantics.errors import HttpError
 from ..semantics.recogniser import CONDITIONAL, Match, target_of
-from ..semantics.response import Response, whole, wire_head
+from ..semantics.request import Asked
+from ..semantics.response import Response, error_response, whole, wire_head
 from .answer import answer, answer_error, log_refusal
 from .resources import Found
 from .root import DocumentRoot
@@ -60,15 +62,18 @@ class Replies:
         self._nothing = (None,) * len(unusual)
         self._closing = router.recogniser.numbers_of(("close", "old"))
 
-    def reply(self, match: Match) -> Reply | None:
-        """Return the answer to a request; None: something must be waited for, or is unusual."""
+    def reply(self, match: Match, came: Arrivals | None = None) -> Reply | None:
+        """Return the answer to a request; None: it is unusual, and a task's. Raises Miss.
+
+        `came`: what misses have brought before.
+        """
         groups = match.group(*self._groups)
         path, method, coding = groups[:3]
         if groups[3:] == self._nothing and method == b"GET" and path and self._only is not None:
             reply = self._kept(self._only, path, coding)
             if reply is not None:
                 return reply
-        return self._any(match)
+        return self._any(match, came)
 
     def _kept(self, root: DocumentRoot, path: bytes, coding: bytes | None) -> Reply | None:
         """Return the answer to a plain GET, which is kept with its file."""
@@ -85,7 +90,10 @@ class Replies:
         reply: Reply | None = found.reply
         if reply is None:
             response = whole(b"GET", found.form, root.policy.cors.headers(None))
-            reply = self._with_body(root, response, found, closes=False)
+            try:
+                reply = self._with_body(root, response, found, None, closes=False)
+            except PageMiss:
+                return None
             if reply is None or found.owner is None:
                 return reply
             self._keep(found, reply)
@@ -103,26 +111,46 @@ class Replies:
         if found.body is not None:
             found.body = memoryview(reply.wire)[-reply.length :]
 
-    def _any(self, match: Match) -> Reply | None:
+    def _any(self, match: Match, came: Arrivals | None) -> Reply | None:
         """The same for any request that the recogniser knows."""
         asked, route = self._router.read(match)
         closes = match.group(*self._closing) != (None, None)
         try:
-            try:
-                response, found = answer(asked, route, self._clock, None)
-            except HttpError as error:
-                if route.application is not None:
-                    return None
-                log_refusal(target_of(match), error)
-                response, found = answer_error(error, asked, route.root, None)
-        except Miss:
-            return None
-        return self._with_body(route.root, response, found, closes=closes)
+            response, found = answer(asked, route, self._clock, came)
+            return self._with_body(route.root, response, found, came, closes=closes)
+        except HttpError as error:
+            if route.application is not None:
+                return None
+            reply = self._error(error, asked, route.root, came, closes=closes)
+            log_refusal(target_of(match), error)
+            return reply
+
+    def _error(
+        self,
+        error: HttpError,
+        asked: Asked,
+        root: DocumentRoot,
+        came: Arrivals | None,
+        *,
+        closes: bool,
+    ) -> Reply | None:
+        """Return the answer for an error, with a page of the site if there is one."""
+        with contextlib.suppress(HttpError):
+            response, page = answer_error(error, asked, root, came)
+            return self._with_body(root, response, page, came, closes=closes)
+        response = error_response(error, asked.method, root.policy.cors.headers(asked.origin))
+        return self._with_body(root, response, None, came, closes=closes)
 
     def _with_body(
-        self, root: DocumentRoot, response: Response, found: Found | None, *, closes: bool
+        self,
+        root: DocumentRoot,
+        response: Response,
+        found: Found | None,
+        came: Arrivals | None,
+        *,
+        closes: bool,
     ) -> Reply | None:
-        """Add the body, if it is in memory, and if it is not in several parts."""
+        """Add the body, if it is not in several parts. Raises PageMiss, HttpError."""
         status, _, body = response
         head = wire_head(response, self._clock.date, closes)
         if not body:
@@ -133,7 +161,7 @@ class Replies:
         if isinstance(part, bytes):
             return Reply(status, head + part, len(part), None, found, closes)
         assert found is not None
-        return self._with_part(root, status, head, part, found, closes)
+        return self._with_part(root, status, head, part, found, came, closes)
 
     def _with_part(
         self,
@@ -142,12 +170,18 @@ class Replies:
         head: bytes,
         part: FileSpan,
         found: Found,
+        came: Arrivals | None,
         closes: bool,
     ) -> Reply | None:
-        """Add a part of a file: by a copy, or for `sendfile` if it is large."""
+        """Add a part of a file: by a copy, or for `sendfile` if it is large.
+
+        Raises PageMiss; HttpError if it was waited for, and has failed.
+        """
         offset, length = part.offset, part.length
         if not length:
             return Reply(status, head, 0, None, found, closes)
+        if found.file.is_by_copy:
+            return None
         content = root.resources.body(found)
         try:
             if content is not None:
@@ -159,8 +193,13 @@ class Replies:
             elif self._is_resident(found, part):
                 return Reply(status, head, length, part, found, closes)
             else:
+                raise WouldWait
+        except WouldWait:
+            miss = PageMiss(found.disk, found.file, offset, offset + length)
+            if miss.was_filled(came):  # and was evicted, or the gate cannot tell
                 return None
-        except (WouldWait, FileChanged, OSError):
+            raise miss from None
+        except (FileChanged, OSError):
             return None
         return Reply(status, wire, length, None, found, closes)
 

@@ -131,9 +131,9 @@ class Resources:
         found = resource.forms.get((coding, by_accept))
         if found is None:
             found = self._form(resource, path, coding, by_accept)
-            if found.owner is not None:
+            if found.owner is not None or original.made is not resource:
                 resource.forms[coding, by_accept] = found
-        if coding and found.owner is not None and not self._is_unchanged(found):
+        if coding and found.owner is not None and not self._sidecar_is_unchanged(found):
             self.files.forget(resource.offered[coding])
             original.made = None
             return self.find(path, accept_encoding, came, by_accept=by_accept)
@@ -159,7 +159,7 @@ class Resources:
         ]
         return Wish(tuple(beside), sum(sidecars[coding] in beside for coding in best))
 
-    def _is_unchanged(self, found: Found) -> bool:
+    def _sidecar_is_unchanged(self, found: Found) -> bool:
         """Return whether nobody has written into a sidecar since it was opened."""
         if found.checked_at != self._clock.moment:
             if not self.files.is_unchanged(found.file):
@@ -169,14 +169,24 @@ class Resources:
 
     def get(self, path: bytes, came: Arrivals | None) -> Resource:
         """Return what a path leads to. Raises Miss."""
-        lookup = self.files.get(path)
+        moment, lookup = self._clock.moment, self.files.get(path)
         if lookup is not None:
-            resource: Resource | None = lookup.made
-            if resource is not None and (
-                resource.checked_at == self._clock.moment or self._still_holds(resource)
+            kept: Resource | None = lookup.made
+            if kept is not None and (kept.checked_at == moment or self._still_holds(kept)):
+                return kept
+        if came is not None:
+            at_hand: Resource | None = came.made.get((self, path))
+            if at_hand is not None and (
+                at_hand.checked_at == moment or self._is_unchanged(at_hand.lookups)
             ):
-                return resource
+                at_hand.checked_at = moment
+                return at_hand
         return self._make(path, came)
+
+    def _is_unchanged(self, lookups: list[Lookup]) -> bool:
+        """Return whether nobody has written into any of these files since they were opened."""
+        files = [each.file for each in lookups if each.file is not None]
+        return all(map(self.files.is_unchanged, files))
 
     def _still_holds(self, resource: Resource) -> bool:
         """Ask whether it is current, and unchanged at this moment."""
@@ -206,10 +216,12 @@ class Resources:
                 if self._may_stand_for(original, sidecar):
                     offered[coding] = sidecar
         resource = Resource(original, lookups, offered)
+        resource.checked_at = self._clock.moment
         if all(each.is_kept for each in (original, *offered.values())):
             original.made = resource
-            resource.checked_at = self._clock.moment
             self._renew(resource)
+        elif came is not None and not any(each.is_kept and each.file for each in lookups):
+            came.made[self, path] = resource  # nobody else closes a file of it
         return resource
 
     def _may_stand_for(self, original: Lookup, sidecar: Lookup) -> bool:

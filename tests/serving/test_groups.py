@@ -1,0 +1,230 @@
+"""Clients of the lane that wait for the same: one question, no tasks, and the others go first."""
+
+import errno
+import math
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.serving.cases import FILES, get
+from tests.serving.client import Answer, parse
+from tests.serving.peers import Client, Laned, has_received, on_the_lane
+from tests.simulated import NOW, failure
+from trio_amped.config import Answered, Config
+from trio_amped.disk.interface import OpenFile
+from trio_amped.serving import lane as lane_module
+from trio_amped.testing import SimDisk, SimFile
+
+MANY = 200
+A = b"0123456789"  # of a.txt
+
+
+async def ask_together(laned: Laned, request: bytes) -> list[Client]:
+    """Many clients whose requests are there when the lane looks."""
+    clients = [laned.connect() for _ in range(MANY)]
+    for client in clients:
+        await client.send(request)
+    await wait_all_tasks_blocked()
+    return clients
+
+
+async def answers_to(clients: list[Client]) -> list[Answer]:
+    """Their answers, each of which is the last on its connection."""
+    return [answer for client in clients for answer in parse(await client.receive_all(), [b"GET"])]
+
+
+def last(path: str, *fields: str) -> bytes:
+    return get(path, "Connection: close", *fields)
+
+
+@pytest.mark.parametrize("latency", ["open_latency", "load_latency"])
+async def test_one_question_and_no_task_for_all(latency: str, autojump_clock: MockClock) -> None:
+    disk = SimDisk(FILES, **{latency: 2.0})  # type: ignore[arg-type]
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = await ask_together(laned, last("/a.txt"))
+        assert (laned.tasks, laned.stats.requests) == (0, 0)
+        assert [each.body for each in await answers_to(clients)] == [A] * MANY
+        assert trio.current_time() == 2.0
+        assert disk.opens + disk.loads == 1
+        assert (laned.stats.requests, laned.stats.by_lane) == (MANY, MANY)
+        assert not laned.lane._groups
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.EIO, 500), (errno.ETIMEDOUT, 503), (errno.ENOENT, 404)]
+)
+async def test_one_error_is_for_all(number: int, status: int, autojump_clock: MockClock) -> None:
+    """None of them asks a disk that has failed once more."""
+    disk = SimDisk({**FILES, b"a.txt": failure(number)}, open_latency=2.0)
+    async with on_the_lane(disk) as laned:
+        clients = await ask_together(laned, last("/a.txt"))
+        assert [each.status for each in await answers_to(clients)] == [status] * MANY
+        assert (disk.opens, trio.current_time()) == (1, 2.0)
+
+
+class FailingDisk(SimDisk):
+    """One that opens files, takes a second for each part of them, and cannot read it."""
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        return 0
+
+    async def ready(self, file: OpenFile, offset: int, end: int) -> int:
+        self.loads += 1
+        await trio.sleep(1.0)
+        raise failure(errno.EIO)
+
+    async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
+        return b"%d" % await self.ready(file, offset, end)
+
+
+@pytest.mark.parametrize("path", ["/a.txt", "/large.bin"])
+async def test_one_load_that_fails_is_for_all(path: str, autojump_clock: MockClock) -> None:
+    disk = FailingDisk(FILES)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = await ask_together(laned, last(path))
+        assert [each.status for each in await answers_to(clients)] == [500] * MANY
+        assert (disk.loads, trio.current_time()) == (1, 1.0)
+
+
+async def test_what_came_first_is_at_hand_when_more_is_missed(autojump_clock: MockClock) -> None:
+    """The disk says once what it says of the file, though that cannot be kept, and once what the
+    error page is."""
+    disk = SimDisk({**FILES, b"a.txt": failure(errno.EIO)}, open_latency=0.5)
+    async with on_the_lane(
+        disk, Config(error_pages=("500=/empty.txt",), precompressed=())
+    ) as laned:
+        clients = await ask_together(laned, last("/a.txt"))
+        assert {(each.status, each.body) for each in await answers_to(clients)} == {(500, b"")}
+        assert disk.opens == 2
+        assert laned.tasks == 0
+
+
+async def test_different_misses_are_waited_for_at_once(autojump_clock: MockClock) -> None:
+    disk = SimDisk({f"{number}": b"%d" % number for number in range(MANY)}, open_latency=2.0)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = [laned.connect() for _ in range(MANY)]
+        for number, client in enumerate(clients):
+            await client.send(last(f"/{number}"))
+        assert [each.body for each in await answers_to(clients)] == [
+            b"%d" % number for number in range(MANY)
+        ]
+        assert trio.current_time() == 2.0
+
+
+async def test_pages_that_are_missed_after_the_file_are_loaded_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """Parts of one file, which was not open: its facts are waited for together, its pages each."""
+    size, parts = 64 * 1024, 20
+    content = bytes(number for number in range(parts) for _ in range(size))
+    disk = SimDisk({"a.bin": content}, window=size, open_latency=1.0, load_latency=1.0)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = [laned.connect() for _ in range(parts)]
+        for number, client in enumerate(clients):
+            start = number * size
+            await client.send(last("/a.bin", f"Range: bytes={start}-{start + 9}"))
+        answers = await answers_to(clients)
+        assert [each.body for each in answers] == [bytes([number] * 10) for number in range(parts)]
+        assert disk.opens == 1
+        assert trio.current_time() == 2.0
+
+
+async def test_a_hot_client_goes_first(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes when many are to be answered at once is not behind all of them."""
+    disk = SimDisk(FILES, open_latency=2.0)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        hot = laned.connect()
+        await hot.send(get("/empty.txt"))
+        clients = await ask_together(laned, get("/a.txt"))
+        before = laned.stats.requests
+        monkeypatch.setattr(lane_module, "_TURN", -1.0)  # each of them takes a turn of its own
+        await clients[0].receive(1)
+        await hot.send(last("/empty.txt"))
+        await hot.receive_all()
+        assert laned.stats.requests < before + MANY // 2
+        assert not has_received(clients[-1])
+
+
+async def test_a_file_that_is_written_is_opened_once_in_a_moment(
+    autojump_clock: MockClock,
+) -> None:
+    """It cannot be kept, but all who asked before the lane looked get one version of it."""
+    disk = SimDisk({"new": SimFile(b"new", mtime_ns=NOW * 10**9)})
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = await ask_together(laned, last("/new"))
+        assert [each.body for each in await answers_to(clients)] == [b"new"] * MANY
+        assert disk.open_files == 0
+
+
+async def test_a_client_that_leaves_does_not_keep_the_lane_busy(autojump_clock: MockClock) -> None:
+    """Its connection is closed when what it has waited for has come; the others get theirs."""
+    disk = SimDisk(FILES, open_latency=math.inf)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = await ask_together(laned, last("/a.txt"))
+        for client in clients[::2]:
+            await client.stream.aclose()
+        await wait_all_tasks_blocked()  # it is not, if the lane spins
+        assert laned.stats.connections_open == MANY
+
+
+async def test_they_wait_longer_than_a_connection_may_be_idle(autojump_clock: MockClock) -> None:
+    disk = SimDisk(FILES, open_latency=100.0)
+    async with on_the_lane(disk, Config(keep_alive_timeout=5, head_timeout=5)) as laned:
+        clients = await ask_together(laned, last("/a.txt"))
+        assert [each.body for each in await answers_to(clients)] == [A] * MANY
+
+
+async def test_a_drain_waits_for_them(autojump_clock: MockClock) -> None:
+    disk = SimDisk(FILES, open_latency=2.0)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = await ask_together(laned, get("/a.txt"))
+        laned.server.drain(60.0)
+        answers = await answers_to(clients)
+        assert [(each.body, each.closes) for each in answers] == [(A, True)] * MANY
+
+
+async def test_the_end_of_the_server_leaves_nothing(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk(FILES, open_latency=math.inf)) as laned:
+        await ask_together(laned, get("/a.txt"))
+
+
+@pytest.mark.parametrize("pipelined", [1, 3])
+async def test_the_hook_is_told_how_long_they_waited(
+    pipelined: int, autojump_clock: MockClock
+) -> None:
+    calls: list[Answered] = []
+    disk = SimDisk(FILES, open_latency=2.0)
+    config = Config(on_request=calls.append, precompressed=())
+    async with on_the_lane(disk, config) as laned:
+        await ask_together(laned, get("/a.txt") * (pipelined - 1) + last("/a.txt"))
+        await trio.sleep(3.0)
+    expected = [2.0] + [0.0] * (pipelined - 1)
+    assert [each.seconds for each in calls] == expected * MANY
+
+
+async def test_a_bug_in_a_question_is_a_bug_for_each(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each gets a task, which asks again."""
+    disk = SimDisk(FILES)
+    disk.at_open[0] = ZeroDivisionError("planted")
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = await ask_together(laned, last("/a.txt"))
+        assert [each.body for each in await answers_to(clients)] == [A] * MANY
+    assert "a bug in the fast lane" in caplog.text
+
+
+class ForgetfulDisk(SimDisk):
+    """One whose pages are evicted as soon as they are loaded."""
+
+    def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
+        return 0
+
+
+async def test_what_is_evicted_again_is_sent_by_tasks(autojump_clock: MockClock) -> None:
+    async with on_the_lane(ForgetfulDisk(FILES), Config(precompressed=())) as laned:
+        clients = await ask_together(laned, last("/a.txt"))
+        assert [each.body for each in await answers_to(clients)] == [A] * MANY

@@ -1,0 +1,54 @@
+"""What the lane knows of a connection, and of those that wait for the same. Never waits."""
+
+import socket
+from collections.abc import Hashable
+from typing import TypeAlias
+
+from ..disk.misses import Arrivals, Miss
+
+
+class Parked:
+    """A connection without a task; its owner is the lane for as long as it is in the lane's dict.
+
+    It is idle, or has `rest`: bytes that were received, and are to be answered when there is room
+    for answers, or, if it `waits`, when something has come from the disk.
+    """
+
+    __slots__ = (
+        "asked_at",
+        "deadline",
+        "is_new",
+        "lingers",
+        "misses",
+        "rest",
+        "sock",
+        "waits",
+        "watched",
+    )
+
+    def __init__(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
+        self.sock = sock
+        self.deadline = deadline
+        self.is_new = is_new
+        self.watched = 0  # for these events
+        self.rest = b""
+        self.lingers = 0  # our side has ended: so many bytes of theirs are still read
+        self.waits = False
+        self.misses = 0  # of the request that it waits with, so far
+        self.asked_at = 0.0  # the trio time of the first of them
+
+
+class Group:
+    """Connections whose next request has missed the same, which is asked for once."""
+
+    __slots__ = ("came", "following", "miss", "parked")
+
+    def __init__(self, miss: Miss, came: Arrivals) -> None:
+        self.miss = miss
+        self.parked: list[Parked] = []
+        self.came = came
+        self.following: Groups = {}  # of the same connections, when they have missed more
+
+
+Groups: TypeAlias = dict[Hashable, Group]
+"""By the question that is asked."""
