@@ -296,7 +296,7 @@ TARGETS: Final = (
     Target(
         "truncations",
         check_truncations,
-        {"scene": scenes(most=1, largest=40_000), "change": _CHANGES},
+        {"scene": scenes(most=1, largest=100_000), "change": _CHANGES},
     ),
     Target(
         "world",

@@ -782,14 +782,14 @@ async def test_a_file_that_is_cut_off_while_it_is_sent(
     assert "the file changed while it was sent" in caplog.text
 
 
-@pytest.mark.parametrize("where", ["reply", "share"])
+@pytest.mark.parametrize("where", ["kept", "make", "share"])
 async def test_a_bug_ends_one_connection(
     where: str,
     autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    owner = {"reply": Replies, "share": SimDisk}[where]
+    owner = SimDisk if where == "share" else Replies
     async with on_the_lane(SimDisk({**FILES, b"huge": HUGE}), CONFIG) as laned:
         client, other = laned.connect(), laned.connect()
         with monkeypatch.context() as patch:

@@ -12,6 +12,7 @@ import pytest
 from trio.testing import MockClock
 
 from trio_amped.config import Config
+from trio_amped.disk.misses import Arrivals
 from trio_amped.serving.replies import Replies, Reply
 from trio_amped.serving.router import Router
 from trio_amped.testing import SimDisk
@@ -51,7 +52,10 @@ MADE_UP: dict[str, Callable[[int], bytes]] = {
 def ask(router: Router, replies: Replies, request: bytes) -> Reply | None:
     router.clock.update()
     match = router.recogniser.match(request)
-    return replies.reply(match) if match else None
+    if match is None:
+        return None
+    with Arrivals() as came:
+        return replies.kept(match) or replies.make(match, came)
 
 
 def hot_answers(router: Router, replies: Replies) -> list[bytes]:

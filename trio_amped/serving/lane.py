@@ -11,6 +11,7 @@ import math
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -37,6 +38,7 @@ _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
 _ACCEPTED: Final = 64  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
+_CROWD: Final = 64  # requests at once, of which those whose answers are kept go first
 _MISSES: Final = 8  # of one request; a task goes on with what has no end
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
@@ -92,6 +94,8 @@ class Lane:
         self._accepts_at = 0.0
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
         self._tells = config.on_request is not None  # whoever wants to know of answers
+        self._is_crowded = False
+        self._later: deque[Parked] = deque()  # those whose requests do not go first
         self._here = Arrivals()  # what cannot be kept for longer than this moment
         self._groups: Groups = {}  # of those who wait for the disk
         self._nursery: trio.Nursery | None = None  # of a task for each of them
@@ -238,10 +242,22 @@ class Lane:
 
     def _take_turn(self) -> bool:
         """Work while there is some, but not for too long: whether there may be more."""
-        stop = self._begin_turn()
+        has_more = self._take_events(self._begin_turn())
+        return self._take_later(self._begin_turn()) or has_more
+
+    def _take_later(self, stop: float) -> bool:
+        """Answer what was put off, until `stop`; whether there is more."""
+        while self._later and time.monotonic() < stop:
+            self._resume(self._later.popleft(), None)
+        self._here.clear()
+        return bool(self._later)
+
+    def _take_events(self, stop: float) -> bool:
+        """Answer what has come, until `stop`; whether there may be more."""
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
             self._update()  # what is to be read now was sent before
+            self._is_crowded = len(events) > _CROWD
             for number, (fd, _) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
@@ -251,10 +267,10 @@ class Lane:
                     self._accept(listener)
                 if time.monotonic() >= stop:
                     self._events = events[number:]
-                    self._here.clear()
+                    self._is_crowded = False
                     return True
             self._events = []
-        self._here.clear()
+        self._is_crowded = False
         return False
 
     def _update(self) -> None:
@@ -278,8 +294,7 @@ class Lane:
         if not parked.misses:
             parked.asked_at = trio.current_time()
         parked.misses += 1
-        parked.rest, parked.waits = rest, True
-        parked.is_new, parked.deadline = False, math.inf
+        self._hold(parked, rest)
         groups = among.following if among else self._groups
         group = groups.get(miss.question)
         if group is None:
@@ -288,6 +303,10 @@ class Lane:
                 assert self._nursery is not None
                 self._nursery.start_soon(self._serve_group, group)
         group.parked.append(parked)
+
+    def _hold(self, parked: Parked, rest: bytes) -> None:
+        parked.rest, parked.waits = rest, True
+        parked.is_new, parked.deadline = False, math.inf
 
     async def _serve_group(self, group: Group) -> None:
         with group.came:
@@ -311,11 +330,15 @@ class Lane:
             if time.monotonic() >= stop:
                 await trio.lowlevel.checkpoint()
                 stop = self._begin_turn()
-            parked.waits = False
-            self._receive(parked.sock.fileno(), parked, group)
+            self._resume(parked, group)
         async with trio.open_nursery() as nursery:
             for following in group.following.values():
                 nursery.start_soon(self._bring, following)
+
+    def _resume(self, parked: Parked, among: Group | None) -> None:
+        """Go on with what was held."""
+        parked.waits = False
+        self._receive(parked.sock.fileno(), parked, among)
 
     def _accept(self, listener: socket.socket) -> None:
         accepted = list(self._accepted(listener))
@@ -367,8 +390,9 @@ class Lane:
     def _go_on(self, fd: int, parked: Parked, among: Group | None) -> None:
         """Answer what was received before, unless it waits: then there is no need to watch it."""
         if parked.waits:
-            self._epoll.unregister(fd)
-            parked.watched = 0
+            if parked.watched:
+                self._epoll.unregister(fd)
+                parked.watched = 0
             return
         received, parked.rest = parked.rest, b""
         self._answer(fd, parked, received, among)
@@ -388,8 +412,14 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
+            reply = self._replies.kept(match)
+            if reply is None and self._is_crowded:
+                self._hold(parked, received[start:])
+                self._later.append(parked)
+                return
             try:
-                reply = self._replies.reply(match, among.came if among else self._here)
+                if reply is None:
+                    reply = self._replies.make(match, among.came if among else self._here)
             except Miss as miss:
                 if parked.misses == _MISSES:
                     break

@@ -62,21 +62,13 @@ class Replies:
         self._nothing = (None,) * len(unusual)
         self._closing = router.recogniser.numbers_of(("close", "old"))
 
-    def reply(self, match: Match, came: Arrivals | None = None) -> Reply | None:
-        """Return the answer to a request; None: it is unusual, and a task's. Raises Miss.
-
-        `came`: what misses have brought before.
-        """
+    def kept(self, match: Match) -> Reply | None:
+        """Return the answer to a plain GET that is kept with its file; None: there is none."""
         groups = match.group(*self._groups)
         path, method, coding = groups[:3]
-        if groups[3:] == self._nothing and method == b"GET" and path and self._only is not None:
-            reply = self._kept(self._only, path, coding)
-            if reply is not None:
-                return reply
-        return self._any(match, came)
-
-    def _kept(self, root: DocumentRoot, path: bytes, coding: bytes | None) -> Reply | None:
-        """Return the answer to a plain GET, which is kept with its file."""
+        root = self._only
+        if root is None or not path or method != b"GET" or groups[3:] != self._nothing:
+            return None
         path = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
         lookup = root.files.get(path)
         if lookup is None or lookup.made is None:  # seen for the first time
@@ -91,7 +83,7 @@ class Replies:
         if reply is None:
             response = whole(b"GET", found.form, root.policy.cors.headers(None))
             try:
-                reply = self._with_body(root, response, found, None, closes=False)
+                reply = self._with_body(root, response, found, Arrivals(), closes=False)
             except PageMiss:
                 return None
             if reply is None or found.owner is None:
@@ -111,8 +103,11 @@ class Replies:
         if found.body is not None:
             found.body = memoryview(reply.wire)[-reply.length :]
 
-    def _any(self, match: Match, came: Arrivals | None) -> Reply | None:
-        """The same for any request that the recogniser knows."""
+    def make(self, match: Match, came: Arrivals) -> Reply | None:
+        """Make the answer to any request; None: it is unusual, and a task's. Raises Miss.
+
+        `came`: what misses have brought before.
+        """
         asked, route = self._router.read(match)
         closes = match.group(*self._closing) != (None, None)
         try:
@@ -130,7 +125,7 @@ class Replies:
         error: HttpError,
         asked: Asked,
         root: DocumentRoot,
-        came: Arrivals | None,
+        came: Arrivals,
         *,
         closes: bool,
     ) -> Reply | None:
@@ -146,7 +141,7 @@ class Replies:
         root: DocumentRoot,
         response: Response,
         found: Found | None,
-        came: Arrivals | None,
+        came: Arrivals,
         *,
         closes: bool,
     ) -> Reply | None:
@@ -170,7 +165,7 @@ class Replies:
         head: bytes,
         part: FileSpan,
         found: Found,
-        came: Arrivals | None,
+        came: Arrivals,
         closes: bool,
     ) -> Reply | None:
         """Add a part of a file: by a copy, or for `sendfile` if it is large.
