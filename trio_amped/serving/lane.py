@@ -36,9 +36,11 @@ log = logging.getLogger("trio_amped.serving")
 
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
-_ACCEPTED: Final = 64  # connections in one go
+_LATER: Final = 0.0005  # the same of what others go before
+_ACCEPTED: Final = 16  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
-_CROWD: Final = 64  # requests at once, of which those whose answers are kept go first
+_CROWD: Final = 64  # requests at once, of which not all go first
+_ALIKE: Final = 8  # so many of a crowd do that ask for the same
 _MISSES: Final = 8  # of one request; a task goes on with what has no end
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
@@ -46,6 +48,8 @@ _LINGER_SECONDS: Final = 5.0
 _LINGER_BYTES: Final = 4 * 2**20
 _SWEEP: Final = 1.0  # seconds between looks for connections that were idle for too long
 _PAUSE: Final = 0.1  # seconds, when the system has no room for another connection
+_READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
+_ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -95,6 +99,7 @@ class Lane:
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
         self._tells = config.on_request is not None  # whoever wants to know of answers
         self._is_crowded = False
+        self._asked: dict[Reply, int] = {}  # in the crowd, how often
         self._later: deque[Parked] = deque()  # those whose requests do not go first
         self._here = Arrivals()  # what cannot be kept for longer than this moment
         self._groups: Groups = {}  # of those who wait for the disk
@@ -167,7 +172,7 @@ class Lane:
         """Wait for more, or until more can be sent while there is something to be answered."""
         if parked.waits:
             return
-        events = select.EPOLLOUT if parked.rest else select.EPOLLIN
+        events = select.EPOLLOUT if parked.rest else _READABLE
         try:
             if not parked.watched:
                 self._epoll.register(fd, events)
@@ -242,8 +247,8 @@ class Lane:
 
     def _take_turn(self) -> bool:
         """Work while there is some, but not for too long: whether there may be more."""
-        has_more = self._take_events(self._begin_turn())
-        return self._take_later(self._begin_turn()) or has_more
+        has_more = self._take_events(self._begin_turn() + _TURN)
+        return self._take_later(self._begin_turn() + _LATER) or has_more
 
     def _take_later(self, stop: float) -> bool:
         """Answer what was put off, until `stop`; whether there is more."""
@@ -258,11 +263,15 @@ class Lane:
         while events := self._events or self._epoll.poll(0):
             self._update()  # what is to be read now was sent before
             self._is_crowded = len(events) > _CROWD
-            for number, (fd, _) in enumerate(events, 1):
+            self._asked.clear()
+            for number, (fd, event) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
-                    self._receive(fd, parked)
+                    if self._is_crowded and event & _ENDED and not parked.waits:
+                        self._put_off(parked, parked.rest)
+                    else:
+                        self._receive(fd, parked)
                 elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
                     self._accept(listener)
                 if time.monotonic() >= stop:
@@ -279,12 +288,12 @@ class Lane:
         self._here.clear()
 
     def _begin_turn(self) -> float:
-        """Return when the turn ends, a time of `time.monotonic`."""
+        """Return when it begins, a time of `time.monotonic`."""
         self._update()
         self._idle_until = self._clock.now + self._keep_alive_timeout
         is_logged = access_log.isEnabledFor(logging.DEBUG)
         self._tells = is_logged or self._config.on_request is not None
-        return time.monotonic() + _TURN
+        return time.monotonic()
 
     def _wait(self, parked: Parked, rest: bytes, miss: Miss, among: Group | None) -> None:
         """Keep a connection until what its request misses has come, which is asked for once.
@@ -303,6 +312,17 @@ class Lane:
                 assert self._nursery is not None
                 self._nursery.start_soon(self._serve_group, group)
         group.parked.append(parked)
+
+    def _goes_first(self, reply: Reply | None) -> bool:
+        """Return whether an answer of a crowd is at hand, and is not what all others ask for."""
+        if reply is None:
+            return False
+        self._asked[reply] = count = self._asked.get(reply, 0) + 1
+        return count <= _ALIKE
+
+    def _put_off(self, parked: Parked, rest: bytes) -> None:
+        self._hold(parked, rest)
+        self._later.append(parked)
 
     def _hold(self, parked: Parked, rest: bytes) -> None:
         parked.rest, parked.waits = rest, True
@@ -325,11 +345,11 @@ class Lane:
                 parked.misses = _MISSES
         if self._groups.get(group.miss.question) is group:
             del self._groups[group.miss.question]
-        stop = self._begin_turn()
+        stop = self._begin_turn() + _TURN
         for parked in group.parked:
             if time.monotonic() >= stop:
                 await trio.lowlevel.checkpoint()
-                stop = self._begin_turn()
+                stop = self._begin_turn() + _TURN
             self._resume(parked, group)
         async with trio.open_nursery() as nursery:
             for following in group.following.values():
@@ -369,6 +389,11 @@ class Lane:
 
     def _receive(self, fd: int, parked: Parked, among: Group | None = None) -> None:
         try:
+            if parked.waits:  # there is no need to watch it
+                if parked.watched:
+                    self._epoll.unregister(fd)
+                    parked.watched = 0
+                return
             if parked.rest:
                 self._go_on(fd, parked, among)
                 return
@@ -388,12 +413,7 @@ class Lane:
                 self._close(fd)
 
     def _go_on(self, fd: int, parked: Parked, among: Group | None) -> None:
-        """Answer what was received before, unless it waits: then there is no need to watch it."""
-        if parked.waits:
-            if parked.watched:
-                self._epoll.unregister(fd)
-                parked.watched = 0
-            return
+        """Answer what was received before."""
         received, parked.rest = parked.rest, b""
         self._answer(fd, parked, received, among)
         if self._parked.get(fd) is parked:
@@ -413,9 +433,8 @@ class Lane:
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
             reply = self._replies.kept(match)
-            if reply is None and self._is_crowded:
-                self._hold(parked, received[start:])
-                self._later.append(parked)
+            if self._is_crowded and not self._goes_first(reply):
+                self._put_off(parked, received[start:])
                 return
             try:
                 if reply is None:
