@@ -304,7 +304,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     """The same with a few bytes changed, put in, taken away, or a piece doubled."""
     stream = bytearray(draw(heads()))
     for _ in range(draw(st.integers(0, 3))):
-        start = draw(st.integers(0, len(stream) - 1))
+        start = draw(st.integers(0, max(0, len(stream) - 1)))
         stop = start + draw(st.sampled_from([0, 1, 1, 2, 20]))
         old = bytes(stream[start:stop])
         stream[start:stop] = draw(st.sampled_from([b"", old + old, bytes([draw(ODD_BYTES)])]))

@@ -30,18 +30,21 @@ READ_BY_SETTINGS: Final = frozenset(("accept", "accept_encoding", "origin"))
 MOST_FIELDS: Final = 100
 """A head with more of them is not common."""
 
+_OF_THE_FORM: Final = ("accept", "accept_encoding")  # which say which form of a file is sent
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _TCHARS: Final = "!#$%&'*+-.^_`|~0123456789" + _LETTERS + _LETTERS.upper()  # RFC 9110 5.6.2
 _VALUE: Final = rb"[\t -~\x80-\xff]*+"
-_TRIMMED: Final = rb"[!-~\x80-\xff]*+(?:[\t ]++[!-~\x80-\xff]++)*+"  # no blanks at its end
+_TRIMMED: Final = (
+    rb"[!-~\x80-\xff][\t -~\x80-\xff]*(?<![\t ])|"  # the same without blanks around it
+)
 _HOST: Final = rb"[A-Za-z0-9.\-]++(?::[0-9]++)?"
 # Visible bytes but for those that mean something: "%", "#", "?", "/", and "." at the start of a
 # name (hidden, or a dot segment). Such a path is what it looks like, decoded and normalised.
 _NAME: Final = rb'[!"$&-\-0->@-~][!"$&-.0->@-~]*+'
 # Spelled as browsers do it. They would be found by the last alternative as well, in twice the time.
 _USUAL: Final = (
-    rb"User-Agent|Accept-Language|Referer|Cookie|Cache-Control|Pragma|Priority"
-    rb"|Upgrade-Insecure-Requests"
+    *(b"User-Agent", b"Accept-Language", b"Accept", b"Referer", b"Cookie", b"Cache-Control"),
+    *(b"Pragma", b"Priority", b"Upgrade-Insecure-Requests"),
 )
 
 
@@ -62,13 +65,27 @@ def _once(name: str, number: int, value: bytes = _TRIMMED) -> bytes:
     return pattern % (header, number, name.encode(), value)
 
 
+def _unless(names: Iterable[str]) -> bytes:
+    """A pattern for nothing, which is the group `usual` if none of these groups has matched."""
+    pattern = b"(?P<usual>)"
+    for name in names:
+        pattern = b"(?(%b)|%b)" % (name.encode(), pattern)
+    return pattern
+
+
+def _usual(captured: Iterable[str]) -> bytes:
+    return b"|".join(each for each in _USUAL if each.lower().decode() not in captured)
+
+
 class Recogniser(NamedTuple):
     """Finds a common request, and says what it asks.
 
     `match(data, start)` matches one whole head of a GET or HEAD, or returns None. The groups of the
     match: `plain`, the path if it is what it looks like, or else `path`; `query`; `old`, if it is
-    HTTP/1.0; `host`; `close`, if the connection is to be; and the fields of `Asked`. To ask by
-    number takes half the time.
+    HTTP/1.0; `host`; `close`, if the connection is to be; the fields of `Asked`; and `usual`, which
+    is empty, if a GET gets the whole file, and no other field of its answer than its neighbours:
+    neither of `close` and `old` is there, nor a field that asks for that. To ask by number takes
+    half the time.
     """
 
     match: Callable[..., Match | None]
@@ -98,7 +115,7 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
         rb"(?:(?P<plain>/(?:" + _NAME + rb"/)*+(?:" + _NAME + rb")?+)(?=[? ])"
         rb"|(?P<path>/[!->@-~]*+))(?:\?(?P<query>[!\x22$-~]*+))? HTTP/1\.(?:1|(?P<old>0))\r\n(?:"
         + _one_of(others) + _one_of(_TCHARS) + rb"*+:" + _VALUE + rb"\r\n"
-        rb"|(?:" + _USUAL + rb"):" + _VALUE + rb"\r\n|"
+        rb"|(?:" + _usual(captured) + rb"):" + _VALUE + rb"\r\n|"
         + _once("host", 6, _HOST)
         + rb"|" + _any_case("connection") + rb":(?(7)(?!))(?(8)(?!))[ \t]*+"
         + rb"(?:(?P<keep>" + keep + rb")|(?P<close>" + close + rb"))\r\n|"
@@ -107,6 +124,7 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
         + rb"|(?!(?:" + b"|".join(map(_any_case, names)) + rb"):)"
         + _one_of(_TCHARS) + rb"++:" + _VALUE + rb"\r\n"
         rb"){0,%d}+\r\n(?(host)|(?(old)|(?!)))" % MOST_FIELDS
+        + _unless(("close", "old", *(each for each in captured if each not in _OF_THE_FORM)))
     )  # fmt: skip
     return Recogniser(pattern.match, pattern.groupindex)
 

@@ -21,7 +21,7 @@ class Clock:
         self.update()
 
     def update(self) -> None:
-        """Begin a new moment."""
+        """Ask for the time. A new moment begins, as it does with `moment += 1`."""
         self.moment += 1
         self.now = trio.current_time()
         self.wall = time.time()

@@ -101,6 +101,7 @@ class Lane:
         self._is_crowded = False
         self._asked: dict[Reply, int] = {}  # in the crowd, how often
         self._later: deque[Parked] = deque()  # those whose requests do not go first
+        self._has_here = False
         self._here = Arrivals()  # what cannot be kept for longer than this moment
         self._groups: Groups = {}  # of those who wait for the disk
         self._nursery: trio.Nursery | None = None  # of a task for each of them
@@ -152,7 +153,7 @@ class Lane:
         """Take over a new connection, which does not block."""
         self._room.enter()
         self._begin(sock)
-        self._here.clear()
+        self._begin_moment()
 
     def _begin(self, sock: socket.socket) -> None:
         """Most have sent something already, and some are closed at once: those need not be
@@ -248,22 +249,27 @@ class Lane:
     def _take_turn(self) -> bool:
         """Work while there is some, but not for too long: whether there may be more."""
         has_more = self._take_events(self._begin_turn() + _TURN)
-        return self._take_later(self._begin_turn() + _LATER) or has_more
+        self._is_crowded = False
+        if self._later:
+            has_more |= self._take_later(self._begin_turn() + _LATER)
+        if self._has_here:
+            self._begin_moment()
+        return has_more
 
     def _take_later(self, stop: float) -> bool:
         """Answer what was put off, until `stop`; whether there is more."""
         while self._later and time.monotonic() < stop:
             self._resume(self._later.popleft(), None)
-        self._here.clear()
         return bool(self._later)
 
     def _take_events(self, stop: float) -> bool:
         """Answer what has come, until `stop`; whether there may be more."""
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
-            self._update()  # what is to be read now was sent before
-            self._is_crowded = len(events) > _CROWD
-            self._asked.clear()
+            self._begin_moment()
+            if len(events) > _CROWD:
+                self._is_crowded = True
+                self._asked.clear()
             for number, (fd, event) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
@@ -276,20 +282,22 @@ class Lane:
                     self._accept(listener)
                 if time.monotonic() >= stop:
                     self._events = events[number:]
-                    self._is_crowded = False
                     return True
             self._events = []
-        self._is_crowded = False
+            self._is_crowded = False
         return False
 
-    def _update(self) -> None:
-        """Begin a new moment."""
-        self._clock.update()
-        self._here.clear()
+    def _begin_moment(self) -> None:
+        """What is to be read from now on may have been sent after all that was asked so far."""
+        self._clock.moment += 1
+        if self._has_here:
+            self._here.clear()
+            self._has_here = False
 
     def _begin_turn(self) -> float:
         """Return when it begins, a time of `time.monotonic`."""
-        self._update()
+        self._clock.update()
+        self._begin_moment()
         self._idle_until = self._clock.now + self._keep_alive_timeout
         is_logged = access_log.isEnabledFor(logging.DEBUG)
         self._tells = is_logged or self._config.on_request is not None
@@ -362,7 +370,7 @@ class Lane:
 
     def _accept(self, listener: socket.socket) -> None:
         accepted = list(self._accepted(listener))
-        self._update()
+        self._begin_moment()
         for sock in accepted:
             self._begin(sock)
 
@@ -438,6 +446,7 @@ class Lane:
                 return
             try:
                 if reply is None:
+                    self._has_here = True
                     reply = self._replies.make(match, among.came if among else self._here)
             except Miss as miss:
                 if parked.misses == _MISSES:
@@ -471,7 +480,7 @@ class Lane:
             among = None
             if start == len(received):
                 return
-            self._update()  # the next one may have been sent later
+            self._begin_moment()
         else:  # the others have their turn
             parked.rest = received[start:]
             if parked.watched:

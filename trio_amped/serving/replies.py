@@ -4,10 +4,10 @@ import contextlib
 from typing import Final
 
 from ..disk.interface import FileChanged, WouldWait
-from ..disk.misses import Arrivals, Miss, PageMiss
+from ..disk.misses import Arrivals, PageMiss
 from ..semantics.body import FileSpan
 from ..semantics.errors import HttpError
-from ..semantics.recogniser import CONDITIONAL, Match, target_of
+from ..semantics.recogniser import Match, target_of
 from ..semantics.request import Asked
 from ..semantics.response import Response, error_response, whole, wire_head
 from .answer import answer, answer_error, log_refusal
@@ -55,29 +55,18 @@ class Replies:
         self._router = router
         self._clock = router.clock
         self._only = router.only
-        unusual = ("close", "old", *CONDITIONAL, "origin")  # a plain GET has none of them
-        self._groups = router.recogniser.numbers_of(
-            ("plain", "method", "accept_encoding", *unusual)
-        )
-        self._nothing = (None,) * len(unusual)
+        self._groups = router.recogniser.numbers_of(("plain", "method", "accept_encoding", "usual"))
         self._closing = router.recogniser.numbers_of(("close", "old"))
 
     def kept(self, match: Match) -> Reply | None:
         """Return the answer to a plain GET that is kept with its file; None: there is none."""
-        groups = match.group(*self._groups)
-        path, method, coding = groups[:3]
+        path, method, coding, usual = match.group(*self._groups)
         root = self._only
-        if root is None or not path or method != b"GET" or groups[3:] != self._nothing:
+        if root is None or not path or method != b"GET" or usual is None:
             return None
         path = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
-        lookup = root.files.get(path)
-        if lookup is None or lookup.made is None:  # seen for the first time
-            return None
-        try:
-            found = root.resources.find(path, coding, None)
-        except (Miss, HttpError):
-            return None
-        if type(found) is not Found:
+        found = root.resources.kept(path, coding)
+        if found is None:
             return None
         reply: Reply | None = found.reply
         if reply is None:

@@ -63,7 +63,7 @@ class Resource:
     and while no file was written into, asked at each moment (`checked_at`).
     """
 
-    __slots__ = ("checked_at", "forms", "lookups", "offered", "original", "valid_until")
+    __slots__ = ("checked_at", "forms", "lookups", "offered", "original", "usual", "valid_until")
 
     def __init__(
         self, original: Lookup, lookups: list[Lookup], offered: dict[bytes, Lookup]
@@ -72,6 +72,7 @@ class Resource:
         self.lookups = lookups
         self.offered = offered
         self.forms: dict[tuple[bytes | None, bool], Found] = {}
+        self.usual: Found | None = None  # of them: as it is
         self.checked_at = -1
         self.valid_until = -math.inf
 
@@ -133,10 +134,28 @@ class Resources:
             found = self._form(resource, path, coding, by_accept)
             if found.owner is not None or original.made is not resource:
                 resource.forms[coding, by_accept] = found
+                if coding is None and not by_accept:
+                    resource.usual = found
         if coding and found.owner is not None and not self._sidecar_is_unchanged(found):
             self.files.forget(resource.offered[coding])
             original.made = None
             return self.find(path, accept_encoding, came, by_accept=by_accept)
+        return found
+
+    def kept(self, path: bytes, accept_encoding: bytes | None) -> Found | None:
+        """Return what `find` would, if it is a file that was found so before."""
+        lookup = self.files.get(path)
+        resource: Resource | None = lookup.made if lookup is not None else None
+        if resource is None:
+            return None
+        if resource.checked_at != self._clock.moment and not self._still_holds(resource):
+            return None
+        if not resource.offered:
+            return resource.usual
+        coding = resource.best_coding(accept_encoding)
+        found = resource.forms.get((coding, False))
+        if found is None or (coding and not self._sidecar_is_unchanged(found)):
+            return None
         return found
 
     def _is_absent(self, path: bytes, came: Arrivals | None) -> bool:
