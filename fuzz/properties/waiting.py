@@ -115,12 +115,19 @@ def _most_bytes(answer: Answer) -> int:
     return 500 + len(answer.body or b"") + parts
 
 
-def check_idle(scene: Scene, pieces: list[tuple[float, bytes]]) -> None:
-    """Who has its answers is left alone for as long as the config says, and no longer."""
-    scene = replace(scene, wire=b"".join(wire for _, wire in pieces))
-    asked = tuple(pieces[: len(scene.expected())])  # what is beyond those is after the end
+def check_idle(scene: Scene, pieces: list[tuple[float, bytes]], times: int) -> None:
+    """Who has its answers is left alone for as long as the config says, and no longer.
+
+    Each piece is sent so many `times` at once: more than the lane answers in one go.
+    """
+    scene = replace(scene, wire=b"".join(wire * times for _, wire in pieces))
+    asked, left = [], len(scene.expected())  # what is beyond those is after the end
+    for lull, wire in pieces:
+        asked.append((lull, wire * min(times, left)))
+        left -= min(times, left)
+    script = Script(tuple(each for each in asked if each[1]), "hold")
     for each in scene.in_all_ways():
-        run(_left_alone, each, Script(asked, "hold"), schedule=scene.schedule, turns=scene.turns)
+        run(_left_alone, each, script, schedule=scene.schedule, turns=scene.turns)
 
 
 async def _left_alone(scene: Scene, script: Script) -> None:
@@ -224,7 +231,7 @@ TARGETS: Final = (
                 st.sampled_from([0.0, 1.0, 9.0, 31.0, 70.0]), min_size=1, max_size=3
             ).map(tuple),
             "appetite": st.sampled_from(
-                [(1 << 16, 0.0), (300, 29.0), (1000, 0.5), (1, 29.0), (0, 1000.0)]
+                [(1 << 16, 0.0), (300, 29.0), (1000, 29.0), (1000, 0.5), (1, 29.0), (0, 1000.0)]
             ),
         },
     ),
@@ -234,6 +241,7 @@ TARGETS: Final = (
         {
             "scene": scenes(most=1, plans=_PROMPT),
             "pieces": st.lists(st.tuples(_LULLS, WIRES | DOWNLOADS), max_size=4).map(_in_time),
+            "times": st.sampled_from([1, 1, 20]),
         },
     ),
     Target(

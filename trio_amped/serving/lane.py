@@ -444,17 +444,16 @@ class Lane:
             if self._is_crowded and not self._goes_first(reply):
                 self._put_off(parked, received[start:])
                 return
-            try:
-                if reply is None:
-                    self._has_here = True
-                    reply = self._replies.make(match, among.came if among else self._here)
-            except Miss as miss:
-                if parked.misses == _MISSES:
-                    break
-                self._wait(parked, received[start:], miss, among)
-                return
             if reply is None:
-                break
+                try:
+                    reply = self._make(match, among)
+                except Miss as miss:
+                    if parked.misses == _MISSES:
+                        break
+                    self._wait(parked, received[start:], miss, among)
+                    return
+                if reply is None:
+                    break
             start = stop
             stats.requests += 1
             stats.by_lane += 1
@@ -464,10 +463,7 @@ class Lane:
             try:
                 body = self._send(parked.sock, reply)
             except (ClientGone, OSError) as error:
-                log.debug("a client is gone: %s", error)
-                self._close(fd)
-                if begun:
-                    begun.end(stats.bytes_sent)
+                self._lose(fd, error, begun)
                 return
             if body or reply.closes:
                 self._pass_on(fd, received[start:], target_of(match), reply, body, begun)
@@ -476,8 +472,8 @@ class Lane:
                 begun.end(stats.bytes_sent)
             parked.is_new = False
             parked.deadline = self._idle_until
-            parked.misses = 0
-            among = None
+            if among:
+                parked.misses, among = 0, None
             if start == len(received):
                 return
             self._begin_moment()
@@ -490,6 +486,13 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         self._hand_over(Handover(parked.sock, received[start:], first_deadline))
 
+    def _make(self, match: Match, among: Group | None) -> Reply | None:
+        """Make an answer that is not kept. Raises Miss."""
+        if among:
+            return self._replies.make(match, among.came)
+        self._has_here = True
+        return self._replies.make(match, self._here)
+
     def _note(self, parked: Parked, match: Match, reply: Reply) -> Begun | None:
         """Tell the access log; what is to be told to the hook."""
         line, _, _ = match[0].partition(b"\r\n")
@@ -499,6 +502,13 @@ class Lane:
             return None
         since = parked.asked_at if parked.misses else trio.current_time()
         return Begun(hook, line, reply.status, peer_of(parked.sock), since, before)
+
+    def _lose(self, fd: int, error: Exception, begun: Begun | None) -> None:
+        """End a connection whose client is gone."""
+        log.debug("a client is gone: %s", error)
+        self._close(fd)
+        if begun:
+            begun.end(self._stats.bytes_sent)
 
     def _pass_on(
         self,
