@@ -2,6 +2,8 @@
 
 import errno
 import math
+import os
+import socket
 
 import pytest
 import trio
@@ -9,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.serving.cases import FILES, get
 from tests.serving.client import Answer, parse
-from tests.serving.peers import Client, Laned, has_received, on_the_lane
+from tests.serving.peers import Client, Laned, fileno, has_received, on_the_lane
 from tests.simulated import NOW, failure
 from trio_amped.config import Answered, Config
 from trio_amped.disk.interface import OpenFile
@@ -22,9 +24,7 @@ A = b"0123456789"  # of a.txt
 
 async def ask_together(laned: Laned, request: bytes) -> list[Client]:
     """Many clients whose requests are there when the lane looks."""
-    clients = [laned.connect() for _ in range(MANY)]
-    for client in clients:
-        await client.send(request)
+    clients = crowd(laned, [request] * MANY)
     await wait_all_tasks_blocked()
     return clients
 
@@ -215,6 +215,73 @@ async def test_a_bug_in_a_question_is_a_bug_for_each(
         clients = await ask_together(laned, last("/a.txt"))
         assert [each.body for each in await answers_to(clients)] == [A] * MANY
     assert "a bug in the fast lane" in caplog.text
+
+
+def send_now(client: Client, request: bytes) -> None:
+    """Without a checkpoint: the lane sees it together with what others send now."""
+    assert os.write(fileno(client), request) == len(request)
+
+
+def crowd(laned: Laned, requests: list[bytes]) -> list[Client]:
+    """As many clients, whose requests are all there when the lane looks."""
+    clients = [laned.connect() for _ in requests]
+    for client, request in zip(clients, requests, strict=True):
+        send_now(client, request)
+    return clients
+
+
+async def test_of_a_crowd_those_who_ask_for_something_else_go_first(
+    autojump_clock: MockClock,
+) -> None:
+    """Though all of them ask for what is kept, and they came last."""
+    calls: list[Answered] = []
+    config = Config(on_request=calls.append, precompressed=())
+    async with on_the_lane(SimDisk(FILES), config) as laned:
+        for path in ("/a.txt", "/empty.txt"):
+            await laned.connect().send(get(path))
+            await wait_all_tasks_blocked()
+        calls.clear()
+        crowd(laned, [get("/a.txt")] * MANY + [get("/empty.txt")] * 3)
+        await wait_all_tasks_blocked()
+    targets = [each.target for each in calls]
+    assert len(targets) == MANY + 3
+    assert "/empty.txt" not in targets[-MANY + 2 * lane_module._ALIKE :]
+
+
+@pytest.mark.parametrize("path", ["/a.txt", "/empty.txt", "/nope", "/large.bin"])
+async def test_a_crowd_that_asks_again_and_again(path: str, autojump_clock: MockClock) -> None:
+    """Whoever was put off is watched again."""
+    async with on_the_lane(SimDisk(FILES), Config(precompressed=())) as laned:
+        clients = crowd(laned, [get(path, method="HEAD")] * MANY)
+        for _ in range(2):
+            await wait_all_tasks_blocked()
+            assert all(map(has_received, clients))
+            for client in clients:
+                os.read(fileno(client), 65536)
+                send_now(client, get(path, method="HEAD"))
+        await wait_all_tasks_blocked()
+        assert laned.stats.requests == 3 * MANY
+
+
+@pytest.mark.parametrize("path", ["/a.txt", "/nope"])
+@pytest.mark.parametrize("has_asked", [True, False])
+async def test_a_crowd_that_ends_its_side(
+    has_asked: bool, path: str, autojump_clock: MockClock
+) -> None:
+    """With a request or without one: it has its answer, and is closed."""
+    async with on_the_lane(SimDisk(FILES), Config(precompressed=())) as laned:
+        clients = crowd(laned, [get("/empty.txt")] * MANY)
+        await wait_all_tasks_blocked()
+        before = laned.stats.requests
+        for client in clients:
+            assert isinstance(client.stream, trio.SocketStream)
+            if has_asked:
+                send_now(client, get(path))
+            client.stream.socket.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        assert laned.stats.requests == before + MANY * has_asked
+        assert laned.stats.connections_open == 0
+        assert trio.current_time() == 0
 
 
 class ForgetfulDisk(SimDisk):

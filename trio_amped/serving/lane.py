@@ -364,9 +364,12 @@ class Lane:
                 nursery.start_soon(self._bring, following)
 
     def _resume(self, parked: Parked, among: Group | None) -> None:
-        """Go on with what was held."""
-        parked.waits = False
-        self._receive(parked.sock.fileno(), parked, among)
+        """Go on with what was held, and watch it again."""
+        fd = parked.sock.fileno()
+        parked.waits, parked.deadline = False, self._idle_until
+        self._receive(fd, parked, among)
+        if self._parked.get(fd) is parked:
+            self._watch(fd, parked)
 
     def _accept(self, listener: socket.socket) -> None:
         accepted = list(self._accepted(listener))
