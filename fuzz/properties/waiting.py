@@ -202,6 +202,7 @@ _PROMPT: Final = st.builds(
     resident=st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
     latencies=st.sampled_from([(0.0,), (7.0, 0.5)]),
 )
+_PLAIN: Final = st.just(b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n").map(bytes)
 _LULLS: Final = st.sampled_from([0.0, 1.0, 9.0, 11.0, 59.0])
 
 
@@ -240,7 +241,9 @@ TARGETS: Final = (
         check_idle,
         {
             "scene": scenes(most=1, plans=_PROMPT),
-            "pieces": st.lists(st.tuples(_LULLS, WIRES | DOWNLOADS), max_size=4).map(_in_time),
+            "pieces": st.lists(st.tuples(_LULLS, WIRES | DOWNLOADS | _PLAIN), max_size=4).map(
+                _in_time
+            ),
             "times": st.sampled_from([1, 1, 20]),
         },
     ),
