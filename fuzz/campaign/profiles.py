@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 # Properties are not timed: a slow machine is no failure.
 DEV: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-CI: Final = settings(DEV, derandomize=True, max_examples=300, print_blob=True)
+CI: Final = settings(DEV, derandomize=True, max_examples=200, print_blob=True)
 # A batch: a seed decides all of it, whatever was found before, so nothing is read from a database.
 CAMPAIGN: Final = settings(
     DEV,
