@@ -55,6 +55,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "serving/lane.py": (
         "error: 'a connection cannot be watched: %s', error.strerror",
         "error: 'a listener cannot be watched: %s', error.strerror",
+        "exception: 'a bug in the fast lane'",
         "error: 'accepting a connection failed: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
         "debug: 'a client is gone: %s', error",

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.serving.cases import FILES, get
+from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import Client, Laned, fileno, has_received, on_the_lane
 from tests.simulated import NOW, failure
@@ -159,6 +159,31 @@ async def test_a_file_that_is_written_is_opened_once_in_a_moment(
         assert disk.open_files == 0
 
 
+async def test_pages_of_a_file_that_is_written_are_waited_for(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody keeps it open but those who wait."""
+    disk = SimDisk({"new": SimFile(b"new", mtime_ns=NOW * 10**9)}, load_latency=1.0)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = await ask_together(laned, last("/new"))
+        assert [each.body for each in await answers_to(clients)] == [b"new"] * MANY
+    assert "a bug" not in caplog.text
+
+
+async def test_pages_of_a_file_that_is_evicted_meanwhile(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was kept when they came, and was let go of before it was asked for its pages."""
+    disk = SimDisk(FILES, load_latency=1.0)
+    async with on_the_lane(disk, Config(precompressed=(), max_open_files=1)) as laned:
+        await laned.connect().send(get("/large.bin", method="HEAD"))
+        await wait_all_tasks_blocked()
+        clients = crowd(laned, [last("/large.bin")] * 20 + [last("/a.txt")] * 20)
+        answers = await answers_to(clients)
+        assert [each.body for each in answers] == [LARGE] * 20 + [A] * 20
+    assert "a bug" not in caplog.text
+
+
 async def test_a_client_that_leaves_does_not_keep_the_lane_busy(autojump_clock: MockClock) -> None:
     """Its connection is closed when what it has waited for has come; the others get theirs."""
     disk = SimDisk(FILES, open_latency=math.inf)
@@ -231,9 +256,10 @@ def crowd(laned: Laned, requests: list[bytes]) -> list[Client]:
 
 
 async def test_of_a_crowd_those_who_ask_for_something_else_go_first(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though all of them ask for what is kept, and they came last."""
+    monkeypatch.setattr(lane_module, "_TURN", 3600.0)
     calls: list[Answered] = []
     config = Config(on_request=calls.append, precompressed=())
     async with on_the_lane(SimDisk(FILES), config) as laned:

@@ -40,7 +40,7 @@ class Arrivals:
     def __init__(self) -> None:
         self.made: dict[Hashable, Any] = {}
         """What others have made of it, and can use as long as it is here."""
-        self._here: dict[Hashable, tuple[PromptDisk, Arrival]] = {}
+        self._here: dict[tuple[PromptDisk, Hashable], tuple[PromptDisk, Arrival]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +55,17 @@ class Arrivals:
                 _close(disk, arrival)
             self._here.clear()
             self.made.clear()
+
+    def copy(self) -> "Arrivals":
+        """Return the same for one more user, who lets go of it as well."""
+        copy = Arrivals()
+        for (_, key), (disk, arrival) in self._here.items():
+            if isinstance(arrival, Listing):
+                arrival = arrival._replace(file=disk.share(arrival.file))
+            elif isinstance(arrival, OpenFile):
+                arrival = disk.share(arrival)
+            copy.put(disk, key, arrival)
+        return copy
 
     def get(self, disk: PromptDisk, key: Hashable) -> Arrival | None:
         """Return what has come of a question to a disk; None: nothing yet."""
@@ -93,6 +104,9 @@ class Miss(Exception):
     def question(self) -> Hashable:
         """What is asked of which disk: one answer is for all whose question is the same."""
         return self._disk, self._key, self.patience
+
+    def hold(self, came: Arrivals) -> None:
+        """Keep open what the question is about, until it is asked and `came` has ended."""
 
     async def fill(self, came: Arrivals) -> None:
         """Wait for what the disk says, be it an error. A checkpoint."""
@@ -138,19 +152,23 @@ class PageMiss(Miss):
     """A part of an open file that is not in memory."""
 
     def __init__(self, disk: PromptDisk, file: OpenFile, offset: int, end: int) -> None:
-        super().__init__(disk, (file, offset, end))
+        super().__init__(disk, (file.status.version, offset, end))
         self._file = file
         self._span = offset, end
 
+    def hold(self, came: Arrivals) -> None:
+        """Others may close the file before it is asked for its pages."""
+        self._file = came.hold(self._disk, self._file)
+
     async def fill(self, came: Arrivals) -> None:
         """Wait until it is, at least its beginning, or until that has failed. A checkpoint."""
-        file = came.hold(self._disk, self._file)
+        self.hold(came)
         try:
-            await self._disk.ready(file, *self._span)
+            await self._disk.ready(self._file, *self._span)
         except (FileChanged, OSError) as error:
             came.put(self._disk, self._key, error)
         else:
-            came.put(self._disk, self._key, self._disk.share(file))
+            came.put(self._disk, self._key, self._disk.share(self._file))
 
     def was_filled(self, came: Arrivals | None) -> bool:
         """Return whether it was waited for already. Raises HttpError if that has failed."""

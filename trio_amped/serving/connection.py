@@ -8,6 +8,7 @@ import trio
 
 from ..config import Application, Config
 from ..disk.interface import Disk, FileChanged, OpenFile
+from ..disk.misses import Arrivals
 from ..semantics.body import Body
 from ..semantics.dates import format_date
 from ..semantics.errors import HttpError
@@ -73,6 +74,7 @@ class Connection:
         self._has_begun = False  # an answer to it
         self._is_last = False  # the answer to it
         self._unfinished: Unfinished | None = None
+        self._came = Arrivals()  # for the request that is answered
         self._first_deadline = first_deadline
         self._hook = config.on_request
         self._peer = transport.peer if self._hook else ""
@@ -80,15 +82,19 @@ class Connection:
         self._begun: Begun | None = None  # the answer that the hook is to be told of
 
     async def run(
-        self, received: bytes = b"", unfinished: Unfinished | None = None
+        self,
+        received: bytes = b"",
+        unfinished: Unfinished | None = None,
+        came: Arrivals | None = None,
     ) -> bytes | None:
         """Answer the requests in their order; if it `parks`, one of them.
 
         None: the transport is closed. Otherwise the connection is to be parked, and these bytes are
         to be answered. `received` comes before what there is to receive, and after `unfinished`,
-        an answer on its way.
+        an answer on its way. `came`: what its first request has waited for.
         """
         left = None
+        self._came = came or self._came
         self._reader.feed(received)
         try:
             goes_on = await (self._finish(unfinished) if unfinished else self._serve_next())
@@ -111,6 +117,7 @@ class Connection:
             await self._answer_for_bug()
         finally:
             self._note_end()
+            self._came.clear()
             if left is None:
                 await self.transport.close()
         return left
@@ -165,7 +172,7 @@ class Connection:
             return False
         self._asked = request.target
         self._stats.requests += 1
-        await handle(request, self._router, self)
+        await handle(request, self._router, self, self._came)
         self._note_end()
         trailing = self._framing.trailing
         if self._framing.start_next():
@@ -179,7 +186,7 @@ class Connection:
         self._common = match
         self._asked = target_of(match)
         self._stats.requests += 1
-        await handle_common(asked, self._asked, route, self._router, self)
+        await handle_common(asked, self._asked, route, self._router, self, self._came)
         self._note_end()
         if self._is_last:
             await self.transport.finish()

@@ -36,12 +36,14 @@ class Responder(Protocol):
         """Have an application answer. Raises HttpError if it has sent nothing."""
 
 
-async def handle(request: Request, router: Router, responder: Responder) -> None:
+async def handle(
+    request: Request, router: Router, responder: Responder, came: Arrivals | None = None
+) -> None:
     """Answer a request that h11, or an ASGI server, has read.
 
-    What is no file's is an application's, where there is one. Raises ClientGone, and CutOff,
-    FileChanged or OSError where a body that has begun cannot be finished: nothing may follow on
-    that connection.
+    `came`: what it has waited for already, which is let go of. What is no file's is an
+    application's, where there is one. Raises ClientGone, and CutOff, FileChanged or OSError where a
+    body that has begun cannot be finished: nothing may follow on that connection.
     """
     route, asked = router.route(request), Asked.of(request)
 
@@ -49,11 +51,16 @@ async def handle(request: Request, router: Router, responder: Responder) -> None
         router.clock.update()
         return _choose(request, asked, route, router, came)
 
-    await _answer(choose, asked, request.target, route, responder)
+    await _answer(choose, asked, request.target, route, responder, came or Arrivals())
 
 
 async def handle_common(
-    asked: Asked, target: bytes, route: Route, router: Router, responder: Responder
+    asked: Asked,
+    target: bytes,
+    route: Route,
+    router: Router,
+    responder: Responder,
+    came: Arrivals,
 ) -> None:
     """Answer a GET or HEAD that was recognised: nothing is wrong with it but, maybe, its target.
 
@@ -64,7 +71,7 @@ async def handle_common(
         router.clock.update()
         return answer(asked, route, router.clock, came)
 
-    await _answer(choose, asked, target, route, responder)
+    await _answer(choose, asked, target, route, responder, came)
 
 
 async def _answer(
@@ -73,9 +80,10 @@ async def _answer(
     target: bytes,
     route: Route,
     responder: Responder,
+    came: Arrivals,
 ) -> None:
     """Target -> open -> select the response -> send the body."""
-    with Arrivals() as came:
+    with came:
         try:
             chosen = await answered(lambda: choose(came), came)  # the path gate
             if chosen is None:

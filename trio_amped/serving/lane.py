@@ -57,13 +57,14 @@ class Handover(NamedTuple):
     """A connection that a task of its own goes on with, and owns from here on.
 
     `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
-    that has not come yet.
+    that has not come yet. `came`: what the first request that was received has waited for.
     """
 
     sock: socket.socket
     received: bytes
     first_deadline: float | None = None
     unfinished: Unfinished | None = None
+    came: Arrivals | None = None
 
 
 class Lane:
@@ -315,7 +316,11 @@ class Lane:
         groups = among.following if among else self._groups
         group = groups.get(miss.question)
         if group is None:
-            group = groups[miss.question] = Group(miss, among.came if among else Arrivals())
+            if among:
+                came = among.came
+            else:  # what is at hand now may be what they ask about
+                came, self._here = self._here, Arrivals()
+            group = groups[miss.question] = Group(miss, came)
             if not among:
                 assert self._nursery is not None
                 self._nursery.start_soon(self._serve_group, group)
@@ -487,7 +492,8 @@ class Lane:
             return
         self._unpark(fd)
         first_deadline = parked.deadline if parked.is_new else None
-        self._hand_over(Handover(parked.sock, received[start:], first_deadline))
+        came = among.came.copy() if among else None
+        self._hand_over(Handover(parked.sock, received[start:], first_deadline, None, came))
 
     def _make(self, match: Match, among: Group | None) -> Reply | None:
         """Make an answer that is not kept. Raises Miss."""

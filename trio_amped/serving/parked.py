@@ -44,6 +44,8 @@ class Group:
     __slots__ = ("came", "following", "miss", "parked")
 
     def __init__(self, miss: Miss, came: Arrivals) -> None:
+        miss.hold(came)
+        miss.__traceback__ = miss.__context__ = None  # which keep frames alive, and all of theirs
         self.miss = miss
         self.parked: list[Parked] = []
         self.came = came

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import trio
 
 from ..config import Config
+from ..disk.misses import Arrivals
 from ..semantics.printable import printable
 from ..stats import Stats
 from .connection import Connection, Unfinished
@@ -204,7 +205,7 @@ class Server:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         transport = SocketTransport(handover.sock, Pace(self.config, self.stats), self._turns)
         connection = self._connection(transport, router, handover.first_deadline, parks=parks)
-        return await self._run(connection, handover.received, handover.unfinished)
+        return await self._run(connection, handover.received, handover.unfinished, handover.came)
 
     def _connection(
         self,
@@ -224,14 +225,18 @@ class Server:
         )
 
     async def _run(
-        self, connection: Connection, received: bytes = b"", unfinished: Unfinished | None = None
+        self,
+        connection: Connection,
+        received: bytes = b"",
+        unfinished: Unfinished | None = None,
+        came: Arrivals | None = None,
     ) -> bytes | None:
         """Run a connection, which may be drained meanwhile."""
         self._connections.add(connection)
         if self._is_draining:
             connection.drain()
         try:
-            return await connection.run(received, unfinished)
+            return await connection.run(received, unfinished, came)
         finally:
             self._connections.discard(connection)
 
