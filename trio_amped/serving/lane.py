@@ -275,7 +275,7 @@ class Lane:
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
-                    if self._is_crowded and event & _ENDED and not parked.waits:
+                    if self._is_crowded and event & _ENDED and self._is_idle(parked):
                         self._put_off(parked, parked.rest)
                     else:
                         self._receive(fd, parked)
@@ -287,6 +287,10 @@ class Lane:
             self._events = []
             self._is_crowded = False
         return False
+
+    @staticmethod
+    def _is_idle(parked: Parked) -> bool:
+        return not (parked.waits or parked.lingers)
 
     def _begin_moment(self) -> None:
         """What is to be read from now on may have been sent after all that was asked so far."""
