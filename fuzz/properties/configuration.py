@@ -145,7 +145,7 @@ def _values(field: "dataclasses.Field[Any]") -> st.SearchStrategy[Any]:
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind)) | _ANYTHING
     if get_origin(kind) is Sequence:
-        texts = st.lists(_KNOWN, max_size=2) | st.lists(_TEXTS, max_size=2)
+        texts = st.tuples(_KNOWN).map(list) | st.lists(_TEXTS, max_size=2)
         return texts | texts.map(lambda found: found * 2) | _ANYTHING
     return _TEXTS | _ANYTHING
 
