@@ -176,10 +176,9 @@ def test_what_is_in_memory_needs_no_helper(site: Path) -> None:
         # Nothing to load. Of 15 opens, one may meet a mount or a rename somewhere: EAGAIN.
         assert count(server, "jobs for helpers") <= 5
         assert count(server, "misses") == 0
-        # The fast lane asks about larger ones.
-        by_tasks, by_lane = 5 * 5 * MIB // WINDOW, 5 * 2
-        expected = by_tasks + (by_tasks if COMMON_OPTIONS else by_lane)
-        assert count(server, "resident windows") >= expected
+        # The fast lane asks about larger ones, as long as the client takes them at once.
+        by_tasks, by_lane = 5 * MIB // WINDOW, 2
+        assert count(server, "resident windows") >= 10 * (by_tasks if COMMON_OPTIONS else by_lane)
 
 
 # ---------------------------------------------------------------- users and disks
