@@ -55,7 +55,7 @@ def ask(router: Router, replies: Replies, request: bytes) -> Reply | None:
     if match is None:
         return None
     with Arrivals() as came:
-        return replies.kept(match) or replies.make(match, came)
+        return replies.at_hand(match) or replies.make(match, came)
 
 
 def hot_answers(router: Router, replies: Replies) -> list[bytes]:

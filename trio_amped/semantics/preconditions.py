@@ -22,15 +22,17 @@ def evaluate(asked: Asked, etag: bytes, last_modified: int | None, now: float) -
     `etag` and `last_modified` (seconds since 1970, None if it has no date) are those of the
     current representation.
     """
-    permitted = _if_match(asked.if_match, etag)
-    if permitted is None:
-        permitted = _if_unmodified_since(asked.if_unmodified_since, last_modified, now)
-    if permitted is False:
+    if asked.if_match is not None:  # 13.1.1
+        if not _is_listed(asked.if_match, etag, strong_match):
+            return Outcome.FAILED
+    elif _is_older(last_modified, asked.if_unmodified_since, now) is False:  # 13.1.4
         return Outcome.FAILED
-    wanted = _if_none_match(asked.if_none_match, etag)
-    if wanted is None:
-        wanted = _if_modified_since(asked.if_modified_since, last_modified, now)
-    return Outcome.NOT_MODIFIED if wanted is False else Outcome.PROCEED
+    if asked.if_none_match is not None:  # 13.1.2
+        if _is_listed(asked.if_none_match, etag, weak_match):
+            return Outcome.NOT_MODIFIED
+    elif _is_older(last_modified, asked.if_modified_since, now):  # 13.1.3
+        return Outcome.NOT_MODIFIED
+    return Outcome.PROCEED
 
 
 def range_applies(
@@ -50,38 +52,18 @@ def range_applies(
     return parse_date(if_range, now) == last_modified
 
 
-# Each condition is true, false, or None: it was not given, or is to be ignored.
-
-
-def _if_match(value: bytes | None, etag: bytes) -> bool | None:
-    """RFC 9110 13.1.1: strong comparison."""
-    return None if value is None else _is_listed(value, etag, strong_match)
-
-
-def _if_none_match(value: bytes | None, etag: bytes) -> bool | None:
-    """RFC 9110 13.1.2: weak comparison."""
-    return None if value is None else not _is_listed(value, etag, weak_match)
-
-
-def _if_unmodified_since(value: bytes | None, last_modified: int | None, now: float) -> bool | None:
-    """RFC 9110 13.1.4: ignored unless both are one valid date."""
-    since = _date(value, now)
-    return None if since is None or last_modified is None else last_modified <= since
-
-
-def _if_modified_since(value: bytes | None, last_modified: int | None, now: float) -> bool | None:
-    """RFC 9110 13.1.3: ignored unless both are one valid date."""
-    since = _date(value, now)
-    return None if since is None or last_modified is None else last_modified > since
-
-
-def _date(value: bytes | None, now: float) -> int | None:
-    return None if value is None else parse_date(value, now)
+def _is_older(last_modified: int | None, value: bytes | None, now: float) -> bool | None:
+    """Return whether it was not modified since a date; None unless both are one valid date."""
+    if value is None or last_modified is None:
+        return None
+    since = parse_date(value, now)
+    return None if since is None else last_modified <= since
 
 
 def _is_listed(value: bytes, etag: bytes, match: Callable[[bytes, bytes], bool]) -> bool:
     """Return whether `etag` is in a list of entity tags; a malformed list has none."""
-    if value == etag:  # as nearly all clients send it: there is nothing to be parsed
+    # One tag alone, as nearly all clients send it, or what is malformed and equals none.
+    if value == etag or (value.startswith(b'"') and value.find(b'"', 1) == len(value) - 1):
         return match(value, etag)
     tags = parse_etag_list(value)
     if tags == ANY:

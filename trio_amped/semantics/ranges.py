@@ -10,7 +10,7 @@ Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
 _MOST_SPECS: Final = 256  # of a field: each takes the event loop 3 us
 _MOST_RANGES: Final = 64  # parts of an answer
-_USUAL: Final = re.compile(rb"bytes=([0-9]{1,18})-([0-9]{1,18})").fullmatch
+_USUAL: Final = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})").fullmatch
 _FIRST: Final = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})").match
 _SPEC: Final = re.compile(rb"([0-9]*+)-([0-9]*+)")
 
@@ -23,10 +23,8 @@ def parse_range(value: bytes, size: int) -> Ranges | None:
     any two, in the order in which they were first asked for; none of them means 416.
     """
     usual = _USUAL(value)
-    if usual:
-        first, last = map(int, usual.groups())
-        if first <= last:
-            return ((first, min(last + 1, size) - first),) if first < size else ()
+    if usual and (one := _one_range(usual[1], usual[2], size)) is not None:
+        return one
     unit, _, members = value.partition(b"=")
     if unit.lower() != b"bytes" or members.count(b",") > _MOST_SPECS:
         return None
@@ -38,6 +36,19 @@ def parse_range(value: bytes, size: int) -> Ranges | None:
         return None  # the last bytes of nothing: satisfiable, but Content-Range cannot name them
     ranges = _coalesced([span for span in spans if span and span[0] < span[1]])
     return ranges if len(ranges) <= _MOST_RANGES else None
+
+
+def _one_range(first: bytes, last: bytes, size: int) -> Ranges | None:
+    """Return the same for one spec of few digits; None: it is not that simple."""
+    if first and last and int(first) <= int(last):
+        start, stop = int(first), min(int(last) + 1, size)
+    elif first and not last:
+        start, stop = int(first), size
+    elif last and not first and size:
+        start, stop = max(0, size - int(last)), size
+    else:
+        return None
+    return ((start, stop - start),) if start < stop else ()
 
 
 def first_part(asked: Asked, most: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from .body import Body, FileSpan
 from .dates import format_date
@@ -47,34 +47,53 @@ class Response(NamedTuple):
         return parse(self.fields)
 
 
-def select_response(asked: Asked, form: Form, now: float, cors: Headers = ()) -> Response:
-    """Select the response to a GET or HEAD for a file; `now` in seconds since 1970.
+Choice: TypeAlias = int | Ranges
+"""Which answer it is: the status, or the ranges of a 206."""
 
-    200, 206, 304, or the error responses 412 and 416 (HttpError). Preconditions come first, then
-    Range (RFC 9110 13.2.2, 14.2). `cors` are fields for any answer to this request.
+
+def choose(asked: Asked, form: Form, now: float) -> Choice:
+    """Choose the answer to a GET or HEAD for a file; `now` in seconds since 1970.
+
+    Preconditions come first, then Range (RFC 9110 13.2.2, 14.2).
     """
     if asked.is_conditional:
         outcome = evaluate(asked, form.tag, form.modified, now)
         if outcome is Outcome.FAILED:
-            raise HttpError(412, "precondition failed")
+            return 412
         if outcome is Outcome.NOT_MODIFIED:
-            return Response(304, form.blocks(cors).chosen, ())
+            return 304
     # Range is defined for GET only (RFC 9110 14.2).
     if asked.range is None or asked.method != b"GET":
-        return whole(asked.method, form, cors)
-    ranges = None
-    if range_applies(asked.if_range, form.tag, form.modified, now):
-        ranges = parse_range(asked.range, form.size)
-    if ranges is None:
-        return whole(asked.method, form, cors)
-    if not ranges:
+        return 200
+    if not range_applies(asked.if_range, form.tag, form.modified, now):
+        return 200
+    ranges = parse_range(asked.range, form.size)
+    return 200 if ranges is None else ranges or 416
+
+
+def select_response(asked: Asked, form: Form, now: float, cors: Headers = ()) -> Response:
+    """Select the answer to a GET or HEAD for a file, with the fields `cors`.
+
+    Raises HttpError for 412 and 416.
+    """
+    return respond(choose(asked, form, now), asked, form, cors)
+
+
+def respond(choice: Choice, asked: Asked, form: Form, cors: Headers = ()) -> Response:
+    """Make the answer that was chosen. Raises HttpError for 412 and 416."""
+    if choice == 200:
+        return _whole(asked.method, form, cors)
+    if choice == 304:
+        return Response(304, form.blocks(cors).chosen, ())
+    if choice == 412:
+        raise HttpError(412, "precondition failed")
+    if isinstance(choice, int):
         raise _unsatisfiable(form.size)
     blocks = form.blocks(cors)
-    described = blocks.described if asked.if_range is None else blocks.undated
-    return _parts(form, ranges, described)
+    return _parts(form, choice, blocks.described if asked.if_range is None else blocks.undated)
 
 
-def whole(method: bytes, form: Form, cors: Headers) -> Response:
+def _whole(method: bytes, form: Form, cors: Headers) -> Response:
     """Return all of a file (RFC 9110 15.3.1); HEAD has the fields of GET, and no body (9.3.2)."""
     fields = b"Content-Type: %b\r\nContent-Length: %d\r\n%b" % (
         form.media_type,
@@ -162,6 +181,11 @@ def complete(response: Response, now: float, close: bool) -> Headers:
     """Return all fields that are sent: with Date (RFC 9110 6.6.1), and Connection at the end."""
     last: Headers = ((b"Connection", b"close"),) if close else ()
     return ((b"Date", format_date(now)), *response.headers, *last)
+
+
+def date_at(status: int) -> int:
+    """Return where the date begins in a head that `wire_head` writes."""
+    return len(_STATUS_LINES[status])
 
 
 def wire_head(response: Response, date: bytes, close: bool) -> bytes:

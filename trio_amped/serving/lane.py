@@ -452,7 +452,7 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            reply = self._replies.kept(match)
+            reply = self._replies.at_hand(match)
             if self._is_crowded and not self._goes_first(reply):
                 self._put_off(parked, received[start:])
                 return
@@ -594,13 +594,12 @@ class Lane:
         assert reply.found is not None
         disk, file = reply.found.disk, reply.found.file
         offset, end = part.offset, part.offset + part.length
-        stop = min(end, offset + _SENT)
+        stop, count = min(end, offset + _SENT), reply.ready
         with contextlib.suppress(FileChanged, OSError):
-            while offset < stop:
-                count = disk.ready_at_once(file, offset, end)
-                sent = send_file(sock, file.fd, offset, count) if count else None
-                if not sent:
-                    break
+            while sent := send_file(sock, file.fd, offset, count) if count else None:
                 self._stats.bytes_sent += sent
                 offset += sent
+                if offset >= stop:
+                    break
+                count = disk.ready_at_once(file, offset, end)
         return (FileSpan(offset, end - offset),) if offset < end else ()

@@ -1,34 +1,43 @@
 """The answers to recognised requests, ready for the wire. Never waits: it raises Miss."""
 
 import contextlib
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..disk.interface import FileChanged, WouldWait
 from ..disk.misses import Arrivals, PageMiss
-from ..semantics.body import FileSpan
+from ..semantics.body import Body, FileSpan
 from ..semantics.errors import HttpError
+from ..semantics.ranges import Ranges
 from ..semantics.recogniser import Match, target_of
 from ..semantics.request import Asked
-from ..semantics.response import Response, error_response, whole, wire_head
+from ..semantics.response import (
+    Choice,
+    Response,
+    choose,
+    date_at,
+    error_response,
+    respond,
+    wire_head,
+)
 from .answer import answer, answer_error, log_refusal
-from .resources import Found
+from .resources import Found, Place
 from .root import DocumentRoot
 from .router import Router
 
 _COPIED: Final = 32 * 1024  # bytes: up to here a copy and one send are cheaper than a sendfile
-_DATE_AT: Final = len(b"HTTP/1.1 200 OK\r\nDate: ")
-_DATE_LENGTH: Final = 29
 _SLASH: Final = ord("/")
+_KEPT: Final = frozenset((200, 301, 304, 404, 412, 416))  # of other answers each is another one
 
 
 class Reply:
     """An answer: `wire` is its head, and its body but for `rest`, which is of the file `found`.
 
-    `length` is that of the body, in bytes; `closes`: it is the last on its connection; `second`:
-    the time of its Date.
+    `length` is that of the body, in bytes; `ready`: so many bytes of `rest` were just found in
+    memory; `closes`: it is the last on its connection; `error`: why it is no good one, for the log;
+    `second`: the time of its Date.
     """
 
-    __slots__ = ("closes", "found", "length", "rest", "second", "status", "wire")
+    __slots__ = ("closes", "error", "found", "length", "ready", "rest", "second", "status", "wire")
 
     def __init__(
         self,
@@ -45,7 +54,23 @@ class Reply:
         self.rest = rest
         self.found = found
         self.closes = closes
+        self.ready = 0
+        self.error: HttpError | None = None
         self.second = -1
+
+    def set_date(self, second: int, date: bytes) -> None:
+        """Write the date of today into the head."""
+        self.second = second
+        start = date_at(self.status)
+        self.wire[start : start + len(date)] = date  # type: ignore[index]
+
+
+Key: TypeAlias = bytes | tuple[bytes, int]
+"""The method, if its answer is 200, or the same for all requests; else the method and status."""
+Slot: TypeAlias = tuple[dict[Key, Reply], Key, Choice]
+"""Where an answer is kept: among which, by which key; and which answer that is."""
+_NOTHING: Final = Arrivals()
+_NOWHERE: Final[Slot] = ({}, b"", 0)
 
 
 class Replies:
@@ -55,42 +80,104 @@ class Replies:
         self._router = router
         self._clock = router.clock
         self._only = router.only
-        self._groups = router.recogniser.numbers_of(("plain", "method", "accept_encoding", "usual"))
-        self._closing = router.recogniser.numbers_of(("close", "old"))
+        number = router.recogniser.numbers_of
+        self._groups = number(("plain", "method", "accept_encoding", "usual"))
+        self._others = number(("close", "old", *Asked._fields))
+        self._closing = number(("close", "old"))
+        self._absent: dict[Key, Reply] = {}  # the answers where there is no file
 
-    def kept(self, match: Match) -> Reply | None:
-        """Return the answer to a plain GET that is kept with its file; None: there is none."""
+    def at_hand(self, match: Match) -> Reply | None:
+        """Return an answer that is kept, or a part of a file that is; None: make it."""
         path, method, coding, usual = match.group(*self._groups)
         root = self._only
-        if root is None or not path or method != b"GET" or usual is None:
+        if root is None or not path:
             return None
-        path = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
-        found = root.resources.kept(path, coding)
-        if found is None:
-            return None
-        reply: Reply | None = found.reply
-        if reply is None:
-            response = whole(b"GET", found.form, root.policy.cors.headers(None))
-            try:
-                reply = self._with_body(root, response, found, Arrivals(), closes=False)
-            except PageMiss:
+        name = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
+        place = root.resources.kept(name, coding)
+        if usual is not None and type(place) is Found:
+            reply: Reply | None = place.replies.get(method)
+        else:
+            asked = self._read(match)
+            if asked is None:
                 return None
-            if reply is None or found.owner is None:
-                return reply
-            self._keep(found, reply)
-        elif reply.rest is not None and not self._is_resident(found, reply.rest):
+            replies, key, choice = self._slot(match, root, name, place, asked)
+            if isinstance(choice, tuple):
+                return self._part(root, place, asked, choice)
+            reply = replies.get(key)
+        if reply is None:
             return None
+        if reply.rest is not None:
+            reply.ready = self._ready(reply.found, reply.rest)
+            if not reply.ready:
+                return None
         if reply.second != self._clock.second:
-            reply.second = self._clock.second
-            reply.wire[_DATE_AT : _DATE_AT + _DATE_LENGTH] = self._clock.date  # type: ignore[index]
+            reply.set_date(self._clock.second, self._clock.date)
+        if reply.error is not None:
+            log_refusal(target_of(match), reply.error)
         return reply
 
-    def _keep(self, found: Found, reply: Reply) -> None:
-        """Keep an answer with its file, whose bytes are in memory once."""
-        found.reply = reply
+    def _read(self, match: Match) -> Asked | None:
+        """Return what is asked; None where the answer has more fields than others have."""
+        close, old, *fields = match.group(*self._others)
+        asked = Asked._make(fields)
+        return None if close or old or asked.origin is not None else asked
+
+    def _slot(
+        self, match: Match, root: DocumentRoot, name: bytes, place: Place, asked: Asked
+    ) -> Slot:
+        """Return where the answer is kept, or can be: with the `place` that its path leads to.
+
+        Nothing that a client writes freely is a key, or it could fill the memory.
+        """
+        method = asked.method
+        if isinstance(place, Found):
+            choice = choose(asked, place.form, self._clock.wall)
+            if choice == 200 or isinstance(choice, tuple):
+                return place.replies, method, choice
+            if choice not in root.policy.error_pages:
+                return place.replies, (method, choice), choice
+        elif place is not None:
+            if match["query"] is None and not match["plain"].endswith(b"/"):
+                return place.replies, method, 301
+        elif self._says_nothing_else(match, root) and root.resources.is_absent(name):
+            return self._absent, method, 404
+        return _NOWHERE
+
+    @staticmethod
+    def _says_nothing_else(match: Match, root: DocumentRoot) -> bool:
+        """Return whether the answer where there is no file is the same for all such paths."""
+        policy = root.policy
+        if policy.fallback is not None or 404 in policy.error_pages:
+            return False
+        return not (policy.lists_directories and match["plain"].endswith(b"/"))
+
+    def _keep(self, match: Match, reply: Reply) -> None:
+        """Keep an answer that was made, if it is the same for all such requests."""
+        path, _, coding, _ = match.group(*self._groups)
+        root = self._only
+        if root is None or not path:
+            return
+        name = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
+        place = root.resources.kept(name, coding)
+        asked = self._read(match)
+        if asked is None:
+            return
+        replies, key, choice = self._slot(match, root, name, place, asked)
+        if reply.status != choice:
+            return
+        replies[key] = reply
         reply.wire = bytearray(reply.wire)
-        if found.body is not None:
-            found.body = memoryview(reply.wire)[-reply.length :]
+        found = reply.found
+        if reply.length and found is not None and found.body is not None:
+            found.body = memoryview(reply.wire)[-reply.length :]  # the bytes are in memory once
+
+    def _part(self, root: DocumentRoot, place: Place, asked: Asked, ranges: Ranges) -> Reply | None:
+        """Return ranges of a file that is kept, if they are in memory."""
+        assert isinstance(place, Found)
+        response = respond(ranges, asked, place.form, root.policy.cors.headers(None))
+        with contextlib.suppress(PageMiss):
+            return self._with_body(root, response, place, _NOTHING, closes=False)
+        return None
 
     def make(self, match: Match, came: Arrivals) -> Reply | None:
         """Make the answer to any request; None: it is unusual, and a task's. Raises Miss.
@@ -101,13 +188,17 @@ class Replies:
         closes = match.group(*self._closing) != (None, None)
         try:
             response, found = answer(asked, route, self._clock, came)
-            return self._with_body(route.root, response, found, came, closes=closes)
+            reply = self._with_body(route.root, response, found, came, closes=closes)
         except HttpError as error:
             if route.application is not None:
                 return None
             reply = self._error(error, asked, route.root, came, closes=closes)
             log_refusal(target_of(match), error)
-            return reply
+            if reply is not None:
+                reply.error = error.with_traceback(None)
+        if reply is not None and reply.status in _KEPT:
+            self._keep(match, reply)
+        return reply
 
     def _error(
         self,
@@ -134,63 +225,70 @@ class Replies:
         *,
         closes: bool,
     ) -> Reply | None:
-        """Add the body, if it is not in several parts. Raises PageMiss, HttpError."""
-        status, _, body = response
-        head = wire_head(response, self._clock.date, closes)
-        if not body:
-            return Reply(status, head, 0, None, found, closes)
-        if len(body) > 1:
-            return None
-        (part,) = body
-        if isinstance(part, bytes):
-            return Reply(status, head + part, len(part), None, found, closes)
-        assert found is not None
-        return self._with_part(root, status, head, part, found, came, closes)
-
-    def _with_part(
-        self,
-        root: DocumentRoot,
-        status: int,
-        head: bytes,
-        part: FileSpan,
-        found: Found,
-        came: Arrivals,
-        closes: bool,
-    ) -> Reply | None:
-        """Add a part of a file: by a copy, or for `sendfile` if it is large.
+        """Add the body: copies of what is short, or one part for `sendfile`; None: it is a task's.
 
         Raises PageMiss; HttpError if it was waited for, and has failed.
         """
-        offset, length = part.offset, part.length
+        status, _, body = response
+        head = wire_head(response, self._clock.date, closes)
+        length = sum([part.length if isinstance(part, FileSpan) else len(part) for part in body])
         if not length:
             return Reply(status, head, 0, None, found, closes)
-        if found.file.is_by_copy:
+        if found is not None and found.file.is_by_copy:
             return None
-        content = root.resources.body(found)
         try:
-            if content is not None:
-                wire = head + (
-                    content if length == len(content) else content[offset : offset + length]
-                )
-            elif length <= _COPIED:
-                wire = head + root.resources.read(found.file, offset, length)
-            elif self._is_resident(found, part):
-                return Reply(status, head, length, part, found, closes)
-            else:
-                raise WouldWait
-        except WouldWait:
-            miss = PageMiss(found.disk, found.file, offset, offset + length)
-            if miss.was_filled(came):  # and was evicted, or the gate cannot tell
-                return None
-            raise miss from None
-        except (FileChanged, OSError):
+            if length > _COPIED and found is not None and root.resources.body(found) is None:
+                return self._with_rest(status, head, body, found, came, closes)
+            pieces = [self._copy(root, part, found, came) for part in body]
+        except (WouldWait, FileChanged, OSError):
             return None
-        return Reply(status, wire, length, None, found, closes)
+        return Reply(status, b"".join((head, *pieces)), length, None, found, closes)
 
-    def _is_resident(self, found: Found, part: FileSpan) -> bool:
-        """Whether its first window is in memory: a disk that fails gets an honest answer."""
+    def _copy(
+        self, root: DocumentRoot, part: bytes | FileSpan, found: Found | None, came: Arrivals
+    ) -> bytes | memoryview:
+        """Return the bytes of a part. Raises PageMiss, WouldWait, FileChanged, OSError."""
+        if isinstance(part, bytes):
+            return part
+        assert found is not None
+        offset, length = part.offset, part.length
+        content = root.resources.body(found)
+        if content is not None:
+            return content if length == len(content) else content[offset : offset + length]
+        try:
+            return root.resources.read(found.file, offset, length)
+        except WouldWait:
+            raise _missing(part, found, came) from None
+
+    def _with_rest(
+        self, status: int, head: bytes, body: Body, found: Found, came: Arrivals, closes: bool
+    ) -> Reply | None:
+        """Add a part of a file that is not copied. Raises PageMiss, WouldWait."""
+        part = body[0]
+        if len(body) > 1 or isinstance(part, bytes):
+            return None
+        ready = self._ready(found, part)
+        if not ready:
+            raise _missing(part, found, came)
+        reply = Reply(status, head, part.length, part, found, closes)
+        reply.ready = ready
+        return reply
+
+    @staticmethod
+    def _ready(found: Found | None, part: FileSpan) -> int:
+        """Return how many bytes at its start are in memory: 0 where the disk fails, too."""
+        assert found is not None
         end = part.offset + part.length
         try:
-            return found.disk.ready_at_once(found.file, part.offset, end) > 0
+            return found.disk.ready_at_once(found.file, part.offset, end)
         except (FileChanged, OSError):
-            return False
+            return 0
+
+
+def _missing(part: FileSpan, found: Found, came: Arrivals) -> PageMiss | WouldWait:
+    """Return what is to be waited for. Raises HttpError if it was, and has failed.
+
+    WouldWait: it has come, and was evicted since, or the gate cannot tell.
+    """
+    miss = PageMiss(found.disk, found.file, part.offset, part.offset + part.length)
+    return WouldWait() if miss.was_filled(came) else miss

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ..disk.interface import FileChanged, OpenFile, PromptDisk, Wish, WouldWait
 from ..disk.misses import Arrivals, FileMiss
@@ -37,11 +37,11 @@ _remembered_codings = lru_cache(maxsize=1024)(preferred_codings)
 class Found:
     """A file that answers a request: its form, the open file, and its bytes if they are few.
 
-    `owner`: the lookup that it is kept with; None for what serves one request. `reply`: what a
-    plain GET is answered with (replies.py).
+    `owner`: the lookup that it is kept with; None for what serves one request. `replies`: the
+    answers that are kept with it (replies.py).
     """
 
-    __slots__ = ("body", "checked_at", "disk", "file", "form", "owner", "reply")
+    __slots__ = ("body", "checked_at", "disk", "file", "form", "owner", "replies")
 
     def __init__(
         self, disk: PromptDisk, file: OpenFile, form: Form, owner: Lookup | None = None
@@ -52,7 +52,7 @@ class Found:
         self.owner = owner
         self.body: bytes | memoryview | None = None
         self.checked_at = -1  # a moment, see Clock
-        self.reply: Any = None
+        self.replies: dict[Any, Any] = {}
 
 
 class Resource:
@@ -60,10 +60,14 @@ class Resource:
 
     `original` is the lookup of the path itself, and `offered` has those of the sidecars that may
     stand for it, by coding. It holds while all `lookups` do, which is asked again at `valid_until`,
-    and while no file was written into, asked at each moment (`checked_at`).
+    and while no file was written into, asked at each moment (`checked_at`). `replies`: the answers
+    that are kept with it, if it is a directory.
     """
 
-    __slots__ = ("checked_at", "forms", "lookups", "offered", "original", "usual", "valid_until")
+    __slots__ = (
+        *("checked_at", "forms", "lookups", "offered", "original", "replies", "usual"),
+        "valid_until",
+    )
 
     def __init__(
         self, original: Lookup, lookups: list[Lookup], offered: dict[bytes, Lookup]
@@ -73,6 +77,7 @@ class Resource:
         self.offered = offered
         self.forms: dict[tuple[bytes | None, bool], Found] = {}
         self.usual: Found | None = None  # of them: as it is
+        self.replies: dict[Any, Any] = {}
         self.checked_at = -1
         self.valid_until = -math.inf
 
@@ -87,6 +92,10 @@ class Resource:
             return None
         ask = _remembered_codings if len(accept_encoding) <= _LONG else preferred_codings
         return next(iter(ask(accept_encoding, tuple(self.offered))), None)
+
+
+Place: TypeAlias = Found | Resource | None
+"""What a path is known to lead to: a file, a directory; or nothing is known, or nothing there."""
 
 
 class Resources:
@@ -113,7 +122,7 @@ class Resources:
         `by_accept`: it was chosen by the Accept field as well. An OSError is the answer of the
         disk. Raises Miss, and HttpError (404) for what is neither a file nor a directory.
         """
-        if self._is_absent(path, came):
+        if self.is_absent(path, came):
             return _ABSENT
         try:
             resource = self.get(path, came)
@@ -142,8 +151,8 @@ class Resources:
             return self.find(path, accept_encoding, came, by_accept=by_accept)
         return found
 
-    def kept(self, path: bytes, accept_encoding: bytes | None) -> Found | None:
-        """Return what `find` would, if it is a file that was found so before."""
+    def kept(self, path: bytes, accept_encoding: bytes | None) -> Place:
+        """Return what `find` would, if it was found so before; a directory as it is."""
         lookup = self.files.get(path)
         resource: Resource | None = lookup.made if lookup is not None else None
         if resource is None:
@@ -151,14 +160,14 @@ class Resources:
         if resource.checked_at != self._clock.moment and not self._still_holds(resource):
             return None
         if not resource.offered:
-            return resource.usual
+            return resource.usual or (resource if resource.is_directory else None)
         coding = resource.best_coding(accept_encoding)
         found = resource.forms.get((coding, False))
         if found is None or (coding and not self._sidecar_is_unchanged(found)):
             return None
         return found
 
-    def _is_absent(self, path: bytes, came: Arrivals | None) -> bool:
+    def is_absent(self, path: bytes, came: Arrivals | None = None) -> bool:
         """Return whether nothing is known of a path, and its folder has no such name."""
         if self.files.get(path) is not None:
             return False
