@@ -2,7 +2,6 @@
 
 import errno
 import math
-import os
 import resource
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ _TRUSTED: Final = 30.0  # seconds; a mount on a file leaves no trace in its dire
 _SWEEP: Final = 1.0  # seconds between looks for what nobody has asked for lately
 _SWEPT: Final = 100  # files that are closed in one go
 _MOST_BYTES: Final = 128 * 2**20  # of what is made of files, in memory
-_NO_NAME: Final = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 class Folder:
@@ -152,13 +150,11 @@ class OpenFiles:
         came: Arrivals | None,
         in_use: Sequence[Lookup] = (),
         now: float | None = None,
-        moment: int | None = None,
     ) -> Lookup:
         """Return what a path leads to. Raises Miss where that would have to be waited for.
 
         What can be kept is kept; the rest goes to `came`, where somebody has it. Files of lookups
-        that are `in_use` are not closed for it. `now` is trio's time since the request has come,
-        and `moment` the number of the moment that began then.
+        that are `in_use` are not closed for it. `now` is trio's time since the request has come.
         """
         now = trio.current_time() if now is None else now
         lookup = self._lookups.get(path)
@@ -168,8 +164,6 @@ class OpenFiles:
             self.forget(lookup)
         arrival = came.get(self.disk, path) if came is not None else None
         if arrival is None:
-            if self.disk.lacks(path, now, moment):
-                return self._absent(path, now, _NO_NAME)
             return self._open(path, now, came, in_use)
         if isinstance(arrival, OSError):
             return self._absent(path, now, arrival)
@@ -226,6 +220,8 @@ class OpenFiles:
 
     def _make_room(self, in_use: Sequence[Lookup]) -> None:
         """Let go of what was renewed longest ago: that is what was asked for longest ago."""
+        if not self._is_full:
+            return
         # A few are in use: a file and its sidecars.
         oldest = (each for each in list(islice(self._lookups.values(), 8)) if each not in in_use)
         while self._is_full and (other := next(oldest, None)):

@@ -17,6 +17,7 @@ from . import kernel
 # O_NONBLOCK: a FIFO, or a file under a write lease, must not hold the open. O_NOCTTY: a
 # terminal in the root must not become ours.
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_QUIETLY: Final = _FLAGS | os.O_NOATIME
 _BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_MAGICLINKS
 # NO_XDEV: a hung FUSE mount below the root hangs even an open from the caches.
 _ON_ROOT_DEVICE: Final = _BENEATH | kernel.RESOLVE_NO_XDEV
@@ -49,12 +50,12 @@ class Volume(NamedTuple):
 
         One that nobody here has heard of may, too.
         """
-        return self.magic not in kernel.FILE_SYSTEMS or self.name in _REMOTE
+        return self.magic not in _LOCAL
 
     @property
     def is_stacked(self) -> bool:
         """Whether its files have other inodes below."""
-        return self.name in ("overlayfs", "ecryptfs")
+        return self.magic in _STACKED
 
     @property
     def dates_names(self) -> bool:
@@ -62,15 +63,22 @@ class Volume(NamedTuple):
 
         On overlayfs what changes in the lower directory leaves the ctime alone, and yet is seen.
         """
-        return self.name in ("ext4", "xfs", "btrfs", "tmpfs")
+        return self.magic in _DATED
 
     @property
     def is_memory(self) -> bool:
-        return self.name in ("tmpfs", "ramfs")
+        return self.magic in _MEMORY
 
 
-_REMOTE: Final = frozenset(
-    ("fuse", "nfs", "cifs", "smb2", "9p", "ceph", "afs", "lustre", "gfs2", "ocfs2", "vboxsf")
+def _called(*names: str) -> frozenset[int]:
+    return frozenset(magic for magic, name in kernel.FILE_SYSTEMS.items() if name in names)
+
+
+_STACKED: Final = _called("overlayfs", "ecryptfs")
+_DATED: Final = _called("ext4", "xfs", "btrfs", "tmpfs")
+_MEMORY: Final = _called("tmpfs", "ramfs")
+_LOCAL: Final = kernel.FILE_SYSTEMS.keys() - _called(
+    *("fuse", "nfs", "cifs", "smb2", "9p", "ceph", "afs", "lustre", "gfs2", "ocfs2", "vboxsf")
 )
 
 
@@ -212,14 +220,29 @@ def volume_of(descriptor: int) -> Volume:
     return Volume(kernel.file_system(descriptor), os.fstatvfs(descriptor).f_flag)
 
 
-def _open_beneath(root: int, path: bytes, resolve: int) -> tuple[int, bool]:
-    return _opened_quietly(lambda flags: kernel.openat2(root, path, flags, resolve))
+def _open_beneath(root: int, path: bytes, resolve: int, tries: int) -> tuple[int, bool]:
+    """Open a path by openat2(2), and quietly if that can be; whether it can.
+
+    It says EAGAIN also when a rename or a mount anywhere raced with the walk.
+    """
+    flags = _QUIETLY
+    while True:
+        try:
+            return kernel.openat2(root, path, flags, resolve), flags == _QUIETLY
+        except BlockingIOError:
+            tries -= 1
+            if not tries:
+                raise
+        except PermissionError as error:
+            if error.errno != errno.EPERM or flags != _QUIETLY:
+                raise
+            flags = _FLAGS
 
 
 def _opened_quietly(open: Callable[[int], int]) -> tuple[int, bool]:
     """Without the access time being written, if that can be; whether it can."""
     try:
-        return open(_FLAGS | os.O_NOATIME), True
+        return open(_QUIETLY), True
     except PermissionError as error:
         if error.errno != errno.EPERM:  # O_NOATIME is only for the owner and CAP_FOWNER
             raise
@@ -256,7 +279,7 @@ def open_cached(root: int, path: bytes, volume: Volume) -> Opened:
     """
     # All of tmpfs is in memory, but for the names that are not there: those it never caches.
     resolve = _ON_ROOT_DEVICE if volume.is_memory else _CACHED
-    descriptor, noatime = _retry_raced(lambda: _open_beneath(root, path or b".", resolve), tries=3)
+    descriptor, noatime = _open_beneath(root, path or b".", resolve, tries=3)
     return Opened(descriptor, Status.of(descriptor), volume, noatime)
 
 
@@ -317,19 +340,11 @@ def open_waiting(root: int, path: bytes) -> Opened:
     """Open a path below the root, whatever it takes. Raises OSError; EXDEV: it leads outside."""
     path = path or b"."
     if kernel.has_openat2(_BENEATH):
-        descriptor, noatime = _retry_raced(lambda: _open_beneath(root, path, _BENEATH), tries=9)
+        descriptor, noatime = _open_beneath(root, path, _BENEATH, tries=9)
     else:
         descriptor, noatime = _open_without_links(root, path)
     with _closed_on_error(descriptor):
         return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime)
-
-
-def _retry_raced(open: Callable[[], Result], tries: int) -> Result:
-    """openat2(2): EAGAIN also when a rename or a mount anywhere raced with the walk."""
-    for _ in range(tries - 1):
-        with contextlib.suppress(BlockingIOError):
-            return open()
-    return open()
 
 
 def open_directory(root: int, path: bytes) -> int:
@@ -369,9 +384,10 @@ def open_file_waiting(path: bytes) -> Opened:
 def open_root_cached(path: bytes) -> int:
     """The root directory, from the kernel's caches. Cannot wait; raises OSError."""
     flags = os.O_PATH | os.O_DIRECTORY
-    return _retry_raced(
-        lambda: kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED), tries=3
-    )
+    for _ in range(2):  # as in `_open_beneath`
+        with contextlib.suppress(BlockingIOError):
+            return kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED)
+    return kernel.openat2(kernel.AT_FDCWD, path, flags, kernel.RESOLVE_CACHED)
 
 
 class Identity(NamedTuple):

@@ -98,6 +98,8 @@ class PathGate:
         self._stats = stats
         self._pool = pool
         self._next_check = trio.current_time() + config.revalidate
+        self.asks_caches = self._may_ask_caches()
+        """Whether the kernel's caches are asked first; else a helper always opens."""
 
     async def open(self, path: bytes) -> Found:
         """Open a path below the root ("" is the root). Raises OSError.
@@ -231,9 +233,7 @@ class PathGate:
                 raise WouldWait from None
             raise
 
-    @property
-    def asks_caches(self) -> bool:
-        """Whether the kernel's caches are asked first; else a helper always opens."""
+    def _may_ask_caches(self) -> bool:
         if self._config.gate == "always" or self.root.volume.is_remote:
             return False
         return opening.can_open_cached()
@@ -316,6 +316,7 @@ class PathGate:
         log.info("%s is another directory now", printable(self._path))
         self.directory.release()
         self.root, self.directory = root, directory
+        self.asks_caches = self._may_ask_caches()
 
     def close(self) -> None:
         self.directory.release()

@@ -29,6 +29,7 @@ _ASCTIME = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def format_date(seconds: float) -> bytes:
     """Seconds since 1970 as IMF-fixdate; before the year 1 or after 9999, the nearest."""
     return formatdate(min(max(floor(seconds), _FIRST), _LAST), usegmt=True).encode()

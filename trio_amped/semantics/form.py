@@ -1,6 +1,5 @@
 """Owns what is known of one form of a resource, and the fields of its answers. Pure."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .dates import format_date
@@ -8,8 +7,7 @@ from .errors import Headers
 from .validators import etag, last_modified
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Representation:
+class Representation(NamedTuple):
     """One of the forms in which a resource can be sent, as its open file shows it.
 
     `size` in bytes; `mtime_ns` since 1970, None if it has no date; `digest`: of the content, where
@@ -76,7 +74,7 @@ class Form:
 
     def blocks(self, cors: Headers) -> Blocks:
         """Return the field lines beside these of CORS, which are the same for most requests."""
-        if cors is not self._shown:
+        if cors is not self._shown and cors != self._shown:
             self._shown, self._blocks = cors, self._render(cors)
         return self._blocks
 
@@ -87,10 +85,11 @@ class Form:
         coding: Headers = ((b"Content-Encoding", form.coding),) if form.coding else ()  # 8.4
         date: Headers = ((b"Last-Modified", self.date),) if self.date else ()
         ranges = (b"Accept-Ranges", b"bytes")
+        shown = render(merge_vary((*chosen, *cors)))
         return Blocks(
-            described=render(merge_vary((*coding, *date, ranges, *chosen, *cors))),
-            undated=render(merge_vary((*coding, ranges, *chosen, *cors))),
-            chosen=render(merge_vary((*chosen, *cors))),
+            described=render((*coding, *date, ranges)) + shown,
+            undated=render((*coding, ranges)) + shown,
+            chosen=shown,
         )
 
 

@@ -16,6 +16,7 @@ SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 """The content codings that a file may have ready beside it, and how its name ends then."""
 
 _IMMUTABLE: Final = (b"Cache-Control", b"max-age=31536000, immutable")  # RFC 8246
+_USUAL: Final = (NOSNIFF,)
 _HEADER_FORM: Final = "GLOB: Name: value"
 _TYPE_FORM: Final = "GLOB: TYPE/SUBTYPE"
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
@@ -97,6 +98,8 @@ class Policy:
         is the exception from "*: Cache-Control: no-cache".
         """
         immutable = (_IMMUTABLE,) if self._is_immutable(path) else ()
+        if not (immutable or self._header_rules):
+            return _USUAL
         return self._with_rules(path, (NOSNIFF,), immutable)
 
     def listing_headers(self, path: bytes, defaults: Headers) -> Headers:

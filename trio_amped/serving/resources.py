@@ -59,20 +59,26 @@ class Resource:
     """What a path leads to: a file in its forms, a directory, or nothing that can be sent.
 
     `original` is the lookup of the path itself, and `offered` has those of the sidecars that may
-    stand for it, by coding. It holds while all `lookups` do, which is asked again at `valid_until`,
-    and while no file was written into, asked at each moment (`checked_at`). `replies`: the answers
-    that are kept with it, if it is a directory.
+    stand for it, by coding; `absent` are the paths of those whose folder has no such name. It holds
+    while all `lookups` do and those are absent, which is asked again at `valid_until`, and while no
+    file was written into, asked at each moment (`checked_at`). `replies`: the answers that are kept
+    with it, if it is a directory.
     """
 
     __slots__ = (
-        *("checked_at", "forms", "lookups", "offered", "original", "replies", "usual"),
+        *("absent", "checked_at", "forms", "lookups", "offered", "original", "replies", "usual"),
         "valid_until",
     )
 
     def __init__(
-        self, original: Lookup, lookups: list[Lookup], offered: dict[bytes, Lookup]
+        self,
+        original: Lookup,
+        lookups: list[Lookup],
+        offered: dict[bytes, Lookup],
+        absent: list[bytes],
     ) -> None:
         self.original = original
+        self.absent = absent
         self.lookups = lookups
         self.offered = offered
         self.forms: dict[tuple[bytes | None, bool], Found] = {}
@@ -222,6 +228,8 @@ class Resources:
         if now >= resource.valid_until:
             if not all(self.files.is_current(each, now) for each in resource.lookups):
                 return False
+            if not all(self._disk.lacks(each, now) for each in resource.absent):
+                return False
             self._renew(resource)
         file = resource.original.file
         if file is not None and not self.files.is_unchanged(file):
@@ -234,16 +242,19 @@ class Resources:
         resource.valid_until = min(each.checked_at for each in resource.lookups) + self._max_age
 
     def _make(self, path: bytes, came: Arrivals | None) -> Resource:
-        now, moment = self._clock.now, self._clock.moment
-        original = self.files.look(path, came, (), now, moment)
-        lookups, offered = [original], {}
+        now = self._clock.now
+        original = self.files.look(path, came, (), now)
+        lookups, offered, absent = [original], {}, list[bytes]()
         if original.file is not None:
             for coding, beside in self._policy.sidecars(path).items():
-                sidecar = self.files.look(beside, came, lookups, now, moment)
+                if self.is_absent(beside, came):
+                    absent.append(beside)
+                    continue
+                sidecar = self.files.look(beside, came, lookups, now)
                 lookups.append(sidecar)
                 if self._may_stand_for(original, sidecar):
                     offered[coding] = sidecar
-        resource = Resource(original, lookups, offered)
+        resource = Resource(original, lookups, offered, absent)
         resource.checked_at = self._clock.moment
         if all(each.is_kept for each in (original, *offered.values())):
             original.made = resource
