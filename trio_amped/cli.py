@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import gc
 import logging
 import os
 import resource
@@ -24,6 +25,7 @@ from .supervisor import DRAINING, Supervisor, usable_processors
 log = logging.getLogger("trio_amped")
 
 _UNUSABLE = 2
+_FULL_COLLECTION = 1000  # of the next younger generation, see the gc module
 _MOST_WORKERS = 1024
 # The first words of the settings that few will touch: a group of their own in --help.
 _LIMITS = ("max_connections", "max_open_files", "max_head", "max_target", "max_fields")
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = list(sys.argv[1:] if arguments is None else arguments)
     config, workers, level = parse(options)
     _allow_descriptors()
+    collect_rarely()
     with logs.to_stderr(level):
         if workers > 1:
             return trio.run(_run_workers, Supervisor(config, workers, options), config)
@@ -167,6 +170,16 @@ def _allow_descriptors() -> None:
     """Each connection needs some: take all that the administrator allows (getrlimit(2))."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def collect_rarely() -> None:
+    """Have the garbage collector look at all objects a hundred times less often than by default.
+
+    Such a look holds the event loop for 70 to 110 ms with 5 000 open files, and finds next to
+    nothing: what the server lets go of has no cycles.
+    """
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _FULL_COLLECTION)
 
 
 async def _run(config: Config) -> int:

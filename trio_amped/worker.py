@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     number, manner = name.split(",")
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
     settings = cli.parse(options)
+    cli.collect_rarely()
     with channel, logs.to_stderr(settings.log_level) as begin_with:
         if manner == "quiet":
             # The first worker has said it all: where it serves, how, and which pages are missing.

@@ -692,6 +692,32 @@ async def test_the_ones_that_were_asked_for_lately_stay(root: Path, mock_clock: 
         assert descriptors(root)[1:] == [str(root / letter) for letter in "acd"]
 
 
+async def test_what_is_asked_for_again_outlives_what_is_asked_for_once(
+    root: Path, mock_clock: MockClock
+) -> None:
+    """However many come between two looks at whether it is current."""
+    for number in range(20):
+        put(root / f"{number}")
+    put(root / "hot")
+    async with keeping(root, most=3) as files:
+        hot = files.open(b"hot")
+        for number in range(20):
+            files.open(b"%d" % number)
+            assert files.open(b"hot") is hot
+
+
+async def test_there_is_a_bound_where_all_are_asked_for_again(
+    root: Path, mock_clock: MockClock
+) -> None:
+    for number in range(20):
+        put(root / f"{number}")
+    async with keeping(root, most=12) as files:
+        for number in range(20):
+            for _ in range(2):
+                files.open(b"%d" % number)
+            assert len(descriptors(root)[1:]) <= 12
+
+
 async def test_what_is_in_use_is_not_closed_under_its_user(
     root: Path, mock_clock: MockClock
 ) -> None:

@@ -1,4 +1,4 @@
-"""What paths below a root lead to, kept for as long as they do: an LRU. Never waits."""
+"""What paths below a root lead to, kept for as long as they do. Never waits."""
 
 import errno
 import math
@@ -21,6 +21,7 @@ _LONGEST: Final = 3600.0  # seconds; then the access time of a file may be due a
 _TRUSTED: Final = 30.0  # seconds; a mount on a file leaves no trace in its directory
 _SWEEP: Final = 1.0  # seconds between looks for what nobody has asked for lately
 _SWEPT: Final = 100  # files that are closed in one go
+_CHANCES: Final = 8  # that are given before one is let go of
 _MOST_BYTES: Final = 128 * 2**20  # of what is made of files, in memory
 
 
@@ -41,13 +42,14 @@ class Lookup:
     `found`: the status of what is there, or None, an `errno`, and `why` in words; `file`: a regular
     file, which is open; `held`: what is kept open, a file or a directory, lest another one get its
     inode.
-    `is_kept`: the OpenFiles own it, otherwise it belongs to one request. `made`: what its user has
-    made of it, which takes `weight` bytes and is let go of together with it.
+    `is_kept`: the OpenFiles own it, otherwise it belongs to one request. `is_used`: somebody has
+    asked for it since there was last a need for room. `made`: what its user has made of it, which
+    takes `weight` bytes and is let go of together with it.
     """
 
     __slots__ = (
         *("asked_at", "checked_at", "errno", "file", "folder", "found", "held", "is_kept"),
-        *("is_valid", "made", "opened_at", "path", "stamp", "weight", "why"),
+        *("is_used", "is_valid", "made", "opened_at", "path", "stamp", "weight", "why"),
     )
 
     def __init__(
@@ -70,6 +72,7 @@ class Lookup:
         self.opened_at = self.asked_at = self.checked_at = now
         self.is_valid = True
         self.is_kept = False
+        self.is_used = False
         self.made: Any = None
         self.weight = 0
 
@@ -159,6 +162,7 @@ class OpenFiles:
         now = trio.current_time() if now is None else now
         lookup = self._lookups.get(path)
         if lookup is not None and self.is_current(lookup, now):
+            lookup.is_used = True
             if lookup.file is None or self.is_unchanged(lookup.file):
                 return lookup
             self.forget(lookup)
@@ -219,13 +223,19 @@ class OpenFiles:
         self._make_room((lookup, *in_use))
 
     def _make_room(self, in_use: Sequence[Lookup]) -> None:
-        """Let go of what was renewed longest ago: that is what was asked for longest ago."""
-        if not self._is_full:
-            return
-        # A few are in use: a file and its sidecars.
-        oldest = (each for each in list(islice(self._lookups.values(), 8)) if each not in in_use)
-        while self._is_full and (other := next(oldest, None)):
-            self.forget(other)
+        """Let go of the oldest that was not used lately (CLOCK: each has a second chance)."""
+        chances = _CHANCES
+        while self._is_full:
+            # A few are in use: a file and its sidecars.
+            oldest = next((each for each in self._lookups.values() if each not in in_use), None)
+            if oldest is None:
+                break
+            if oldest.is_used and chances:
+                chances -= 1
+                oldest.is_used = False
+                self._lookups.move_to_end(oldest.path)
+            else:
+                self.forget(oldest)
 
     @property
     def _is_full(self) -> bool:

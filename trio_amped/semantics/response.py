@@ -183,6 +183,14 @@ def complete(response: Response, now: float, close: bool) -> Headers:
     return ((b"Date", format_date(now)), *response.headers, *last)
 
 
+def closing(wire: bytes | bytearray, end: int) -> bytes:
+    """Return what `wire_head` wrote, and any body, as the last answer on its connection.
+
+    `end` is where the head ends.
+    """
+    return b"".join((wire[: end - 2], _CLOSE, wire[end - 2 :]))
+
+
 def date_at(status: int) -> int:
     """Return where the date begins in a head that `wire_head` writes."""
     return len(_STATUS_LINES[status])

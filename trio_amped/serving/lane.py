@@ -543,9 +543,10 @@ class Lane:
             return
         disk = file = None
         if rest and reply.rest is not None:
-            assert reply.found is not None
-            disk = reply.found.disk
-            file = disk.share(reply.found.file)
+            assert reply.disk is not None
+            assert reply.file is not None
+            disk = reply.disk
+            file = disk.share(reply.file)
         unfinished = Unfinished(target, rest, disk, file, reply.closes, begun)
         self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
 
@@ -591,8 +592,9 @@ class Lane:
 
     def _send_file(self, sock: socket.socket, reply: Reply, part: FileSpan) -> Body:
         """The same for the file itself; whoever gets the rest sees what is wrong with it."""
-        assert reply.found is not None
-        disk, file = reply.found.disk, reply.found.file
+        disk, file = reply.disk, reply.file
+        assert disk is not None
+        assert file is not None
         offset, end = part.offset, part.offset + part.length
         stop, count = min(end, offset + _SENT), reply.ready
         with contextlib.suppress(FileChanged, OSError):

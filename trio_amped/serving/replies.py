@@ -14,6 +14,7 @@ from ..semantics.response import (
     Choice,
     Response,
     choose,
+    closing,
     date_at,
     error_response,
     respond,
@@ -30,29 +31,34 @@ _KEPT: Final = frozenset((200, 301, 304, 404, 412, 416))  # of other answers eac
 
 
 class Reply:
-    """An answer: `wire` is its head, and its body but for `rest`, which is of the file `found`.
+    """An answer: `wire` is its head, and its body but for `rest`, a part of `file` on `disk`.
 
     `length` is that of the body, in bytes; `ready`: so many bytes of `rest` were just found in
     memory; `closes`: it is the last on its connection; `error`: why it is no good one, for the log;
     `second`: the time of its Date.
     """
 
-    __slots__ = ("closes", "error", "found", "length", "ready", "rest", "second", "status", "wire")
+    __slots__ = (
+        *("closes", "disk", "error", "file", "length", "ready", "rest", "second", "status"),
+        "wire",
+    )
 
     def __init__(
         self,
         status: int,
         wire: bytes | bytearray,
         length: int,
-        rest: FileSpan | None,
-        found: Found | None,
         closes: bool,
+        rest: FileSpan | None = None,
+        found: Found | None = None,
     ) -> None:
         self.status = status
         self.wire = wire
         self.length = length
         self.rest = rest
-        self.found = found
+        # Not `found` itself, which may keep this answer: a cycle is freed late, and all at once.
+        self.disk = found.disk if found else None
+        self.file = found.file if found else None
         self.closes = closes
         self.ready = 0
         self.error: HttpError | None = None
@@ -63,6 +69,13 @@ class Reply:
         self.second = second
         start = date_at(self.status)
         self.wire[start : start + len(date)] = date  # type: ignore[index]
+
+    def as_last(self) -> "Reply":
+        """Return the same for a connection that is to be closed."""
+        end = len(self.wire) - (self.length if self.rest is None else 0)
+        last = Reply(self.status, closing(self.wire, end), self.length, True, self.rest)
+        last.disk, last.file, last.ready = self.disk, self.file, self.ready
+        return last
 
 
 Key: TypeAlias = bytes | tuple[bytes, int]
@@ -94,33 +107,31 @@ class Replies:
             return None
         name = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
         place = root.resources.kept(name, coding)
+        closes = False
         if usual is not None and type(place) is Found:
             reply: Reply | None = place.replies.get(method)
         else:
-            asked = self._read(match)
-            if asked is None:
-                return None
+            asked, closes = self._read(match)
             replies, key, choice = self._slot(match, root, name, place, asked)
             if isinstance(choice, tuple):
-                return self._part(root, place, asked, choice)
+                return self._part(root, place, asked, choice, closes=closes)
             reply = replies.get(key)
         if reply is None:
             return None
         if reply.rest is not None:
-            reply.ready = self._ready(reply.found, reply.rest)
+            reply.ready = self._ready(place, reply.rest)
             if not reply.ready:
                 return None
         if reply.second != self._clock.second:
             reply.set_date(self._clock.second, self._clock.date)
         if reply.error is not None:
             log_refusal(target_of(match), reply.error)
-        return reply
+        return reply.as_last() if closes else reply
 
-    def _read(self, match: Match) -> Asked | None:
-        """Return what is asked; None where the answer has more fields than others have."""
+    def _read(self, match: Match) -> tuple[Asked, bool]:
+        """Return what is asked, and whether the connection is to be closed."""
         close, old, *fields = match.group(*self._others)
-        asked = Asked._make(fields)
-        return None if close or old or asked.origin is not None else asked
+        return Asked._make(fields), close is not None or old is not None
 
     def _slot(
         self, match: Match, root: DocumentRoot, name: bytes, place: Place, asked: Asked
@@ -130,6 +141,8 @@ class Replies:
         Nothing that a client writes freely is a key, or it could fill the memory.
         """
         method = asked.method
+        if asked.origin is not None:  # its answer has more fields
+            return _NOWHERE
         if isinstance(place, Found):
             choice = choose(asked, place.form, self._clock.wall)
             if choice == 200 or isinstance(choice, tuple):
@@ -159,24 +172,23 @@ class Replies:
             return
         name = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
         place = root.resources.kept(name, coding)
-        asked = self._read(match)
-        if asked is None:
-            return
+        asked, _ = self._read(match)
         replies, key, choice = self._slot(match, root, name, place, asked)
         if reply.status != choice:
             return
         replies[key] = reply
         reply.wire = bytearray(reply.wire)
-        found = reply.found
-        if reply.length and found is not None and found.body is not None:
-            found.body = memoryview(reply.wire)[-reply.length :]  # the bytes are in memory once
+        if isinstance(place, Found) and choice == 200 and reply.length and place.body is not None:
+            place.body = memoryview(reply.wire)[-reply.length :]  # the bytes are in memory once
 
-    def _part(self, root: DocumentRoot, place: Place, asked: Asked, ranges: Ranges) -> Reply | None:
+    def _part(
+        self, root: DocumentRoot, place: Place, asked: Asked, ranges: Ranges, *, closes: bool
+    ) -> Reply | None:
         """Return ranges of a file that is kept, if they are in memory."""
         assert isinstance(place, Found)
         response = respond(ranges, asked, place.form, root.policy.cors.headers(None))
         with contextlib.suppress(PageMiss):
-            return self._with_body(root, response, place, _NOTHING, closes=False)
+            return self._with_body(root, response, place, _NOTHING, closes=closes)
         return None
 
     def make(self, match: Match, came: Arrivals) -> Reply | None:
@@ -196,7 +208,7 @@ class Replies:
             log_refusal(target_of(match), error)
             if reply is not None:
                 reply.error = error.with_traceback(None)
-        if reply is not None and reply.status in _KEPT:
+        if reply is not None and reply.status in _KEPT and not reply.closes:
             self._keep(match, reply)
         return reply
 
@@ -233,7 +245,7 @@ class Replies:
         head = wire_head(response, self._clock.date, closes)
         length = sum([part.length if isinstance(part, FileSpan) else len(part) for part in body])
         if not length:
-            return Reply(status, head, 0, None, found, closes)
+            return Reply(status, head, 0, closes)
         if found is not None and found.file.is_by_copy:
             return None
         try:
@@ -242,7 +254,7 @@ class Replies:
             pieces = [self._copy(root, part, found, came) for part in body]
         except (WouldWait, FileChanged, OSError):
             return None
-        return Reply(status, b"".join((head, *pieces)), length, None, found, closes)
+        return Reply(status, b"".join((head, *pieces)), length, closes)
 
     def _copy(
         self, root: DocumentRoot, part: bytes | FileSpan, found: Found | None, came: Arrivals
@@ -270,14 +282,14 @@ class Replies:
         ready = self._ready(found, part)
         if not ready:
             raise _missing(part, found, came)
-        reply = Reply(status, head, part.length, part, found, closes)
+        reply = Reply(status, head, part.length, closes, part, found)
         reply.ready = ready
         return reply
 
     @staticmethod
-    def _ready(found: Found | None, part: FileSpan) -> int:
+    def _ready(found: Place, part: FileSpan) -> int:
         """Return how many bytes at its start are in memory: 0 where the disk fails, too."""
-        assert found is not None
+        assert isinstance(found, Found)
         end = part.offset + part.length
         try:
             return found.disk.ready_at_once(found.file, part.offset, end)

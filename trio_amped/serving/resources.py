@@ -165,12 +165,15 @@ class Resources:
             return None
         if resource.checked_at != self._clock.moment and not self._still_holds(resource):
             return None
+        resource.original.is_used = True
         if not resource.offered:
             return resource.usual or (resource if resource.is_directory else None)
         coding = resource.best_coding(accept_encoding)
         found = resource.forms.get((coding, False))
         if found is None or (coding and not self._sidecar_is_unchanged(found)):
             return None
+        if coding:
+            resource.offered[coding].is_used = True
         return found
 
     def is_absent(self, path: bytes, came: Arrivals | None = None) -> bool:
@@ -207,6 +210,7 @@ class Resources:
         if lookup is not None:
             kept: Resource | None = lookup.made
             if kept is not None and (kept.checked_at == moment or self._still_holds(kept)):
+                lookup.is_used = True
                 return kept
         if came is not None:
             at_hand: Resource | None = came.made.get((self, path))
