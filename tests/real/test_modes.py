@@ -226,6 +226,10 @@ def on_fuse(place: Path) -> Iterator[Path]:
 
 STRANGER = f"mincore tells uid {NOBODY} nothing true about files of uid 0"
 REMEDY = f"to spare helpers, chown the files to uid {NOBODY}"
+UNDATED = (
+    " (each name that is not there by a helper: overlayfs does not date the names in a folder; "
+    "ext4, XFS, Btrfs and tmpfs do)"
+)
 CACHES, HELPERS = "files are opened from the kernel's caches", "files are opened by helpers"
 Wrap = Callable[[list[str]], list[str]]
 
@@ -255,13 +259,13 @@ Wrap = Callable[[list[str]], list[str]]
         pytest.param(
             on_overlayfs,
             identity,
-            f"mincore: the kernel tells it about any file, by CAP_FOWNER (overlayfs); {CACHES}",
+            f"mincore: the kernel tells it about any file, by CAP_FOWNER (overlayfs); {CACHES}{UNDATED}",
             id="root-overlayfs",
         ),
         pytest.param(
             on_overlayfs,
             as_nobody,
-            f"always: {STRANGER}, and there is no other gate on overlayfs; {REMEDY}; {CACHES}",
+            f"always: {STRANGER}, and there is no other gate on overlayfs; {REMEDY}; {CACHES}{UNDATED}",
             id="nobody-overlayfs",
         ),
         pytest.param(

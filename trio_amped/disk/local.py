@@ -407,6 +407,13 @@ class LocalDisk:
         gate = self._pages.explain(self._paths.root)
         if self._config.gate == "never":
             return f"gate {gate}"
-        paths = "from the kernel's caches" if self._paths.asks_caches else "by helpers"
+        paths, volume = "by helpers", self._paths.root.volume
+        if self._paths.asks_caches:
+            paths = "from the kernel's caches"
+            if not volume.dates_names:
+                paths += (
+                    f" (each name that is not there by a helper: {volume.name} does not date the "
+                    "names in a folder; ext4, XFS, Btrfs and tmpfs do)"
+                )
         helpers = f"at most {self._config.max_helpers} {self._config.helpers} helpers"
         return f"gate {gate}; files are opened {paths}; {helpers}"

@@ -597,11 +597,13 @@ class Lane:
         assert file is not None
         offset, end = part.offset, part.offset + part.length
         stop, count = min(end, offset + _SENT), reply.ready
-        with contextlib.suppress(FileChanged, OSError):
+        try:
             while sent := send_file(sock, file.fd, offset, count) if count else None:
                 self._stats.bytes_sent += sent
                 offset += sent
                 if offset >= stop:
                     break
                 count = disk.ready_at_once(file, offset, end)
+        except (FileChanged, OSError):
+            pass  # whoever sends the rest sees it
         return (FileSpan(offset, end - offset),) if offset < end else ()

@@ -187,9 +187,10 @@ class Replies:
         """Return ranges of a file that is kept, if they are in memory."""
         assert isinstance(place, Found)
         response = respond(ranges, asked, place.form, root.policy.cors.headers(None))
-        with contextlib.suppress(PageMiss):
+        try:
             return self._with_body(root, response, place, _NOTHING, closes=closes)
-        return None
+        except PageMiss:
+            return None
 
     def make(self, match: Match, came: Arrivals) -> Reply | None:
         """Make the answer to any request; None: it is unusual, and a task's. Raises Miss.
