@@ -32,9 +32,13 @@ class Ask:
         return "\r\n".join([f"GET {self.path} HTTP/1.1", "Host: h", *lines, "", ""]).encode()
 
     def selects(self, vary: str) -> tuple[str | None, ...]:
-        """What it says in the fields that an answer names, which is the key of a cache."""
+        """What it says in the fields that an answer names, which is the key of a cache.
+
+        And in those that ask for something else than the file: what a cache has is no answer then.
+        """
         said = {name.lower(): value for name, value in self.fields}
-        return tuple(said.get(name.strip().lower()) for name in vary.split(","))
+        names = [name.strip().lower() for name in vary.split(",")]
+        return tuple(said.get(name) for name in (*names, *(each.lower() for each, _ in _APART)))
 
 
 def check_caching(
@@ -90,8 +94,10 @@ _FIELDS: Final = {
     "Accept": (None, "text/html", "application/json, */*"),
     "Origin": (None, "https://a.example"),
 }
+_APART: Final = (("If-None-Match", "*"), ("If-Match", '"x"'), ("Range", "bytes=1-2"))
 _SELECTIONS: Final = [
-    tuple(zip(_FIELDS, values, strict=True)) for values in product(*_FIELDS.values())
+    *(tuple(zip(_FIELDS, values, strict=True)) for values in product(*_FIELDS.values())),
+    *((each,) for each in _APART),
 ]
 
 

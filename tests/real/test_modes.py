@@ -259,13 +259,15 @@ Wrap = Callable[[list[str]], list[str]]
         pytest.param(
             on_overlayfs,
             identity,
-            f"mincore: the kernel tells it about any file, by CAP_FOWNER (overlayfs); {CACHES}{UNDATED}",
+            f"mincore: the kernel tells it about any file, by CAP_FOWNER (overlayfs); "
+            f"{CACHES}{UNDATED}",
             id="root-overlayfs",
         ),
         pytest.param(
             on_overlayfs,
             as_nobody,
-            f"always: {STRANGER}, and there is no other gate on overlayfs; {REMEDY}; {CACHES}{UNDATED}",
+            f"always: {STRANGER}, and there is no other gate on overlayfs; {REMEDY}; "
+            f"{CACHES}{UNDATED}",
             id="nobody-overlayfs",
         ),
         pytest.param(
