@@ -10,8 +10,8 @@ import pytest
 from trio.testing import MockClock
 
 from tests.simulated import DIRECTORY
-from trio_amped.config import Config
-from trio_amped.disk.misses import Arrivals
+from trio_amped.config import Config, Site
+from trio_amped.disk.misses import Arrivals, Miss
 from trio_amped.semantics.body import FileSpan
 from trio_amped.serving.replies import Replies
 from trio_amped.serving.router import Router
@@ -31,7 +31,18 @@ FILES: dict[bytes, Entry] = {
 MODIFIED = "Mon, 13 Nov 2023 22:13:20 GMT"
 TARGETS = (
     *("/a.js", "/a.js?b", "/large", "/empty", "/folder", "/folder?a", "/folder?b", "/folder/"),
-    *("/bare", "/bare/", "/nothing", "/nothing/", "/nothing?a", "/%61.js", "/a.js/", "/odd/"),
+    *(
+        "/bare",
+        "/bare/",
+        "/nothing",
+        "/nothing/",
+        "/nothing?a",
+        "/%61.js",
+        "/a.js/",
+        "/odd/",
+        "/folder/a.js",
+    ),
+    *("/folder/%62are", "/bare/empty", "/bare/%2e/folder", "//a.js", "/.hidden", "/%2Ehidden"),
     "/odd/index.html",
 )
 FIELDS = (
@@ -42,7 +53,10 @@ FIELDS = (
     f"If-Range: {MODIFIED}\r\nRange: bytes=1-3",
 )
 REQUESTS = [
-    "\r\n".join((f"{method} {target} HTTP/{version}", "Host: h", *filter(None, [fields]), "", ""))
+    "\r\n".join(
+        (f"{method} {target} HTTP/{version}", f"Host: {host}", *filter(None, [fields]), "", "")
+    )
+    for host in ("h", "other.example")
     for target in TARGETS
     for fields in FIELDS
     for method in ("GET", "HEAD")
@@ -53,6 +67,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "error pages": {"error_pages": ("404=/lost.html", "412=/lost.html")},
     "fallback": {"fallback": "/lost.html"},
     "origins": {"cors": ("https://a.example",)},
+    "listing": {"listing": True},
+    "sites": {
+        "sites": [
+            Site("a"),
+            Site("b", prefix="/folder/"),
+            Site("c", prefix="/bare/", headers=["*: X-Site: c"], error_pages=["404=/lost.html"]),
+            Site("d", hosts=["other.example"], headers=["*: X-Site: d"]),
+        ]
+    },
 }
 
 
@@ -77,16 +100,21 @@ class Asked:
 
     def __init__(self, settings: dict[str, Any], disk: type[SimDisk]) -> None:
         self.disk = disk(FILES)
-        self.router = Router(Config(**settings), [self.disk])
+        config = Config(**settings)
+        self.router = Router(config, [self.disk] * len(config.all_sites))
         self.replies = Replies(self.router)
 
     def answer(self, request: str) -> Sent | None:
-        """All that goes over the wire, but for what a task would send; None: all of it."""
+        """All that goes over the wire, but for what a task would send; None: all of it, or there is
+        something to be waited for (a listing)."""
         self.router.clock.update()
         match = self.router.recogniser.match(request.encode())
         assert match is not None
         with Arrivals() as came:
-            reply = self.replies.at_hand(match) or self.replies.make(match, came)
+            try:
+                reply = self.replies.at_hand(match) or self.replies.make(match, came)
+            except Miss:
+                return None
             if reply is None:
                 return None
             return Sent(bytes(reply.wire), reply.rest, reply.closes, reply.length)

@@ -7,6 +7,7 @@ from ..disk.interface import FileChanged, WouldWait
 from ..disk.misses import Arrivals, PageMiss
 from ..semantics.body import Body, FileSpan
 from ..semantics.errors import HttpError
+from ..semantics.policy import Policy
 from ..semantics.ranges import Ranges
 from ..semantics.recogniser import Match, target_of
 from ..semantics.request import Asked
@@ -82,6 +83,8 @@ Key: TypeAlias = bytes | tuple[bytes, int]
 """The method, if its answer is 200, or the same for all requests; else the method and status."""
 Slot: TypeAlias = tuple[dict[Key, Reply], Key, Choice]
 """Where an answer is kept: among which, by which key; and which answer that is."""
+Located: TypeAlias = tuple[DocumentRoot, bytes, bool]
+"""A root, the path of a file below it, and whether the request has named its folder."""
 _NOTHING: Final = Arrivals()
 _NOWHERE: Final[Slot] = ({}, b"", 0)
 
@@ -97,22 +100,26 @@ class Replies:
         self._groups = number(("plain", "method", "accept_encoding", "usual"))
         self._others = number(("close", "old", *Asked._fields))
         self._closing = number(("close", "old"))
-        self._absent: dict[Key, Reply] = {}  # the answers where there is no file
 
     def at_hand(self, match: Match) -> Reply | None:
         """Return an answer that is kept, or a part of a file that is; None: make it."""
         path, method, coding, usual = match.group(*self._groups)
         root = self._only
-        if root is None or not path:
+        if root is not None and path:
+            is_folder = path[-1] == _SLASH
+            located = root, path[1:] + b"index.html" if is_folder else path[1:], is_folder
+        elif (found := self._locate(match)) is not None:
+            located = found
+        else:
             return None
-        name = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
+        root, name, _ = located
         place = root.resources.kept(name, coding)
         closes = False
         if usual is not None and type(place) is Found:
             reply: Reply | None = place.replies.get(method)
         else:
             asked, closes = self._read(match)
-            replies, key, choice = self._slot(match, root, name, place, asked)
+            replies, key, choice = self._slot(match, located, place, asked)
             if isinstance(choice, tuple):
                 return self._part(root, place, asked, choice, closes=closes)
             reply = replies.get(key)
@@ -128,18 +135,25 @@ class Replies:
             log_refusal(target_of(match), reply.error)
         return reply.as_last() if closes else reply
 
+    def _locate(self, match: Match) -> Located | None:
+        """Return which file a request names, and of which root; None: there can be none."""
+        _, route = self._router.read(match)
+        below = route.below
+        if isinstance(below, HttpError) or below.refusal is not None:
+            return None
+        return route.root, below.file_path(), below.is_directory
+
     def _read(self, match: Match) -> tuple[Asked, bool]:
         """Return what is asked, and whether the connection is to be closed."""
         close, old, *fields = match.group(*self._others)
         return Asked._make(fields), close is not None or old is not None
 
-    def _slot(
-        self, match: Match, root: DocumentRoot, name: bytes, place: Place, asked: Asked
-    ) -> Slot:
+    def _slot(self, match: Match, located: Located, place: Place, asked: Asked) -> Slot:
         """Return where the answer is kept, or can be: with the `place` that its path leads to.
 
         Nothing that a client writes freely is a key, or it could fill the memory.
         """
+        root, name, is_folder = located
         method = asked.method
         if asked.origin is not None:  # its answer has more fields
             return _NOWHERE
@@ -150,30 +164,21 @@ class Replies:
             if choice not in root.policy.error_pages:
                 return place.replies, (method, choice), choice
         elif place is not None:
-            if match["query"] is None and not match["plain"].endswith(b"/"):
+            if match["query"] is None and not is_folder:
                 return place.replies, method, 301
-        elif self._says_nothing_else(match, root) and root.resources.is_absent(name):
-            return self._absent, method, 404
+        elif _says_nothing_else(root.policy, is_folder) and root.resources.is_absent(name):
+            return root.resources.replies, method, 404
         return _NOWHERE
-
-    @staticmethod
-    def _says_nothing_else(match: Match, root: DocumentRoot) -> bool:
-        """Return whether the answer where there is no file is the same for all such paths."""
-        policy = root.policy
-        if policy.fallback is not None or 404 in policy.error_pages:
-            return False
-        return not (policy.lists_directories and match["plain"].endswith(b"/"))
 
     def _keep(self, match: Match, reply: Reply) -> None:
         """Keep an answer that was made, if it is the same for all such requests."""
-        path, _, coding, _ = match.group(*self._groups)
-        root = self._only
-        if root is None or not path:
+        located = self._locate(match)
+        if located is None:
             return
-        name = path[1:] if path[-1] != _SLASH else path[1:] + b"index.html"
-        place = root.resources.kept(name, coding)
         asked, _ = self._read(match)
-        replies, key, choice = self._slot(match, root, name, place, asked)
+        root, name, _ = located
+        place = root.resources.kept(name, asked.accept_encoding)
+        replies, key, choice = self._slot(match, located, place, asked)
         if reply.status != choice:
             return
         replies[key] = reply
@@ -296,6 +301,13 @@ class Replies:
             return found.disk.ready_at_once(found.file, part.offset, end)
         except (FileChanged, OSError):
             return 0
+
+
+def _says_nothing_else(policy: Policy, is_folder: bool) -> bool:
+    """Return whether the answer where there is no file is the same for all such paths."""
+    if policy.fallback is not None or 404 in policy.error_pages:
+        return False
+    return not (policy.lists_directories and is_folder)
 
 
 def _missing(part: FileSpan, found: Found, came: Arrivals) -> PageMiss | WouldWait:

@@ -114,6 +114,8 @@ class Resources:
         self._clock = clock
         self._max_age = max_age
         self._told: set[str] = set()
+        self.replies: dict[Any, Any] = {}
+        """The answers that are kept where there is no file (replies.py)."""
 
     def find(
         self,
