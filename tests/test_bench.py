@@ -46,6 +46,17 @@ def test_one_error_is_a_failed_run(results: Results) -> None:
     assert results.middle("zipf", "aiohttp") is None
 
 
+def test_rows_of_another_run_are_joined(results: Results) -> None:
+    later = Results()
+    later.add("zipf", OURS, 0, sample(7))
+    later.join(json.loads(json.dumps(results.plain())))
+    assert later.samples["plain"] == results.samples["plain"]
+    assert later.samples["zipf"] == {OURS: {0: sample(7)}}
+    assert (later.idle, later.failed, later.failures) == (
+        *(results.idle, results.failed, results.failures),
+    )
+
+
 def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
     return {(each.row, each.measure): each for each in results.verdicts()}
 

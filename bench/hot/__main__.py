@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fnmatch
+import json
 import os
 import resource
 import signal
@@ -84,6 +85,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="where benchmark.json, .md and .svg go (default: build/bench)",
     )
+    parser.add_argument(
+        "--join",
+        type=Path,
+        metavar="FILE",
+        help="take the rows that are not measured from the benchmark.json of another run",
+    )
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (2 if options.short else ROUNDS)
     options.only = _matching(parser, options.only, ROWS)
@@ -154,6 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bench.hot: interrupted", file=sys.stderr)
         return 130
+    if options.join:
+        results.join(json.loads(options.join.read_text()))
     facts["load average after"] = f"{os.getloadavg()[0]:.2f}"
     write(results, facts, options.out)
     for line in (*results.notes, *results.failures):

@@ -1,7 +1,7 @@
 """What a run has found: samples, ratios of the same round, and how ours compare to the floors."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -72,6 +72,11 @@ def _median(things: Sequence[object], name: str) -> float:
     return float(statistics.median(getattr(thing, name) for thing in things))
 
 
+def _sample(plain: Mapping[str, Any]) -> Sample:
+    found = {name: value for name, value in plain.items() if name not in ("round", "hot")}
+    return Sample(**found, hot=Hot(**plain["hot"]) if plain["hot"] else None)
+
+
 @dataclass
 class Results:
     """`samples[row][server][round]`; what failed, and what is to be said besides."""
@@ -88,6 +93,20 @@ class Results:
     def fail(self, row: str, server: str, number: int, reason: object) -> None:
         self.failed.add((row, server))
         self.failures.append(f"{server}, {row}, round {number + 1}: {reason}")
+
+    def join(self, plain: Mapping[str, Any]) -> None:
+        """Take the rows that were not measured from an earlier run, as `plain` has written it."""
+        for row, servers in plain["samples"].items():
+            if row in self.samples:
+                continue
+            for server, rounds in servers.items():
+                for each in rounds:
+                    self.add(row, server, each["round"], _sample(each))
+        if not self.idle:
+            self.idle = {server: Memory(**found) for server, found in plain["idle"].items()}
+        self.failed |= {(row, server) for row, server in plain["failed"]}
+        self.failures += plain["failures"]
+        self.notes += [each for each in plain["notes"] if each not in self.notes]
 
     def ratio(
         self, row: str, server: str, base: str = TUNED, of: Measure = rate, base_row: str = ""
@@ -167,6 +186,7 @@ class Results:
                 for row, servers in self.samples.items()
             },
             "idle": {server: vars(memory) for server, memory in self.idle.items()},
+            "failed": sorted(self.failed),
             "failures": self.failures,
             "notes": self.notes,
         }
