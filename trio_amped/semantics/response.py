@@ -9,7 +9,7 @@ from .dates import format_date
 from .errors import NOSNIFF, Headers, HttpError
 from .form import Form, Representation, merge_vary, parse, render
 from .multipart import content_range, multipart
-from .preconditions import Outcome, evaluate, range_applies
+from .preconditions import FAILED, NOT_MODIFIED, evaluate, range_applies
 from .ranges import Ranges, parse_range
 from .request import ALLOW, Asked
 
@@ -58,10 +58,10 @@ def choose(asked: Asked, form: Form, now: float) -> Choice:
     """
     if asked.is_conditional:
         outcome = evaluate(asked, form.tag, form.modified, now)
-        if outcome is Outcome.FAILED:
-            return 412
-        if outcome is Outcome.NOT_MODIFIED:
+        if outcome is NOT_MODIFIED:
             return 304
+        if outcome is FAILED:
+            return 412
     # Range is defined for GET only (RFC 9110 14.2).
     if asked.range is None or asked.method != b"GET":
         return 200

@@ -9,6 +9,7 @@ import logging
 from ..disk.misses import Arrivals
 from ..semantics.errors import HttpError
 from ..semantics.printable import printable
+from ..semantics.recogniser import Match, target_of
 from ..semantics.request import Asked
 from ..semantics.response import (
     Response,
@@ -57,7 +58,7 @@ def answer_error(
     return with_page(response, page.form.representation, asked.method), page
 
 
-def log_refusal(target: bytes, error: HttpError) -> None:
+def log_refusal(target: bytes | Match, error: HttpError) -> None:
     """Say why a request is refused; loudly, if whoever runs the server may want to mend that."""
     if error.__cause__:
         level = logging.ERROR
@@ -68,5 +69,5 @@ def log_refusal(target: bytes, error: HttpError) -> None:
     else:
         level = logging.DEBUG
     if log.isEnabledFor(level):
-        name = printable(target)
+        name = printable(target if isinstance(target, bytes) else target_of(target))
         log.log(level, "%s for %s: %s", error.status, name, error.detail, exc_info=error.__cause__)

@@ -9,7 +9,7 @@ from ..semantics.body import Body, FileSpan
 from ..semantics.errors import HttpError
 from ..semantics.policy import Policy
 from ..semantics.ranges import Ranges
-from ..semantics.recogniser import Match, target_of
+from ..semantics.recogniser import Match
 from ..semantics.request import Asked
 from ..semantics.response import (
     Choice,
@@ -132,7 +132,7 @@ class Replies:
         if reply.second != self._clock.second:
             reply.set_date(self._clock.second, self._clock.date)
         if reply.error is not None:
-            log_refusal(target_of(match), reply.error)
+            log_refusal(match, reply.error)
         return reply.as_last() if closes else reply
 
     def _locate(self, match: Match) -> Located | None:
@@ -211,7 +211,7 @@ class Replies:
             if route.application is not None:
                 return None
             reply = self._error(error, asked, route.root, came, closes=closes)
-            log_refusal(target_of(match), error)
+            log_refusal(match, error)
             if reply is not None:
                 reply.error = error.with_traceback(None)
         if reply is not None and reply.status in _KEPT and not reply.closes:
