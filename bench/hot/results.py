@@ -96,16 +96,17 @@ class Results:
 
     def join(self, plain: Mapping[str, Any]) -> None:
         """Take the rows that were not measured from an earlier run, as `plain` has written it."""
+        missing = plain["samples"].keys() - self.samples.keys()
         for row, servers in plain["samples"].items():
-            if row in self.samples:
+            if row not in missing:
                 continue
             for server, rounds in servers.items():
                 for each in rounds:
                     self.add(row, server, each["round"], _sample(each))
         if not self.idle:
             self.idle = {server: Memory(**found) for server, found in plain["idle"].items()}
-        self.failed |= {(row, server) for row, server in plain["failed"]}
-        self.failures += plain["failures"]
+        self.failed |= {(row, server) for row, server in plain["failed"] if row in missing}
+        self.failures += [each for each in plain["failures"] if each.split(", ")[1] in missing]
         self.notes += [each for each in plain["notes"] if each not in self.notes]
 
     def ratio(
