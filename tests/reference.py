@@ -177,7 +177,7 @@ def _lines(fields: Fields, name: str) -> list[str]:
 def _combined(fields: Fields, name: str) -> str | None:
     """RFC 9110 5.3: the lines of a list are one list."""
     lines = _lines(fields, name)
-    return ",".join(lines) if lines else None
+    return ", ".join(lines) if lines else None  # "for consistency, use comma SP"
 
 
 def _date(fields: Fields, name: str, now: float) -> int | None:
