@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,8 @@ def other_end(address: object) -> socket.socket:
     """The end in this process of the connection of the client with this address."""
     for number in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue  # a copy of it would stay open
             sock = socket.socket(fileno=os.dup(number))
             with contextlib.suppress(OSError):
                 if sock.getpeername()[:2] == address:
