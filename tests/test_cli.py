@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import os
 import re
 import resource
@@ -297,8 +298,12 @@ def test_an_option_is_a_setting(
 
     monkeypatch.setattr(trio, "run", run)
     monkeypatch.setattr(cli, "_allow_descriptors", lambda: None)
+    thresholds: list[tuple[int, ...]] = []
+    monkeypatch.setattr(gc, "set_threshold", lambda *each: thresholds.append(each))
     assert cli.main(options) == 7
     assert given == [Config(**settings)]
+    young, middle, _ = gc.get_threshold()
+    assert thresholds == [(young, middle, 1000)], "full collections hold the loop"
 
 
 def test_the_options_reach_the_answers(root: Path) -> None:

@@ -1,6 +1,7 @@
 """A worker and its orders, on virtual time: who is served until when. In this process."""
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -231,6 +232,8 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
+    thresholds: list[tuple[int, ...]] = []
+    monkeypatch.setattr(gc, "set_threshold", lambda *each: thresholds.append(each))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind("")
@@ -254,6 +257,7 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
     for line in ("serving ", "gate ", "the page lost.html is not used"):
         assert (line in text) == (manner == "announce")
     assert "worker 2: the supervisor has ended" in text
+    assert [each[2] for each in thresholds] == [1000], "full collections hold the loop"
 
 
 @pytest.mark.parametrize("order", [DRAIN, RETIRE, STOP])
