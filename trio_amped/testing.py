@@ -5,7 +5,6 @@ those in memory that `real_descriptors` asks for.
 """
 
 import contextlib
-import dataclasses
 import errno
 import itertools
 import os
@@ -232,7 +231,7 @@ class SimDisk:
         return self._open[file].content[offset : offset + count]
 
     def share(self, file: OpenFile) -> OpenFile:
-        shared = dataclasses.replace(file, descriptor=file.descriptor.hold())
+        shared = file.shared()
         self._open[shared] = self._open[file]
         return shared
 

@@ -649,7 +649,7 @@ async def test_at_the_end_of_time_all_of_them_are_closed(root: Path, mock_clock:
 
 
 @pytest.mark.parametrize(
-    ("most", "limit", "expected"), [(7, None, 7), (1000, 40, 10), (7, 40, 7), (9, 10**6, 9)]
+    ("most", "limit", "expected"), [(7, None, 7), (1000, 40, 20), (7, 40, 7), (9, 10**6, 9)]
 )
 async def test_the_bound_of_descriptors_and_mappings(
     most: int,
@@ -659,7 +659,7 @@ async def test_the_bound_of_descriptors_and_mappings(
     mock_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`limit` is that of the process: a quarter of it is for these files."""
+    """`limit` is that of the process: half of it is for these files."""
     if limit is not None:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     async with keeping(root, most) as files:

@@ -224,4 +224,4 @@ async def test_all_roots_share_the_files_that_may_be_open(
     sites = [Site("a", prefix=f"/{number}") for number in range(4)]
     config = Config(sites=sites, max_open_files=most)
     router = Router(config, [SimDisk({}) for _ in sites])
-    assert [root.files._most for root in router.roots] == [min(most, 256) // 4] * 4
+    assert [root.files._most for root in router.roots] == [min(most, 512) // 4] * 4

@@ -17,7 +17,7 @@ from tests.serving.client import Answer, parse
 from tests.serving.peers import connected, converse
 from tests.simulated import DIRECTORY, NANO, NOW, failure
 from trio_amped.config import Config
-from trio_amped.disk.interface import FileChanged
+from trio_amped.disk.interface import FileChanged, OpenFile, Wish, WouldWait
 from trio_amped.serving import resources
 from trio_amped.serving.root import DocumentRoot
 from trio_amped.serving.router import Router
@@ -470,6 +470,38 @@ async def test_what_a_client_makes_up_is_not_remembered(autojump_clock: MockCloc
         answers = parse(await converse(disk, wires, config()), [])
         assert [each.body for each in answers] == [b"br script"] * 5
         assert remembered.cache_info().currsize == 5 * is_kept
+
+
+class HalfKnown(SimDisk):
+    """A disk of which the caches know the files, but not what is beside them."""
+
+    fetched: list[tuple[bytes, tuple[bytes, ...]]]
+
+    def open_at_once(self, path: bytes) -> OpenFile:
+        if path.endswith((b".br", b".zst", b".gz")):
+            raise WouldWait
+        return super().open_at_once(path)
+
+    async def fetch(self, path: bytes, wish: Wish) -> dict[bytes, OpenFile | OSError]:
+        self.fetched.append((path, wish.beside))
+        return await super().fetch(path, wish)
+
+
+@pytest.mark.parametrize(("accepts", "body"), [("br", b"br script"), ("zstd", b"plain script")])
+async def test_all_that_is_beside_a_file_is_asked_for_once(
+    accepts: str, body: bytes, autojump_clock: MockClock
+) -> None:
+    """Also where the file itself is open already, or could be without a helper."""
+    disk = HalfKnown({**FILES, **SITE})
+    disk.fetched = []
+    (answer,) = parse(
+        await converse(disk, [get("/app.js", f"Accept-Encoding: {accepts}")], config()), []
+    )
+    assert answer.body == body
+    [(path, beside)] = disk.fetched
+    assert path == b"app.js"
+    assert set(beside) == {b"app.js.br", b"app.js.zst", b"app.js.gz"}
+    assert disk.open_files == 0
 
 
 @pytest.mark.parametrize("patience", [0.5, 1.5, 2.5, 3.5])

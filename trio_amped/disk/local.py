@@ -4,7 +4,6 @@ Awaits helpers; the event loop itself never waits for the disk here (but with `-
 """
 
 import contextlib
-import dataclasses
 import errno
 import os
 import time
@@ -389,9 +388,7 @@ class LocalDisk:
     def share(self, file: OpenFile) -> OpenFile:
         """The same open file for one more user, who closes it as well."""
         self._stats.files_open += 1
-        descriptor = file.descriptor.hold()
-        ahead = file.ahead.hold() if file.ahead else None
-        return dataclasses.replace(file, descriptor=descriptor, mapping=None, ahead=ahead)
+        return file.shared()
 
     def close(self, file: OpenFile) -> None:
         """Give an open file back. Never waits."""

@@ -110,15 +110,21 @@ class Miss(Exception):
 
     async def fill(self, came: Arrivals) -> None:
         """Wait for what the disk says, be it an error. A checkpoint."""
-        with trio.move_on_after(self.patience):
-            try:
-                brought: Iterable[tuple[Hashable, Arrival]] = await self._ask()
-            except OSError as error:
-                brought = [(self._key, error)]
-            for key, arrival in brought:
-                came.put(self._disk, key, arrival)
+        if self.patience == math.inf:  # a scope takes as long as half of an answer
+            await self._bring(came)
             return
-        came.put(self._disk, self._key, OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+        with trio.move_on_after(self.patience) as patience:
+            await self._bring(came)
+        if patience.cancelled_caught:
+            came.put(self._disk, self._key, OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+
+    async def _bring(self, came: Arrivals) -> None:
+        try:
+            brought: Iterable[tuple[Hashable, Arrival]] = await self._ask()
+        except OSError as error:
+            brought = [(self._key, error)]
+        for key, arrival in brought:
+            came.put(self._disk, key, arrival)
 
     async def _ask(self) -> Iterable[tuple[Hashable, Arrival]]:
         raise NotImplementedError

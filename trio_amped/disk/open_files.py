@@ -92,9 +92,9 @@ class OpenFiles:
         self.disk = disk
         self.is_unchanged = disk.is_unchanged
         """Whether a file of ours is still open, and the version that was opened."""
-        # Well below what the process may have: connections, helpers and misses need some as well.
+        # Connections, helpers and misses need some of what the process may have as well.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = min(most, descriptors // 4, kernel.max_mappings() // 4)
+        most = min(most, descriptors // 2, kernel.max_mappings() // 4)
         self._most = max(1, most // shares)
         self._most_bytes = _MOST_BYTES // shares
         self._bytes = 0
@@ -250,7 +250,8 @@ class OpenFiles:
         if lookup.is_kept and lookup.is_valid:
             lookup.weight += more
             self._bytes += more
-            self._make_room((lookup,))
+            if self._bytes > self._most_bytes:
+                self._make_room((lookup,))
 
     def forget(self, lookup: Lookup) -> None:
         """Let go of a lookup that does not hold any more."""

@@ -73,6 +73,20 @@ class OpenFile:
         self.fd = self.descriptor.fd
         self.size, self.ctime_ns = self.status.size, self.status.ctime_ns
 
+    def shared(self) -> "OpenFile":
+        """The same for one more user, who has a mapping of its own."""
+        return OpenFile(
+            self.descriptor.hold(),
+            self.status,
+            self.gate,
+            self.is_by_copy,
+            self.must_load_first,
+            self.is_settled,
+            self.is_cold,
+            self.window,
+            self.ahead.hold() if self.ahead else None,
+        )
+
     def renew(self) -> None:
         """Take it for what it is now, if it was changed. For a file that is not by copy."""
         now = os.fstat(self.fd)

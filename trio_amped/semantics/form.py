@@ -1,10 +1,12 @@
 """Owns what is known of one form of a resource, and the fields of its answers. Pure."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .dates import format_date
 from .errors import Headers
 from .validators import etag, last_modified
+
+_RANGES: Final = b"Accept-Ranges: bytes\r\n"
 
 
 class Representation(NamedTuple):
@@ -82,13 +84,12 @@ class Form:
         form = self.representation
         vary: Headers = ((b"Vary", b", ".join(form.vary)),) if form.vary else ()  # RFC 9110 12.5.5
         chosen = merge_vary(((b"ETag", self.tag), *vary, *form.headers))
-        coding: Headers = ((b"Content-Encoding", form.coding),) if form.coding else ()  # 8.4
-        date: Headers = ((b"Last-Modified", self.date),) if self.date else ()
-        ranges = (b"Accept-Ranges", b"bytes")
-        shown = render(merge_vary((*chosen, *cors)))
+        shown = render(merge_vary((*chosen, *cors)) if cors else chosen)
+        coding = b"Content-Encoding: %b\r\n" % form.coding if form.coding else b""  # 8.4
+        date = b"Last-Modified: %b\r\n" % self.date if self.date else b""
         return Blocks(
-            described=render((*coding, *date, ranges)) + shown,
-            undated=render((*coding, ranges)) + shown,
+            described=b"".join((coding, date, _RANGES, shown)),
+            undated=b"".join((coding, _RANGES, shown)),
             chosen=shown,
         )
 

@@ -368,9 +368,10 @@ class Lane:
                 await trio.lowlevel.checkpoint()
                 stop = self._begin_turn() + _TURN
             self._resume(parked, group)
-        async with trio.open_nursery() as nursery:
-            for following in group.following.values():
-                nursery.start_soon(self._bring, following)
+        if group.following:
+            async with trio.open_nursery() as nursery:
+                for following in group.following.values():
+                    nursery.start_soon(self._bring, following)
 
     def _resume(self, parked: Parked, among: Group | None) -> None:
         """Go on with what was held, and watch it again."""

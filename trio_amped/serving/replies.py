@@ -24,7 +24,7 @@ from ..semantics.response import (
 from .answer import answer, answer_error, log_refusal
 from .resources import Found, Place
 from .root import DocumentRoot
-from .router import Router
+from .router import Route, Router
 
 _COPIED: Final = 32 * 1024  # bytes: up to here a copy and one send are cheaper than a sendfile
 _SLASH: Final = ord("/")
@@ -138,10 +138,7 @@ class Replies:
     def _locate(self, match: Match) -> Located | None:
         """Return which file a request names, and of which root; None: there can be none."""
         _, route = self._router.read(match)
-        below = route.below
-        if isinstance(below, HttpError) or below.refusal is not None:
-            return None
-        return route.root, below.file_path(), below.is_directory
+        return _located(route)
 
     def _read(self, match: Match) -> tuple[Asked, bool]:
         """Return what is asked, and whether the connection is to be closed."""
@@ -170,14 +167,17 @@ class Replies:
             return root.resources.replies, method, 404
         return _NOWHERE
 
-    def _keep(self, match: Match, reply: Reply) -> None:
+    def _keep(
+        self, match: Match, asked: Asked, route: Route, found: Found | None, reply: Reply
+    ) -> None:
         """Keep an answer that was made, if it is the same for all such requests."""
-        located = self._locate(match)
+        located = _located(route)
         if located is None:
             return
-        asked, _ = self._read(match)
         root, name, _ = located
-        place = root.resources.kept(name, asked.accept_encoding)
+        place: Place = found
+        if found is None or found.owner is None or found.owner.path != name:  # a page is elsewhere
+            place = root.resources.kept(name, asked.accept_encoding)
         replies, key, choice = self._slot(match, located, place, asked)
         if reply.status != choice:
             return
@@ -204,6 +204,7 @@ class Replies:
         """
         asked, route = self._router.read(match)
         closes = match.group(*self._closing) != (None, None)
+        found = None
         try:
             response, found = answer(asked, route, self._clock, came)
             reply = self._with_body(route.root, response, found, came, closes=closes)
@@ -215,7 +216,7 @@ class Replies:
             if reply is not None:
                 reply.error = error.with_traceback(None)
         if reply is not None and reply.status in _KEPT and not reply.closes:
-            self._keep(match, reply)
+            self._keep(match, asked, route, found, reply)
         return reply
 
     def _error(
@@ -301,6 +302,14 @@ class Replies:
             return found.disk.ready_at_once(found.file, part.offset, end)
         except (FileChanged, OSError):
             return 0
+
+
+def _located(route: Route) -> Located | None:
+    """Return which file a request leads to, and of which root; None: there can be none."""
+    below = route.below
+    if isinstance(below, HttpError) or below.refusal is not None:
+        return None
+    return route.root, below.file_path(), below.is_directory
 
 
 def _says_nothing_else(policy: Policy, is_folder: bool) -> bool:

@@ -135,9 +135,7 @@ class Resources:
         try:
             resource = self.get(path, came)
         except FileMiss as miss:
-            if miss.path == path:
-                miss.wish = self._beside(path, accept_encoding)
-            raise
+            raise self._whole(miss, path, accept_encoding, came) from None
         original = resource.original
         if original.file is None:
             if original.found is None:
@@ -180,11 +178,25 @@ class Resources:
 
     def is_absent(self, path: bytes, came: Arrivals | None = None) -> bool:
         """Return whether nothing is known of a path, and its folder has no such name."""
+        if not self._disk.lacks(path, self._clock.now, self._clock.moment):
+            return False
         if self.files.get(path) is not None:
             return False
-        if came is not None and came.get(self._disk, path) is not None:
-            return False
-        return bool(self._disk.lacks(path, self._clock.now, self._clock.moment))
+        return came is None or came.get(self._disk, path) is None
+
+    def _whole(
+        self, miss: FileMiss, path: bytes, accept_encoding: bytes | None, came: Arrivals | None
+    ) -> FileMiss:
+        """Return one miss for a file and all that may stand for it, where one of them is missed.
+
+        A sidecar alone where the file was opened together with it before.
+        """
+        if miss.path != path:
+            if came is not None and came.get(self._disk, path) is not None:
+                return miss
+            miss = FileMiss(self._disk, path)
+        miss.wish = self._beside(path, accept_encoding)
+        return miss
 
     def _beside(self, path: bytes, accept_encoding: bytes | None) -> Wish:
         """Return which sidecars are to be opened together with a file: the preferred ones first."""
