@@ -6,6 +6,7 @@ leaves a choice, a comment that begins with "Policy" says what docs/design.md ha
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -84,7 +85,8 @@ class Answer:
 def answer(method: str, fields: Fields, resource: Resource, now: float) -> Answer:
     """The answer to a GET or HEAD; `now` in seconds since 1970."""
     forms = resource.forms()
-    coding = choose_coding(_combined(fields, "accept-encoding"), [each.coding for each in forms])
+    accepted = _combined(fields, "accept-encoding") if _may_be_coded(method, fields) else None
+    coding = choose_coding(accepted, [each.coding for each in forms])
     form = next(each for each in forms if each.coding == coding)
     etag, modified = form.etag(now), form.last_modified(now)
     # RFC 9110 12.5.5. Policy: also for those who get the plain file, unless there is no other.
@@ -121,6 +123,18 @@ def answer(method: str, fields: Fields, resource: Resource, now: float) -> Answe
         return Answer(206, {**whole, "content-type": "multipart/byteranges"}, None, parts)
     span, body = parts[0]
     return Answer(206, {**whole, "content-range": span, "content-length": str(len(body))}, body)
+
+
+def _may_be_coded(method: str, fields: Fields) -> bool:
+    """Policy: a part is one of the plain file, but where the client may have one of another form:
+    it names that by its tag, or by a date, which is none of a form."""
+    if method != "GET" or len(_lines(fields, "range")) != 1:
+        return True
+    if_range = _lines(fields, "if-range")
+    if if_range and (len(if_range) > 1 or not if_range[0].startswith(('"', "W/"))):
+        return True
+    tags = [*if_range, *_lines(fields, "if-match")]
+    return any(re.search(r'-[0-9a-f]+-[a-z]+"', tag) for tag in tags)
 
 
 def _precondition(fields: Fields, etag: str, modified: int, now: float) -> int | None:
@@ -161,6 +175,8 @@ def still_is(validator: str, form: Form, now: float) -> bool:
     """RFC 9110 13.1.5: strong comparison; the date is the exact one, and strong (8.8.2.2)."""
     if '"' in validator:
         return validator == form.etag(now) and not validator.startswith("W/")
+    if form.coding != "identity":  # Policy: a date does not tell one form from another
+        return False
     modified = form.last_modified(now)
     # Policy: a date is strong once its second began more than two seconds ago.
     return http_date(validator, now) == modified and now - modified > 2
@@ -201,8 +217,10 @@ def runs_of(value: str, size: int) -> list[list[int]] | None:
         else:
             runs.append([at])
     runs.sort(key=lambda run: min(n for n, spec in enumerate(asked) if not spec.isdisjoint(run)))
-    # 14.1.2: there is a suffix even of nothing. Policy: ignored, as no Content-Range can say so.
-    if not size and any(spec[0] == "-" and int(spec[1:]) > 0 for spec in specs):
+    # 14.1.2: there is a suffix even of nothing. Policy: ignored, as no Content-Range can say so,
+    # and so is what begins at the start of nothing.
+    parted = [spec.partition("-") for spec in specs]
+    if not size and any(int(first) == 0 if first else int(last) > 0 for first, _, last in parted):
         return None
     # Policy: more than 256 commas or 64 parts are ignored.
     return runs if members.count(",") <= 256 and len(runs) <= 64 else None

@@ -356,6 +356,16 @@ def test_a_root_whose_name_is_two_lines(root: Path) -> None:
         assert f"serving {root.parent}/a\\n\\x1bb at http" in server.log[0]
 
 
+def test_a_working_directory_that_is_gone(place: Path) -> None:
+    gone = place / "gone"
+    gone.mkdir()
+    leave = ["sh", "-c", f'cd {gone} && rmdir {gone} && exec "$@"', "sh"]
+    says = only_line("--port", "0", "--root", "site", wrap=leave)
+    assert says == (
+        "cannot serve site: the working directory is gone; give a readable folder with --root"
+    )
+
+
 def test_a_file_as_root(root: Path) -> None:
     says = only_line("--port", "0", "--root", str(root / "small"))
     assert says == f"cannot serve {root}/small: Not a directory; give a readable folder with --root"

@@ -1,6 +1,7 @@
 """What is offered to the tests of others, used as they would."""
 
 import errno
+import math
 
 import h11
 import pytest
@@ -35,6 +36,19 @@ async def test_a_slow_disk_takes_virtual_time(autojump_clock: MockClock) -> None
         disk.evict()
         await served.connect().get("/large.bin")
         assert trio.current_time() == 480
+
+
+@pytest.mark.parametrize("kind", ["open_latency", "load_latency"])
+async def test_a_disk_that_hangs_is_waited_for_as_the_config_has_it(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    disk = SimDisk(FILES)
+    setattr(disk, kind, math.inf)
+    async with serving(Config(disk_timeout=7), disk) as served:
+        answer = await served.connect().get("/large.bin")
+        assert answer.status == 503
+        assert trio.current_time() == 7
+    assert disk.open_files == 0
 
 
 async def test_a_disk_that_hangs_stops_nobody_else(autojump_clock: MockClock) -> None:

@@ -7,6 +7,7 @@ those in memory that `real_descriptors` asks for.
 import contextlib
 import errno
 import itertools
+import math
 import os
 import stat
 import time
@@ -70,7 +71,8 @@ class SimDisk:
     operation (from 0; a load is a part that is made ready or read): an exception is raised,
     anything else is called. `open_files` is how many are open now.
 
-    With `real_descriptors`, the kernel can send them: they are files in memory.
+    With `real_descriptors`, the kernel can send them: they are files in memory. What takes more
+    than `disk_timeout` seconds fails then (ETIMEDOUT); `serving` sets it as the Config has it.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class SimDisk:
         self.window = window
         self.open_latency = open_latency
         self.load_latency = load_latency
+        self.disk_timeout = math.inf
         self.at_open: dict[int, Happening] = {}
         self.at_load: dict[int, Happening] = {}
         self.opens = self.loads = self.opened = self.closed = 0
@@ -137,8 +140,7 @@ class SimDisk:
     async def open(self, path: bytes) -> OpenFile:
         number, self.opens = self.opens, self.opens + 1
         _happen(self.at_open.get(number))
-        if self.open_latency:
-            await trio.sleep(self.open_latency)
+        await self._take(self.open_latency)
         inode = self._inode(path)
         file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
         return self._note(file, inode)
@@ -159,6 +161,13 @@ class SimDisk:
             raise
         return found
 
+    async def _take(self, seconds: float) -> None:
+        if seconds > self.disk_timeout:
+            await trio.sleep(self.disk_timeout)
+            raise _failure(errno.ETIMEDOUT)
+        if seconds:
+            await trio.sleep(seconds)
+
     def _descriptor(self, inode: SimFile) -> Descriptor:
         if not self.has_real_descriptors:
             return Descriptor(-1, lambda _: None)
@@ -173,7 +182,7 @@ class SimDisk:
         _happen(self.at_load.get(number))
         window = offset // self.window
         if self.load_latency and (inode.inode, window) not in self._resident:
-            await trio.sleep(self.load_latency)
+            await self._take(self.load_latency)
             self._resident.add((inode.inode, window))
         if inode.mtime_ns != file.status.mtime_ns or len(inode.content) <= offset:
             raise FileChanged
@@ -243,8 +252,7 @@ class SimDisk:
     async def list(self, path: bytes, view: listing.View) -> Listing:
         number, self.opens = self.opens, self.opens + 1
         _happen(self.at_open.get(number))
-        if self.open_latency:
-            await trio.sleep(self.open_latency)
+        await self._take(self.open_latency)
         inode = SimFile(self.rendered(path, view))
         file = OpenFile(self._descriptor(inode), inode.status, Gate.MEMORY)
         return Listing(self._note(file, inode), self.digest(inode.content))
@@ -380,6 +388,8 @@ async def serving(config: Config, *disks: SimDisk) -> AsyncIterator[Served]:
     """
     if len(disks) != len(config.all_sites):
         raise ValueError(f"a disk for each site is needed: {len(config.all_sites)}")
+    for disk in disks:
+        disk.disk_timeout = config.disk_timeout
     router = Router(config, disks)
     async with contextlib.AsyncExitStack() as stack:
         await router.introduce()

@@ -49,12 +49,12 @@ class Expected:
 
 
 class Refused(Exception):
-    """A status, and whether the stream cannot be read on."""
+    """A status, and whether the stream is not read on: never after 400 and 505 (RFC 9112 2.2)."""
 
     def __init__(self, status: int, closes: bool = False) -> None:
         super().__init__(status)
         self.status = status
-        self.closes = closes
+        self.closes = closes or status in (400, 505)
 
 
 def answers(stream: bytes, files: Files, limits: Limits, now: float) -> list[Expected]:
@@ -151,7 +151,7 @@ def read(head: bytes) -> tuple[str, str, str, Fields]:
     request = _REQUEST_LINE.fullmatch(first)
     found = [_FIELD.fullmatch(line) for line in lines]
     if request is None or None in found:
-        raise Refused(400, closes=True)
+        raise Refused(400)
     fields = [(field[1].lower(), field[2].strip(" \t")) for field in found if field]
     _check_framing(request[3], fields)
     return request[1], request[2], request[3], fields
@@ -165,12 +165,12 @@ def _check_framing(version: str, fields: Fields) -> None:
     """RFC 9112 3.2, 6.1, 6.3: who does not know where it ends, or for whom it is, reads no more."""
     hosts = _all(fields, "host")
     if len(hosts) > 1 or (version == "1.1" and not hosts):
-        raise Refused(400, closes=True)
+        raise Refused(400)
     lengths = {
         each.strip() for value in _all(fields, "content-length") for each in value.split(",")
     }
     if len(lengths) > 1 or any(not re.fullmatch("[0-9]{1,20}", each) for each in lengths):
-        raise Refused(400, closes=True)
+        raise Refused(400)
     if [each.lower() for each in _all(fields, "transfer-encoding")] not in ([], ["chunked"]):
         raise Refused(501, closes=True)
 

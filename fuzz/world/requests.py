@@ -83,9 +83,9 @@ _ODD: Final = [
     Ask(b"OPTIONS * HTTP/1.1\r\n" + _HOST + b"\r\n", frozenset({200})),
     Ask(b"POST / HTTP/1.1\r\n" + _HOST + b"\r\n", frozenset({405})),
     Ask(b"BREW / HTTP/1.1\r\n" + _HOST + b"\r\n", frozenset({501})),
-    Ask(b"GET / HTTP/2.0\r\n" + _HOST + b"\r\n", frozenset({505})),
+    Ask(b"GET / HTTP/2.0\r\n" + _HOST + b"\r\n", frozenset({505}), closes=True),
     Ask(b"GET / HTTP/1.1\r\nExpect: x\r\n" + _HOST + b"\r\n", frozenset({417})),
-    Ask(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", frozenset({400})),
+    Ask(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", frozenset({400}), closes=True),
     Ask(b"GET / HTTP/1.0\r\n\r\n", frozenset({200}), closes=True, path=b"index.html"),
     Ask(b"GET / HTTP/1.1\r\n\r\n", frozenset({400}), closes=True),
     Ask(b"GET / HTTP/1.1\r\n" + 2 * _HOST + b"\r\n", frozenset({400}), closes=True),
@@ -122,7 +122,7 @@ def _asks(draw: st.DrawFn) -> Ask:
         draw(st.sampled_from([b"", b"\r\n"])) + b"\r\n".join(lines) + b"\r\n\r\n" + body * is_last
     )
     statuses = _SELECTED if path and selecting else frozenset({status})
-    return Ask(wire, statuses, is_last, path)
+    return Ask(wire, statuses, is_last or status == 400, path)
 
 
 GARBAGE: Final = st.lists(

@@ -91,10 +91,25 @@ def test_the_coding_that_the_server_prefers(site: Path, server: ServerProcess) -
 
 def test_a_part_of_the_compressed_file(site: Path, server: ServerProcess) -> None:
     small = (site / "gzip.js.gz").read_bytes()
-    reply = fetch(server, "/gzip.js", "-r", "100-199", "-H", "Accept-Encoding: gzip")
+    accepts = ("-H", "Accept-Encoding: gzip")
+    tag = fetch(server, "/gzip.js", *accepts).fields["etag"]
+    reply = fetch(server, "/gzip.js", "-r", "100-199", *accepts, "-H", f"If-Range: {tag}")
     assert (reply.status, reply.body) == (206, small[100:200])
     assert reply.fields["content-encoding"] == "gzip"
     assert reply.fields["content-range"] == f"bytes 100-199/{len(small)}"
+
+
+def test_what_was_unpacked_is_resumed(site: Path, server: ServerProcess, tmp_path: Path) -> None:
+    """By a client that names no form: what it has is of the file as it is."""
+    whole = (site / "gzip.js").read_bytes()
+    copy = tmp_path / "copy"
+    copy.write_bytes(whole[:100])
+    done = curl(
+        *("--compressed", "-C", "-", "-o", str(copy)),
+        *("-w", "%{http_code} %header{content-encoding}", server.url + "/gzip.js"),
+    )
+    assert done.stdout.split() == [b"206"]
+    assert copy.read_bytes() == whole
 
 
 # ---------------------------------------------------------------- several parts

@@ -41,6 +41,13 @@ PART_IS_ALL = "RANGE_CL_FULL"
 NO_SUCH_MEDIA = "CONTENT_TYPE_MISMATCH"
 # Several parts have a Content-Range each, and none in the head (RFC 9110 15.3.7.2).
 SEVERAL_PARTS = "PARTIAL_WITHOUT_RANGE"
+# A part is one of the file as it is, for those who decode none (docs/design.md): REDbot, which
+# does, takes it for one of the coded form.
+PART_IS_PLAIN = {
+    "gzip": frozenset({"RANGE_NEG_MISMATCH"}),
+    "br": frozenset({"RANGE_CHANGED", "RANGE_INCORRECT_LENGTH"}),
+    "zstd": frozenset({"RANGE_CHANGED", "RANGE_INCORRECT_LENGTH"}),
+}
 # The request is bad on purpose.
 BAD_REQUEST = "STATUS_BAD_REQUEST"
 
@@ -149,7 +156,8 @@ def cases_of_files(site: str) -> Iterator[Case]:
     for path in ("/script.js", "/style.css"):
         yield Case(site, path, allowed=fresh, noted=coded)
         for coding in CODINGS:
-            yield Case(site, path, CODED, (("Accept-Encoding", coding),), allowed=fresh)
+            plain = PART_IS_PLAIN[coding]
+            yield Case(site, path, CODED, (("Accept-Encoding", coding),), allowed=fresh | plain)
     for path in (
         *("/", "/index.html", "/image.png", "/icon.svg", "/font.ttf", "/data.json", "/feed.xml"),
         *("/app.wasm", "/text.txt", "/text.txt?query", "/LICENSE", "/na%C3%AFve%20%E2%82%AC.md"),
@@ -233,7 +241,9 @@ def test_it_has_looked_at_everything(case: Case, answers: dict[str, Any]) -> Non
         assert answer["error"] is None
         names = {name for _, name, _, _ in answer["notes"]}
         assert "DATE_CORRECT" in names
-        if (answer["status"], check) in PROOFS:
+        if check == "range" and "Accept-Encoding" in dict(case.fields):
+            assert "RANGE_CORRECT" not in names
+        elif (answer["status"], check) in PROOFS:
             assert PROOFS[answer["status"], check] in names
     main = asked["main"]
     assert main["coding"] == dict(case.fields).get("Accept-Encoding")

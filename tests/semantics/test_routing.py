@@ -47,7 +47,8 @@ def found(host: str, path: str) -> int | None:
         ("[::2]:80", "/a", 0),
         ("a.example", "/b%20c/d", 4),
         ("a.example", "/b c".replace(" ", "%20"), 4),
-        ("a.example.", "/", 0),
+        ("a.example.", "/", 3),
+        ("a.example..", "/", 0),
         ("x.a.example", "/", 0),
         ("b.example", "/only/a", 5),
         ("b.example", "/", None),
@@ -126,6 +127,10 @@ def test_a_target_below_a_prefix(path: str, prefix: bytes, below: Target | None)
         (b"[::A]:8", b"[::a]"),
         (b"", b""),
         (b"1.2.3.4:5", b"1.2.3.4"),
+        (b"A.b.:80", b"a.b"),
+        (b"a.", b"a"),
+        (b"a..", b"a."),
+        (b".", b""),
     ],
 )
 def test_the_name_of_a_host(value: bytes, name: bytes) -> None:

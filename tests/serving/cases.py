@@ -61,7 +61,7 @@ class Case:
     status: int
     body: bytes | None = None
     headers: Mapping[str, str | None] = field(default_factory=dict)
-    closes: bool = False
+    closes: bool = False  # after 400 and 505 always
     entries: dict[bytes, Entry] = field(default_factory=dict)
     prepare: Callable[[SimDisk], object] = lambda disk: None
     config: Config = LIMITED
@@ -75,6 +75,11 @@ class Case:
     def method(self) -> bytes:
         found = re.match(rb"[A-Z]+", self.request.lstrip(b"\r\n"))
         return found[0] if found else b"GET"
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing is read after it."""
+        return self.closes or self.status in (400, 505)
 
     async def run(self) -> bytes:
         """Run it all three ways; returns what was sent when it was the only request."""
@@ -91,7 +96,7 @@ class Case:
 
         followed = await converse(self.disk(), [self.request + FOLLOWING], config)
         assert followed.startswith(whole)
-        if self.closes:
+        if self.is_last:
             assert followed == whole
         else:
             (following,) = parse(followed[len(whole) :], [b"GET"])
@@ -101,7 +106,7 @@ class Case:
     def _check(self, answer: Answer) -> None:
         assert answer.is_complete
         assert answer.status == self.status
-        assert answer.closes == self.closes
+        assert answer.closes == self.is_last
         if self.body is not None:
             assert answer.body == self.body
         else:

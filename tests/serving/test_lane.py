@@ -95,8 +95,6 @@ async def answer_to(client: Client, method: bytes = b"GET") -> Answer:
         (get("/.hidden"), True),
         (get("/pipe"), True),
         (get("/new.txt"), True),
-        (get("/%zz"), True),
-        (get("/a.txt?#"), False),
         (b"\r\n" + get("/a.txt"), False),
         (get("/a.txt", method="OPTIONS"), False),
     ],
@@ -115,6 +113,18 @@ async def test_what_the_lane_answers_itself(
             assert laned.stats.requests == 2 * count
             assert laned.stats.by_lane == (2 * count if is_fast else count)
             assert laned.tasks == 0
+
+
+@pytest.mark.parametrize(("target", "is_fast"), [("/%zz", True), ("/..", True), ("/a?#", False)])
+async def test_what_is_not_understood_is_the_last(
+    target: str, is_fast: bool, autojump_clock: MockClock
+) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG) as laned:
+        client = laned.connect()
+        await client.send(get(target) + get("/a.txt"))
+        (answer,) = parse(await client.receive_all(), [b"GET"])
+        assert (answer.status, answer.closes) == (400, True)
+        assert (laned.stats.requests, laned.stats.by_lane) == (1, int(is_fast))
 
 
 ROUND = len(get("/a.txt?", "X: "))

@@ -89,8 +89,13 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "forbidden": Case(
         get("/x"),
-        (Told(DEBUG, "404 for /x: opening failed: Permission denied"),),
+        (Told(INFO, "404 for /x: the server may not read it; see chmod(1)"),),
         {b"x": failure(errno.EACCES)},
+    ),
+    "forbidden by its attributes": Case(
+        get("/x"),
+        (Told(INFO, "404 for /x: the server may not read it; see chmod(1)"),),
+        {b"x": failure(errno.EPERM)},
     ),
     "a disk that fails": Case(
         get("/x"),

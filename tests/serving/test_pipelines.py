@@ -16,7 +16,7 @@ KINDS = [
     (get("/a.txt", "Range: bytes=1-2"), 206, b"12"),
     (get("/a.txt", method="POST"), 405, b"405 Method Not Allowed\n"),
     (get("/"), 200, b"<h1>root</h1>"),
-    (get("/../"), 400, b"400 Bad Request\n"),
+    (get("/../a", method="BREW"), 501, b"501 Not Implemented\n"),
 ]
 
 

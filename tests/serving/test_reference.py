@@ -70,7 +70,7 @@ class Scene:
             sent = trio.run(converse, disk, [wire], config, clock=clock)
         assert disk.open_files == 0
         answers = parse(sent, [ask.method.encode() for ask in asks])
-        assert len(answers) == len(asks)
+        assert len(answers) == (1 if answers[0].status == 400 else len(asks))
         assert all(answer.is_complete for answer in answers)
         return answers
 

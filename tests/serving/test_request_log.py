@@ -63,6 +63,23 @@ async def test_what_was_refused_unread(autojump_clock: MockClock) -> None:
     assert first[:3] == ("GET", "/a", 505)
 
 
+@pytest.mark.parametrize(
+    ("sent", "target"),
+    [
+        (b"/\x1b[31m", "/\\x1b[31m"),
+        (b"/\x85\xe2\x80\xae", "/\\x85\\u202e"),
+        (b"/\xc3\xa9", "/é"),
+        (b"/a\tb", "/a\\tb"),
+    ],
+)
+async def test_nothing_that_a_client_writes_is_obeyed(
+    sent: bytes, target: str, autojump_clock: MockClock
+) -> None:
+    """A program may write it to a log, or to a terminal."""
+    (first,), _ = await told([b"GET " + sent + b" HTTP/1.1\r\nHost: h\r\n\r\n"])
+    assert first[:3] == ("GET", target, 400)
+
+
 async def test_an_application_is_told_of_too(autojump_clock: MockClock) -> None:
     async def none(exchange: object) -> None:
         """It does not answer."""

@@ -74,6 +74,7 @@ CODED: Final[Fields] = {"content-encoding": "br", "vary": "Accept-Encoding", "co
 PLAIN: Final[Fields] = {"content-encoding": None, "vary": "Accept-Encoding", "content-length": "12"}
 NEITHER: Final[Fields] = {"content-encoding": None, "vary": None}
 BR: Final = "Accept-Encoding: gzip, br"
+PART: Final[Fields] = {"etag": PLAIN_TAG, "vary": "Accept-Encoding", "content-encoding": None}
 SAVED: Final[Fields] = {"etag": BR_TAG, "vary": "Accept-Encoding", "content-encoding": None}
 
 CODINGS = [
@@ -92,12 +93,26 @@ CODINGS = [
     case("the tag of another form", get("/app.js", BR, f"If-None-Match: {PLAIN_TAG}"), 200,
          b"br script"),
     case("If-Match is of the form", get("/app.js", BR, f"If-Match: {PLAIN_TAG}"), 412),
-    case("a part of the form", get("/app.js", BR, "Range: bytes=3-5"), 206, b"scr",
-         {"content-encoding": "br", "content-range": "bytes 3-5/9", "vary": "Accept-Encoding"}),
     case("If-Range holds", get("/app.js", BR, "Range: bytes=3-5", f"If-Range: {BR_TAG}"), 206,
-         b"scr"),
+         b"scr",
+         {"content-encoding": "br", "content-range": "bytes 3-5/9", "vary": "Accept-Encoding"}),
     case("If-Range of another form", get("/app.js", BR, "Range: bytes=3-5",
-         f"If-Range: {PLAIN_TAG}"), 200, b"br script"),
+         f"If-Range: {PLAIN_TAG}"), 206, b"in ", PART),
+    case("a part is plain", get("/app.js", BR, "Range: bytes=3-5"), 206, b"in ", PART),
+    case("parts are plain", get("/app.js", BR, "Range: bytes=99-"), 416),
+    case("no part of HEAD", get("/app.js", BR, "Range: bytes=3-5", method="HEAD"), 200, b"",
+         {**CODED, "etag": BR_TAG}),
+    case("If-Range of an older form", get("/app.js", BR, "Range: bytes=3-5",
+         'If-Range: "1-9-br"'), 200, b"br script", CODED),
+    case("If-Range by a date, which is of no form", get("/app.js", BR, "Range: bytes=3-5",
+         f"If-Range: {MODIFIED}"), 200, b"br script", CODED),
+    case("If-Range by a date where nothing is coded", get("/app.js", "Range: bytes=3-5",
+         f"If-Range: {MODIFIED}"), 206, b"in ", {"etag": PLAIN_TAG}),
+    case("If-Match of a form", get("/app.js", BR, "Range: bytes=3-5", f"If-Match: {BR_TAG}"), 206,
+         b"scr", {"content-encoding": "br", "etag": BR_TAG}),
+    case("If-Match of the plain form", get("/app.js", BR, "Range: bytes=3-5",
+         f"If-Match: {PLAIN_TAG}"), 206, b"in ", PART),
+    case("If-Match of another form", get("/app.js", BR, "Range: bytes=3-5", 'If-Match: "x"'), 412),
     case("no sidecar", get("/a.txt", BR), 200, b"0123456789", NEITHER),
     case("a sidecar by its own name", get("/app.js.gz", BR), 200, b"gz",
          {**NEITHER, "content-type": "application/gzip"}),

@@ -26,7 +26,7 @@ from .loading import widened
 from .messages import MAX_READ, Operation, Order, Wish, unpack_read
 from .opening import Opened
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate
-from .paths import PathGate, Stamp, WouldWait, load_key, open_root
+from .paths import PathGate, Stamp, WouldWait, absolute, load_key, open_root
 from .pool import HelperPool
 
 _PROCESS_PAUSE: Final = 0.1  # seconds; a process takes 35 ms of CPU to start
@@ -76,9 +76,7 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
 
 async def _open_roots(config: Config) -> list[tuple[bytes, Opened]]:
     """The path and the directory of each root. Raises OSError."""
-    # Absolute, since the path is resolved again and again; not normalised, since what ".."
-    # means is for the kernel to say.
-    paths = [os.path.join(os.getcwdb(), os.fsencode(site.root)) for site in config.all_sites]
+    paths = [absolute(site.root) for site in config.all_sites]  # they are resolved again and again
     roots: list[tuple[bytes, Opened]] = []
     try:
         for path in paths:

@@ -44,6 +44,20 @@ _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno
 _PATH_MAX: Final = 4096  # bytes, with the NUL at the end; linux/limits.h
 
 
+def absolute(path: str | bytes | os.PathLike[str]) -> bytes:
+    """The same path from wherever one stands. Raises OSError: the working directory is gone.
+
+    Not normalised, since what ".." means is for the kernel to say.
+    """
+    encoded = os.fsencode(path)
+    if os.path.isabs(encoded):
+        return encoded
+    try:
+        return os.path.join(os.getcwdb(), encoded)
+    except FileNotFoundError as error:
+        raise OSError(error.errno, "the working directory is gone", os.fsdecode(encoded)) from None
+
+
 async def open_root(path: bytes) -> Opened:
     """The root directory to begin with. Raises OSError."""
     return await trio.to_thread.run_sync(_open_root, path)

@@ -16,6 +16,7 @@ from ..config import Config, GateMode, HelperKind
 from ..stats import Stats
 from .local import LocalDisk, open_disk
 from .pages import OpenFile
+from .paths import absolute
 
 _QUEUE: Final = 1 << 30  # misses that may wait for a helper: a program is its own bound
 
@@ -81,7 +82,7 @@ class DiskGate:
             raise trio.ClosedResourceError("open_gate has ended")
         name = os.fsdecode(path)
         try:
-            opened = await self._disk.open_anywhere(os.path.join(os.getcwdb(), os.fsencode(path)))
+            opened = await self._disk.open_anywhere(absolute(path))
         except OSError as error:
             raise OSError(error.errno, error.strerror, name) from None
         try:

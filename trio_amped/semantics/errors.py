@@ -1,7 +1,7 @@
 """Owns the expected errors of HTTP, and which status an errno of opening a file is. Pure."""
 
 import errno
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Field lines in order. Names: lower-case in requests (h11), Title-Case in what we send."""
@@ -27,6 +27,10 @@ class HttpError(Exception):
         self.headers = headers
         self.is_notable = is_notable
 
+
+NOT_UNDERSTOOD: Final = frozenset((400, 505))
+"""After these nothing more is read from a client: where its next request begins, and for whom it
+is, may be another matter to us than to a proxy in between (RFC 9112 2.2, 11.2)."""
 
 # A forbidden path, a path out of the root and a missing one must look alike.
 _NO_SUCH_FILE = frozenset(

@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 from .dates import parse_date
 from .request import Asked
-from .validators import ANY, SETTLED, parse_etag_list, strong_match, weak_match
+from .validators import ANY, SETTLED, is_tag, parse_etag_list, strong_match, weak_match
 
 
 class Outcome(Enum):
@@ -43,12 +43,13 @@ def range_applies(
 ) -> bool:
     """Return whether If-Range lets a Range field count (RFC 9110 13.1.5); without the field, yes.
 
-    A date must be the exact one, and old enough to be a strong validator (8.8.2.2). What is
+    A date must be the exact one, and old enough to be a strong validator (8.8.2.2); where
+    `last_modified` is None, none is: it does not tell one form of a file from another. What is
     given twice or malformed does not match: then the whole file is sent, which is never wrong.
     """
     if if_range is None:
         return True
-    if if_range.startswith((b'"', b"W/")):
+    if is_tag(if_range):
         return strong_match(if_range, etag)
     if last_modified is None or now - last_modified <= SETTLED:
         return False

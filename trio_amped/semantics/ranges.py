@@ -22,7 +22,7 @@ def parse_range(value: bytes, size: int) -> Ranges | None:
     Otherwise the ranges that can be satisfied, cut to the size, without gaps or overlaps between
     any two, in the order in which they were first asked for; none of them means 416.
     """
-    usual = _USUAL(value)
+    usual = _USUAL(value) if size else None
     if usual and (one := _one_range(usual[1], usual[2], size)) is not None:
         return one
     unit, _, members = value.partition(b"=")
@@ -32,8 +32,8 @@ def parse_range(value: bytes, size: int) -> Ranges | None:
     spans = [_span(spec, size) for spec in specs]
     if not spans or None in spans:
         return None
-    if not size and any(spec.startswith(b"-") and spec.strip(b"-0") for spec in specs):
-        return None  # the last bytes of nothing: satisfiable, but Content-Range cannot name them
+    if not size and any(map(_is_all_of_nothing, specs)):
+        return None  # Content-Range cannot name them, and a client that resumes is to get a 200
     ranges = _coalesced([span for span in spans if span and span[0] < span[1]])
     return ranges if len(ranges) <= _MOST_RANGES else None
 
@@ -44,7 +44,7 @@ def _one_range(first: bytes, last: bytes, size: int) -> Ranges | None:
         start, stop = int(first), min(int(last) + 1, size)
     elif first and not last:
         start, stop = int(first), size
-    elif last and not first and size:
+    elif last and not first:
         start, stop = max(0, size - int(last)), size
     else:
         return None
@@ -84,6 +84,12 @@ def _span(spec: bytes, size: int) -> tuple[int, int] | None:
     if last and _magnitude(first) > _magnitude(last):
         return None
     return _at_most(first, size), _at_most(last, size - 1) + 1 if last else size
+
+
+def _is_all_of_nothing(spec: bytes) -> bool:
+    """Whether a spec asks for the first or the last bytes, where there are none."""
+    first, _, last = spec.partition(b"-")
+    return not first.strip(b"0") if first else bool(last.strip(b"0"))
 
 
 # int() refuses more than 4300 digits, and is quadratic below that.

@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 from .errors import Headers, HttpError
 from .target import is_host
+from .validators import is_tag, names_coded_form
 
 ALLOW = (b"Allow", b"GET, HEAD, OPTIONS")
 
@@ -67,6 +68,20 @@ class Asked(NamedTuple):
     if_modified_since: bytes | None = None
     if_range: bytes | None = None
     range: bytes | None = None
+
+    @property
+    def codings(self) -> bytes | None:
+        """The Accept-Encoding that counts.
+
+        Whoever asks for a part gets one of the file as it is, since most of those who do decode
+        nothing (fsspec, requests), unless a tag names a coded form, or a date may be of one.
+        """
+        if self.range is None or self.method != b"GET":
+            return self.accept_encoding
+        if self.if_range is not None and not is_tag(self.if_range):
+            return self.accept_encoding
+        may_have_one = any(map(names_coded_form, filter(None, (self.if_range, self.if_match))))
+        return self.accept_encoding if may_have_one else None
 
     @property
     def is_conditional(self) -> bool:

@@ -65,7 +65,8 @@ def choose(asked: Asked, form: Form, now: float) -> Choice:
     # Range is defined for GET only (RFC 9110 14.2).
     if asked.range is None or asked.method != b"GET":
         return 200
-    if not range_applies(asked.if_range, form.tag, form.modified, now):
+    modified = None if form.representation.coding else form.modified
+    if not range_applies(asked.if_range, form.tag, modified, now):
         return 200
     ranges = parse_range(asked.range, form.size)
     return 200 if ranges is None else ranges or 416

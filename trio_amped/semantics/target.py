@@ -92,8 +92,11 @@ def is_host(value: bytes) -> bool:
 
 
 def host_name(value: bytes) -> bytes:
-    """What a Host field says without its port, in lower case (RFC 3986 3.2.2)."""
-    return _PORT.sub(b"", value).lower()
+    """What a Host field says without its port, in lower case (RFC 3986 3.2.2).
+
+    Without the dot that ends a name which is not to be completed: it is the same host.
+    """
+    return _PORT.sub(b"", value).lower().removesuffix(b".")
 
 
 def target_host(target: bytes) -> bytes | None:

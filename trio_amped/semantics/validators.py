@@ -11,6 +11,7 @@ ANY: Final = b"*"
 
 _NANO = 10**9
 _TAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*+"')
+_OF_A_CODED_FORM = re.compile(rb'-[0-9a-f]+-[a-z]+"')
 _TAG_LIST = re.compile(
     rb"[ \t,]*+(?:" + _TAG.pattern + rb"[ \t]*+(?:,[ \t,]*+|\Z))*+",
 )
@@ -25,6 +26,16 @@ def etag(size: int, mtime_ns: int, now: float, coding: bytes = b"") -> bytes:
     """
     tag = b'"%x-%x%s"' % (mtime_ns, size, b"-" + coding if coding else b"")
     return tag if now - mtime_ns / _NANO > SETTLED else b"W/" + tag
+
+
+def names_coded_form(value: bytes) -> bool:
+    """Whether one of the entity tags in a field is that of a file in a content coding."""
+    return _OF_A_CODED_FORM.search(value) is not None
+
+
+def is_tag(validator: bytes) -> bool:
+    """Whether an If-Range field has an entity tag, and not a date (RFC 9110 13.1.5)."""
+    return validator.startswith((b'"', b"W/"))
 
 
 def last_modified(mtime_ns: int, now: float) -> int:

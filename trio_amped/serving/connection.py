@@ -11,7 +11,7 @@ from ..disk.interface import Disk, FileChanged, OpenFile
 from ..disk.misses import Arrivals
 from ..semantics.body import Body
 from ..semantics.dates import format_date
-from ..semantics.errors import HttpError
+from ..semantics.errors import NOT_UNDERSTOOD, HttpError
 from ..semantics.head import HeadReader
 from ..semantics.printable import printable
 from ..semantics.recogniser import Match, target_of
@@ -257,7 +257,7 @@ class Connection:
 
     def _head(self, response: Response, sent: Body, *, is_last: bool = False) -> bytes:
         """The head of a response, of whose body `sent` follows."""
-        closes = is_last or self._is_draining
+        closes = is_last or self._is_draining or response.status in NOT_UNDERSTOOD
         if self._common is not None:
             closes = closes or bool(self._common["close"] or self._common["old"])
             self._is_last = closes

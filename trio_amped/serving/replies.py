@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 from ..disk.interface import FileChanged, WouldWait
 from ..disk.misses import Arrivals, PageMiss
 from ..semantics.body import Body, FileSpan
-from ..semantics.errors import HttpError
+from ..semantics.errors import NOT_UNDERSTOOD, HttpError
 from ..semantics.policy import Policy
 from ..semantics.ranges import Ranges
 from ..semantics.recogniser import Match
@@ -113,12 +113,13 @@ class Replies:
         else:
             return None
         root, name, _ = located
-        place = root.resources.kept(name, coding)
+        place = root.resources.kept(name, coding) if usual is not None else None
         closes = False
-        if usual is not None and type(place) is Found:
+        if type(place) is Found:
             reply: Reply | None = place.replies.get(method)
         else:
             asked, closes = self._read(match)
+            place = root.resources.kept(name, asked.codings)
             replies, key, choice = self._slot(match, located, place, asked)
             if isinstance(choice, tuple):
                 return self._part(root, place, asked, choice, closes=closes)
@@ -177,7 +178,7 @@ class Replies:
         root, name, _ = located
         place: Place = found
         if found is None or found.owner is None or found.owner.path != name:  # a page is elsewhere
-            place = root.resources.kept(name, asked.accept_encoding)
+            place = root.resources.kept(name, asked.codings)
         replies, key, choice = self._slot(match, located, place, asked)
         if reply.status != choice:
             return
@@ -211,6 +212,7 @@ class Replies:
         except HttpError as error:
             if route.application is not None:
                 return None
+            closes = closes or error.status in NOT_UNDERSTOOD
             reply = self._error(error, asked, route.root, came, closes=closes)
             log_refusal(match, error)
             if reply is not None:

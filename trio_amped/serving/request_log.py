@@ -32,14 +32,15 @@ class Begun(NamedTuple):
 
     def end(self, counter: int) -> None:
         """It has ended. What the hook raises is for the log alone."""
-        method, _, rest = self.line.decode("latin-1").partition(" ")
-        target, _, version = rest.rpartition(" ")
-        if not version.startswith("HTTP/"):
-            method = target = ""
+        method, _, rest = self.line.partition(b" ")
+        target, _, version = rest.rpartition(b" ")
+        if not version.startswith(b"HTTP/"):
+            method = target = b""
         seconds = trio.current_time() - self.since
         try:
             sent = counter - self.before
-            self.hook(Answered(method, target, self.status, sent, seconds, self.peer))
+            said = printable(method), printable(target)
+            self.hook(Answered(*said, self.status, sent, seconds, self.peer))
         except Exception:
             log.exception("on_request failed")
 

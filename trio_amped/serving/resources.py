@@ -19,10 +19,13 @@ from .clock import Clock
 
 log = logging.getLogger("trio_amped.serving")
 
-_LINKS: Final = {
+_NOTABLE: Final = {
     errno.EXDEV: "a symbolic link leads out of the root, or is absolute: not followed",
     errno.ELOOP: "a symbolic link that is not followed",
+    errno.EACCES: "the server may not read it; see chmod(1)",
+    errno.EPERM: "the server may not read it; see chmod(1)",
 }
+"""What looks like a file that is missing, and can be mended by whoever runs the server."""
 NO_FILE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _OLDER: Final = 10**9  # ns: a sidecar that is so much older than its original is not used
 _SMALL: Final = 64 * 1024  # bytes: a body of this size is kept, and goes in one send with its head
@@ -353,5 +356,5 @@ class Resources:
 def refusal(error: OSError) -> HttpError:
     """Return what a client is told of an error of opening a file."""
     number = error.errno or errno.EIO
-    detail = _LINKS.get(number, f"opening failed: {error.strerror}")
-    return HttpError(status_of_errno(number), detail, is_notable=number in _LINKS)
+    detail = _NOTABLE.get(number, f"opening failed: {error.strerror}")
+    return HttpError(status_of_errno(number), detail, is_notable=number in _NOTABLE)

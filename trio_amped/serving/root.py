@@ -70,7 +70,7 @@ class DocumentRoot:
         directory that is named without its slash.
         """
         try:
-            found = self.resources.find(target.file_path(), asked.accept_encoding, came)
+            found = self.resources.find(target.file_path(), asked.codings, came)
         except FileMiss as miss:
             offset, length = first_part(asked, _AT_FIRST)
             miss.wish = miss.wish._replace(offset=offset, length=length)
@@ -138,7 +138,7 @@ class DocumentRoot:
         """Return a page that an option names; whoever runs the server is told if it is missing."""
         problem = "it is no regular file"
         try:
-            page = self.resources.find(path, asked.accept_encoding, came, by_accept=by_accept)
+            page = self.resources.find(path, asked.codings, came, by_accept=by_accept)
         except HttpError:
             page = None
         if isinstance(page, Found):
