@@ -66,7 +66,10 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "serving/resources.py": ("warning: '%s', line",),
     "serving/router.py": ("info: '%s', line",),
-    "serving/server.py": ("info: 'serving %s at %s', printable(roots), printable(_url(listener))",),
+    "serving/server.py": (
+        "info: 'serving %s at %s', printable(roots), printable(_url(listener))",
+        "warning: '%d connections at most: the process may have few descriptors', most",
+    ),
     "supervisor.py": (
         "info: '%d workers serve', sum((worker.is_serving for worker in self._workers))",
         "info: DRAINING, signal.Signals(number).name, self._config.drain_timeout",

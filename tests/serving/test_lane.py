@@ -40,6 +40,7 @@ from trio_amped.testing import SimDisk, SimFile
 
 SWEEP = 1.0  # seconds: how late the end of an idle connection may be
 HUGE = LARGE * 50  # more than the kernel's buffers hold
+WITH_HUGE = {**FILES, b"huge": HUGE}
 CONFIG = Config(head_timeout=10, keep_alive_timeout=60)
 A = b"0123456789"  # of a.txt
 
@@ -384,26 +385,83 @@ async def test_the_rest_of_a_head_in_time_is_answered(autojump_clock: MockClock)
 async def test_more_connections_than_there_may_be_wait_in_the_queue(
     autojump_clock: MockClock,
 ) -> None:
-    """However one of those that are open ends: by its client, by a task, by the sweep."""
+    """Until one of those that are busy ends: by its client, or by a task."""
     config = Config(max_connections=2, keep_alive_timeout=10)
-    async with by_unix_socket(SimDisk(FILES), config) as peer:
-        clients = [await peer.connect() for _ in range(5)]
+    async with by_unix_socket(SimDisk(WITH_HUGE), config) as peer:
+        clients = [await peer.connect() for _ in range(2)]
         for client in clients:
-            await client.send(get("/a.txt"))
+            await client.send(get("/huge", "Connection: close"))
         await wait_all_tasks_blocked()
-        assert [has_received(client) for client in clients] == [True, True, False, False, False]
+        clients += [await peer.connect() for _ in range(2)]
+        for client in clients[2:]:
+            await client.send(get("/a.txt", "Connection: close"))
+        await wait_all_tasks_blocked()
+        assert [has_received(client) for client in clients] == [True, True, False, False]
         assert peer.laned.stats.connections == 2
         await trio.aclose_forcefully(clients[0].stream)
-        assert (await answer_to(clients[2])).body == A
-        await clients[1].send(get("/nope", "Connection: close"))
         await clients[1].receive_all()
         await trio.aclose_forcefully(clients[1].stream)
-        assert (await answer_to(clients[3])).body == A
+        for client in clients[2:]:
+            assert (await answer_to(client)).body == A
         assert trio.current_time() == 0, "at once"
-        assert not has_received(clients[4])
-        assert (await answer_to(clients[4])).body == A  # when the others were idle for too long
-        assert 10 <= trio.current_time() <= 10 + SWEEP
+        assert peer.laned.stats.connections == 4
+
+
+@pytest.mark.parametrize("sends", [b"", get("/a.txt"), get("/nope")], ids=["silent", "hit", "404"])
+async def test_those_that_are_idle_give_way(sends: bytes, autojump_clock: MockClock) -> None:
+    """At once, and the first one that has been so for longest; none that is busy."""
+    async with by_unix_socket(SimDisk(WITH_HUGE), Config(max_connections=3)) as peer:
+        busy, first, second = [await peer.connect() for _ in range(3)]
+        await busy.send(get("/huge", "Connection: close"))
+        for client in (first, second):
+            await wait_all_tasks_blocked()
+            autojump_clock.jump(1)
+            await client.send(sends)
+        await wait_all_tasks_blocked()
+        for gone in (first, second):
+            autojump_clock.jump(1)
+            begun = trio.current_time()
+            client = await peer.connect()
+            await client.send(get("/a.txt"))
+            assert (await answer_to(client)).body == A
+            assert (await gone.receive_all()).count(b"HTTP/1.1 ") == bool(sends)
+            assert trio.current_time() == begun
+        assert (await answer_to(busy)).is_complete
         assert peer.laned.stats.connections == 5
+
+
+async def test_heads_that_are_late_give_way(autojump_clock: MockClock) -> None:
+    async with by_unix_socket(SimDisk(FILES), Config(max_connections=2)) as peer:
+        late = await peer.connect()
+        await late.send(get("/a.txt")[:9])
+        await wait_all_tasks_blocked()
+        autojump_clock.jump(0.9)
+        young = await peer.connect()
+        await young.send(get("/a.txt")[:9])
+        await wait_all_tasks_blocked()
+        last = await peer.connect()
+        await last.send(get("/a.txt"))
+        assert (await answer_to(last)).body == A
+        assert 1 <= trio.current_time() <= 1 + SWEEP, "a head has a second"
+        assert await late.receive_all() == b""
+        await young.send(get("/a.txt")[9:])
+        assert (await answer_to(young)).body == A
+
+
+async def test_a_request_that_is_here_is_answered_however_late(autojump_clock: MockClock) -> None:
+    """The process may have been stopped for longer than an idle connection is kept."""
+    async with on_the_lane(SimDisk(FILES)) as laned:
+        clients = [laned.connect() for _ in range(20)]
+        for client in clients:
+            await ask(client, get("/a.txt"))
+        autojump_clock.jump(1000)
+        for client in clients:
+            assert isinstance(client.stream, trio.SocketStream)
+            os.write(client.stream.socket.fileno(), get("/a.txt"))
+        laned.lane._clock.update()
+        await laned.lane._sweep()
+        for client in clients:
+            assert (await answer_to(client)).body == A
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
@@ -474,14 +532,16 @@ async def test_drain_closes_what_is_idle_and_finishes_what_is_not(
         assert (answer.status, answer.closes, trio.current_time()) == (404, True, 1)
 
 
-async def test_the_end_with_idle_clients_and_one_that_was_not_accepted() -> None:
-    async with by_tcp(SimDisk(FILES), replace(PATIENT, max_connections=2)) as peer:
-        clients = [await peer.connect() for _ in range(3)]
-        for client in clients[:2]:
-            await ask(client, get("/a.txt"))
+async def test_the_end_with_busy_clients_and_one_that_was_not_accepted() -> None:
+    async with by_tcp(SimDisk(WITH_HUGE), replace(PATIENT, max_connections=2)) as peer:
+        clients = [await peer.connect() for _ in range(2)]
+        for client in clients:
+            await client.send(get("/huge"))
+            await client.stream.receive_some(1)
+        clients.append(await peer.connect())
         peer.laned.server.drain()
         for client in clients[:2]:
-            assert await client.receive_all() == b""
+            assert len(await client.receive_all()) > len(LARGE) * 20
         while peer.laned.stats.connections_open:
             await trio.lowlevel.checkpoint()
         assert await clients[2].receive_all() == b""  # the kernel's answer

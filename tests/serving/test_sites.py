@@ -477,18 +477,22 @@ async def test_draining_ends_those_of_all_listeners(
                 await stream.aclose()
 
 
-async def test_all_listeners_share_the_places(root: Path, place: Place) -> None:
+async def test_all_listeners_share_the_places(
+    root: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are busy: they are within a head that has time."""
+    monkeypatch.setattr("trio_amped.serving.server.LATE", math.inf)
     server = Server(replace(PATIENT, root=root, max_connections=2))
     async with running(server, place.listeners):
         for first, second in ((0, 2), (3, 2), (1, 0)):
             streams = [await place.connects[number]() for number in (first, second)]
             for stream in streams:
-                await stream.send_all(get("/a.txt"))
+                await stream.send_all(get("/a.txt") + get("/a.txt")[:9])
                 assert await stream.receive_some()
             waiting = [await connect() for connect in (place.connects[0], place.connects[3])]
             for stream in waiting:
                 await stream.send_all(get("/a.txt", CLOSE))
-            await streams[0].send_all(get("/a.txt"))
+            await streams[0].send_all(get("/a.txt")[9:] + get("/a.txt")[:9])
             assert await streams[0].receive_some()
             assert server.stats.connections_open == 2
             for stream in streams:

@@ -1,8 +1,9 @@
-"""Owns the end of descriptors: who still uses one, and where it is closed. Never blocks."""
+"""Owns descriptors: for whom they are, who still uses one, and where it is closed. Never blocks."""
 
 import functools
 import logging
 import os
+import resource
 import stat
 import time
 from collections import deque
@@ -15,6 +16,30 @@ log = logging.getLogger("trio_amped.disk")
 
 _PATIENCE: Final = 1.0  # seconds
 _WRITTEN_OUT: Final = 60.0  # seconds; the kernel writes dirty pages out after 30 by default
+
+
+_OTHERS: Final = 64  # descriptors: of listeners, logs, roots, jobs under way
+
+
+def of_files() -> int:
+    """How many of the descriptors that the process may have are for files that are kept open."""
+    return _allowed() // 2
+
+
+def of_folders() -> int:
+    """How many are for folders whose names are known."""
+    return _allowed() // 16
+
+
+def of_connections(files: int, helpers: int) -> int:
+    """How many are left for connections beside so many files and helpers; one at least."""
+    kept = min(files, of_files()) + of_folders() + 2 * helpers
+    return max(1, _allowed() - kept - _OTHERS)
+
+
+def _allowed() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return allowed
 
 
 class Descriptor:

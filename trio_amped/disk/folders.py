@@ -10,14 +10,13 @@ deleted.
 import errno
 import math
 import os
-import resource
 import time
 from collections import OrderedDict
 from typing import Final
 
 import trio
 
-from .descriptors import Closer, Descriptor
+from .descriptors import Closer, Descriptor, of_folders
 from .interface import Stamp, WouldWait
 from .jobs import Job
 from .messages import Operation, Order, unpack_names
@@ -85,8 +84,7 @@ class Folders:
         self._max_age = max_age
         self._unused_after = unused_after
         self._most = most // share
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_folders = max(1, min(_MOST_FOLDERS, descriptors // 16) // share)
+        self._most_folders = max(1, min(_MOST_FOLDERS, of_folders()) // share)
         self._root = paths.directory
         self._snapshots: OrderedDict[bytes, _Snapshot] = OrderedDict()  # the last used at the end
         self._names = 0

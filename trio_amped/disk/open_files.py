@@ -2,7 +2,6 @@
 
 import errno
 import math
-import resource
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
@@ -11,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from . import kernel
+from . import descriptors, kernel
 from .interface import OpenFile, PromptDisk, Stamp, WouldWait
 from .misses import Arrivals, FileMiss
 from .opening import Status
@@ -92,9 +91,7 @@ class OpenFiles:
         self.disk = disk
         self.is_unchanged = disk.is_unchanged
         """Whether a file of ours is still open, and the version that was opened."""
-        # Connections, helpers and misses need some of what the process may have as well.
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = min(most, descriptors // 2, kernel.max_mappings() // 4)
+        most = min(most, descriptors.of_files(), kernel.max_mappings() // 4)
         self._most = max(1, most // shares)
         self._most_bytes = _MOST_BYTES // shares
         self._bytes = 0

@@ -1,7 +1,9 @@
 """One connection: heads in, responses out, and its deadlines. Awaits the client."""
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import trio
@@ -42,6 +44,17 @@ class Unfinished(NamedTuple):
     begun: Begun | None = None
 
 
+class Wait(NamedTuple):
+    """A connection waits for a request, or (not `is_idle`) for the rest of its head.
+
+    `since` is a time of trio's.
+    """
+
+    scope: trio.CancelScope
+    since: float
+    is_idle: bool
+
+
 class Connection:
     """Serves one client until it or we have enough.
 
@@ -66,7 +79,8 @@ class Connection:
         self._parks = parks
         self._framing = Framing()
         self._reader = HeadReader(config.max_head, config.max_target, config.max_fields)
-        self._idle_scope: trio.CancelScope | None = None
+        self.waits: Wait | None = None  # for a request
+        self._gives_way = False
         self._is_draining = False
         self._line = b""
         self._asked = b""  # the target of the request that is answered, for the log
@@ -125,8 +139,14 @@ class Connection:
     def drain(self) -> None:
         """Finish what is being answered, and then close; an idle connection closes at once."""
         self._is_draining = True
-        if self._idle_scope:
-            self._idle_scope.cancel()
+        if self.waits and self.waits.is_idle:
+            self.waits.scope.cancel()
+
+    def give_way(self) -> None:
+        """Close at once, for another client, if this one has asked for nothing yet."""
+        if self.waits:
+            self._gives_way = True
+            self.waits.scope.cancel()
 
     async def _finish(self, unfinished: Unfinished) -> bool:
         """Send the rest of an answer, and close its file; whether another request may follow."""
@@ -207,14 +227,14 @@ class Connection:
                 return None
             if (head := self._reader.next_head()) is not None:
                 return head
-        with trio.move_on_at(deadline or trio.current_time() + self._config.head_timeout):
+        with self._waiting(deadline or trio.current_time() + self._config.head_timeout):
             while (head := self._reader.next_head()) is None:
                 if not await self._receive():
                     if not self._reader.pending:
                         return None  # nothing but empty lines, which are no head
                     raise HttpError(400, "the connection ended within a head")
             return head
-        if not self._reader.pending:
+        if not self._reader.pending or self._gives_way:
             return None
         raise HttpError(408, "the head took too long")
 
@@ -225,9 +245,18 @@ class Connection:
             return bool(data)
         if self._is_draining:
             return False
-        with trio.move_on_at(idle_until) as self._idle_scope:
+        with self._waiting(idle_until, is_idle=True):
             return await self._receive()
         return False
+
+    @contextlib.contextmanager
+    def _waiting(self, deadline: float, *, is_idle: bool = False) -> Iterator[None]:
+        with trio.move_on_at(deadline) as scope:
+            self.waits = Wait(scope, trio.current_time(), is_idle)
+            try:
+                yield
+            finally:
+                self.waits = None
 
     async def _receive(self) -> bool:
         """Whether there was more to receive. Raises ClientGone."""

@@ -6,6 +6,7 @@ needs more is handed over.
 
 import contextlib
 import errno
+import heapq
 import logging
 import math
 import select
@@ -28,7 +29,7 @@ from .connection import Unfinished
 from .parked import Group, Groups, Parked
 from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
-from .room import Room
+from .room import Room, given
 from .router import Router
 from .transport import ClientGone, peer_of, send_file
 
@@ -208,6 +209,8 @@ class Lane:
             await trio.sleep(_SWEEP)
             self._clock.update()
             await self._sweep()
+            if not (self._is_accepting or self._room.has_place):
+                self._room.ask()
             self._resume_accepting()
             if self._is_accepting and not self._parked:
                 self._has_work = trio.Event()
@@ -217,10 +220,33 @@ class Lane:
         now = self._clock.now
         late = [(fd, each) for fd, each in self._parked.items() if each.deadline <= now]
         for number, (fd, parked) in enumerate(late, 1):
-            if self._parked.get(fd) is parked and parked.deadline <= now:
-                self._close(fd)
+            self._end_idle(fd, parked, now)
             if number % _SWEPT == 0:
                 await trio.lowlevel.checkpoint()
+
+    def _end_idle(self, fd: int, parked: Parked, now: float) -> None:
+        """Close a connection whose deadline is over, unless a request of it is here.
+
+        It may have come while all of us stood still: SIGSTOP, or a suspended machine.
+        """
+        if self._parked.get(fd) is parked and parked.deadline <= now:
+            self._receive(fd, parked)
+        if self._parked.get(fd) is parked and parked.deadline <= now:
+            self._close(fd)
+
+    def give_way(self) -> bool:
+        """Close some connections that are idle, for others; return whether there were any."""
+        idle = [(self._idle_since(each), fd) for fd, each in self._parked.items() if _is_idle(each)]
+        for _, fd in heapq.nsmallest(given(len(idle)), idle):
+            if (parked := self._parked.get(fd)) is not None:
+                parked.deadline = -math.inf
+                self._end_idle(fd, parked, self._clock.now)
+        return bool(idle)
+
+    def _idle_since(self, parked: Parked) -> float:
+        config = self._config
+        timeout = config.head_timeout if parked.is_new else config.keep_alive_timeout
+        return parked.deadline - timeout
 
     def _resume_accepting(self) -> None:
         if not self._is_accepting and self._room.has_place and self._clock.now >= self._accepts_at:
@@ -275,7 +301,7 @@ class Lane:
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
-                    if self._is_crowded and event & _ENDED and self._is_idle(parked):
+                    if self._is_crowded and event & _ENDED and not _is_busy(parked):
                         self._put_off(parked, parked.rest)
                     else:
                         self._receive(fd, parked)
@@ -287,10 +313,6 @@ class Lane:
             self._events = []
             self._is_crowded = False
         return False
-
-    @staticmethod
-    def _is_idle(parked: Parked) -> bool:
-        return not (parked.waits or parked.lingers)
 
     def _begin_moment(self) -> None:
         """What is to be read from now on may have been sent after all that was asked so far."""
@@ -382,6 +404,11 @@ class Lane:
             self._watch(fd, parked)
 
     def _accept(self, listener: socket.socket) -> None:
+        if not self._room.has_place:  # and somebody waits: others may be idle
+            self._room.ask()
+        if not self._room.has_place:
+            self._pause_accepting()
+            return
         accepted = list(self._accepted(listener))
         self._begin_moment()
         for sock in accepted:
@@ -391,7 +418,6 @@ class Lane:
         """The next connections, whose places are taken."""
         for _ in range(_ACCEPTED):
             if not self._room.has_place:
-                self._pause_accepting()
                 return
             try:
                 sock, _ = listener.accept()
@@ -608,3 +634,13 @@ class Lane:
         except (FileChanged, OSError):
             pass  # whoever sends the rest sees it
         return (FileSpan(offset, end - offset),) if offset < end else ()
+
+
+def _is_busy(parked: Parked) -> bool:
+    """Whether a connection waits for the disk, or for the end of the client's side."""
+    return parked.waits or bool(parked.lingers)
+
+
+def _is_idle(parked: Parked) -> bool:
+    """Whether nothing is asked on a connection that is not answered."""
+    return not (_is_busy(parked) or parked.rest)

@@ -1,17 +1,44 @@
 """The places for connections of a server, which the lane and the tasks share. Awaits a free one."""
 
+from collections.abc import Callable
+from typing import Final
+
 import trio
 
+from ..config import Config
+from ..disk.descriptors import of_connections
 from ..stats import Stats
+
+LATE: Final = 1.0  # seconds; a head that takes as long gives way
+_GIVEN: Final = 32  # connections that are closed for others in one go
+
+
+def most_connections(config: Config) -> int:
+    """Return how many connections may be open, by a config and the limits of the process."""
+    return min(config.max_connections, of_connections(config.max_open_files, config.max_helpers))
+
+
+def given(idle: int) -> int:
+    """Return how many of so many idle connections are closed for others in one go.
+
+    One that is closed now may be wanted soon, and to look for them takes as long for one as for
+    many: an eighth, as nginx does.
+    """
+    return max(1, min(_GIVEN, idle // 8))
 
 
 class Room:
-    """At most `most` connections are open; who has accepted another one waits with it."""
+    """At most `most` connections are open; who has accepted another one waits with it.
+
+    Those that are idle give way. `givers` are asked in their order: each closes some, the first
+    those that have been idle for longest, and returns whether there were any.
+    """
 
     def __init__(self, stats: Stats, most: int) -> None:
         self._stats = stats
         self._most = most
         self._waiting = trio.lowlevel.ParkingLot()
+        self.givers: list[Callable[[], bool]] = []
 
     @property
     def has_place(self) -> bool:
@@ -27,8 +54,17 @@ class Room:
         self._stats.connections_open -= 1
         self._waiting.unpark()
 
+    def ask(self) -> None:
+        """Have idle connections closed, at once or soon."""
+        for give in self.givers:
+            if give():
+                return
+
     async def wait_to_enter(self) -> None:
         """Enter when there is a place: at once, without a checkpoint, if there is one now."""
         while not self.has_place:
-            await self._waiting.park()
+            self.ask()
+            if not self.has_place:
+                with trio.move_on_after(LATE):
+                    await self._waiting.park()
         self.enter()

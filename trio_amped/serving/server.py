@@ -16,7 +16,7 @@ from ..semantics.printable import printable
 from ..stats import Stats
 from .connection import Connection, Unfinished
 from .lane import Handover, Lane
-from .room import Room
+from .room import LATE, Room, given, most_connections
 from .router import Router, open_router
 from .transport import Pace, SocketTransport, Transport, Turns, prepare, transport_of
 
@@ -56,7 +56,8 @@ class Server:
         self._accepting_by_tasks = trio.CancelScope()
         self._accepting_by_lane = trio.CancelScope()
         self._serving = trio.CancelScope()
-        self._room = Room(self.stats, config.max_connections)
+        self._room = Room(self.stats, most_connections(config))
+        self._room.givers.append(self._give_way)
         self._turns = Turns()
 
     async def serve(
@@ -90,6 +91,8 @@ class Server:
             for listener in listeners:
                 log.info("serving %s at %s", printable(roots), printable(_url(listener)))
             await router.introduce()
+            if (most := most_connections(self.config)) < self.config.max_connections:
+                log.warning("%d connections at most: the process may have few descriptors", most)
             self._has_served = True
             task_status.started([_address(listener) for listener in listeners])
             with self._serving:
@@ -165,12 +168,25 @@ class Server:
                 self._room,
                 lambda handover: connections.start_soon(handle, handover),
             )
+            self._room.givers.insert(0, lane.give_way)
             task_status.started(lane)
             others = [listener for listener in listeners if not _is_plain(listener)]
             if others:
                 connections.start_soon(self._accept, others, connections, router)
             with self._accepting_by_lane:
                 await lane.run([_plain(each) for each in listeners if _is_plain(each)])
+
+    def _give_way(self) -> bool:
+        """Have tasks end connections that are idle, and then those whose heads are late."""
+        late = trio.current_time() - LATE
+        found = [
+            (not each.waits.is_idle, each.waits.since, number, each)
+            for number, each in enumerate(self._connections)
+            if each.waits and (each.waits.is_idle or each.waits.since <= late)
+        ]
+        for _, _, _, connection in sorted(found)[: given(len(found))]:
+            connection.give_way()
+        return bool(found)
 
     def stop_accepting(self) -> None:
         """Serve the connections that are here, and leave the next to who shares the listeners.
