@@ -1,12 +1,16 @@
 """A server that runs out of something answers what it can, and goes on."""
 
+import contextlib
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.rig import ServerProcess, needs, running_server
 
-from .support import KIB, MIB, SMALL, WINDOW, Client, content, eventually, put
+from .support import KIB, MIB, SMALL, WINDOW, Client, content, eventually, put, stop_process
 
 BIG = content(4 * MIB)
 
@@ -48,6 +52,71 @@ def test_out_of_descriptors(place: Path, helpers: str) -> None:
             eventually(lambda path=path: answers(server, path))  # type: ignore[misc]
             with Client(server) as client:
                 assert client.get(path).body == data
+        assert server.stop() == 0
+
+
+WAYS = pytest.mark.parametrize("options", [(), ("--no-fast-lane",)], ids=["lane", "tasks"])
+
+
+@WAYS
+@pytest.mark.parametrize("kind", ["silent", "idle", "half a head"])
+def test_nobody_is_locked_out_by_those_who_ask_for_nothing(
+    kind: str, options: tuple[str, ...], root: Path
+) -> None:
+    """Their deadlines are far off here."""
+    with (
+        running_server("--max-connections", "64", *options, root=root) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(64):
+            client = stack.enter_context(Client(server))
+            if kind == "idle":
+                assert client.get("/hot").body == b"hot"
+            elif kind == "half a head":
+                client.socket.sendall(b"GET /hot HTTP/1.1\r\nHost")
+        for _ in range(3):
+            honest = stack.enter_context(Client(server))
+            for _ in range(3):
+                assert honest.get("/hot").body == b"hot"
+
+
+@WAYS
+def test_who_asked_while_the_process_was_stopped_is_answered(
+    options: tuple[str, ...], root: Path
+) -> None:
+    """For longer than idle connections are kept: SIGSTOP, or a machine that was suspended."""
+    with (
+        running_server(*options, "--keep-alive-timeout", "0.5", root=root) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(Client(server)) for _ in range(100)]
+        for client in clients:
+            assert client.get("/hot").body == b"hot"
+        stop_process(server.pid)
+        begun = time.monotonic()
+        for client in clients:
+            client.ask("/hot")
+        eventually(lambda: time.monotonic() > begun + 2)
+        os.kill(server.pid, signal.SIGCONT)
+        for client in clients:
+            assert client.answer().body == b"hot"
+
+
+def test_connections_leave_descriptors_for_files(root: Path) -> None:
+    names = [f"/{number}" for number in range(300)]
+    for name in names:
+        put(root / name[1:], name.encode())
+
+    def limited(argv: list[str]) -> list[str]:
+        return ["prlimit", "--nofile=256:256", *argv]
+
+    with running_server(root=root, wrap=limited) as server, contextlib.ExitStack() as stack:
+        server.wait_for_log("16 connections at most: the process may have few descriptors")
+        for number in range(40):
+            client = stack.enter_context(Client(server))
+            for name in names[number::40]:
+                reply = client.get(name)
+                assert (reply.status, reply.body) == (200, name.encode())
         assert server.stop() == 0
 
 

@@ -234,20 +234,21 @@ class Connection:
                         return None  # nothing but empty lines, which are no head
                     raise HttpError(400, "the connection ended within a head")
             return head
+        if self._receive_now() and (head := self._reader.next_head()) is not None:
+            return head
         if not self._reader.pending or self._gives_way:
             return None
         raise HttpError(408, "the head took too long")
 
     async def _first_bytes(self, idle_until: float) -> bool:
         """Whether a head begins before this time; `drain` ends the wait, but not what is here."""
-        if (data := self.transport.try_receive()) is not None:
-            self._reader.feed(data)
-            return bool(data)
+        if (has_more := self._receive_now()) is not None:
+            return has_more
         if self._is_draining:
             return False
         with self._waiting(idle_until, is_idle=True):
             return await self._receive()
-        return False
+        return bool(self._receive_now())
 
     @contextlib.contextmanager
     def _waiting(self, deadline: float, *, is_idle: bool = False) -> Iterator[None]:
@@ -257,6 +258,17 @@ class Connection:
                 yield
             finally:
                 self.waits = None
+
+    def _receive_now(self) -> bool | None:
+        """The same at once; None: nothing has come. Raises ClientGone.
+
+        Also at a deadline: it may have come while all of us stood still (SIGSTOP, a suspended
+        machine).
+        """
+        if (data := self.transport.try_receive()) is None:
+            return None
+        self._reader.feed(data)
+        return bool(data)
 
     async def _receive(self) -> bool:
         """Whether there was more to receive. Raises ClientGone."""
