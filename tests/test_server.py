@@ -466,15 +466,18 @@ async def test_the_last_place_is_for_whoever_comes_first(root: Path, two_address
 
 @pytest.mark.parametrize("room", [1, 3])
 async def test_clients_beyond_the_bound_wait_for_a_place(root: Path, room: int) -> None:
+    head = b"GET /small HTTP/1.1\r\nHost: test\r\n\r\n"
     server = trio_amped.Server(config(root, max_connections=room))
+    server._room.late = math.inf  # so that those within a head are busy
     with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
             [address] = await nursery.start(server.serve)
             inside = [await ask(address, "/small", close=False) for _ in range(room)]
             for stream in inside:
+                await stream.send_all(head[:9])
                 assert await stream.receive_some()
             outside = [await ask(address, "/small") for _ in range(5)]
-            await inside[0].send_all(b"GET /small HTTP/1.1\r\nHost: test\r\n\r\n")
+            await inside[0].send_all(head[9:] + head[:9])
             assert await inside[0].receive_some()
             assert server.stats.connections == room
             for stream in inside:

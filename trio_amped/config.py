@@ -214,7 +214,9 @@ class Config(Site):
         "files that are kept open, with what is known of them, until they are not asked for",
         least=1,
     )
-    max_connections: int = _setting(4096, "open connections; the next ones queue", least=1)
+    max_connections: int = _setting(
+        4096, "open connections; idle ones give way, and the next ones queue", least=1
+    )
     max_head: int = _setting(16 * 1024, "bytes of a request head", least=256, most=1 << 20)
     max_target: int = _setting(8 * 1024, "bytes of a request target", least=16, most=1 << 20)
     max_fields: int = _setting(100, "header fields of a request", least=1, most=10_000)

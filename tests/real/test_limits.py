@@ -111,10 +111,10 @@ def test_connections_leave_descriptors_for_files(root: Path) -> None:
         return ["prlimit", "--nofile=256:256", *argv]
 
     with running_server(root=root, wrap=limited) as server, contextlib.ExitStack() as stack:
-        server.wait_for_log("16 connections at most: the process may have few descriptors")
-        for number in range(40):
+        server.wait_for_log("64 connections at most: the process may have few descriptors")
+        for number in range(100):
             client = stack.enter_context(Client(server))
-            for name in names[number::40]:
+            for name in names[number::100]:
                 reply = client.get(name)
                 assert (reply.status, reply.body) == (200, name.encode())
         assert server.stop() == 0

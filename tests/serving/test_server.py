@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import math
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -126,13 +127,16 @@ async def test_an_address_that_is_in_use(root: Path) -> None:
 
 
 async def test_connections_are_counted_and_bounded(root: Path) -> None:
+    """One of which a part of a head is here is busy, for as long as it has time."""
     server = Server(config(root, max_connections=1))
+    server._room.late = math.inf
     async with running(server) as address, trio.open_nursery() as nursery:
         first = await trio.open_tcp_stream(*address)
+        await first.send_all(get("/a.txt")[:9])
         second = await trio.open_tcp_stream(*address)
         await second.send_all(get("/a.txt", "Connection: close"))
         for _ in range(3):
-            await first.send_all(get("/a.txt"))
+            await first.send_all(get("/a.txt")[9:] + get("/a.txt")[:9])
             assert await first.receive_some()
             assert server.stats.connections == server.stats.connections_open == 1
         nursery.start_soon(first.aclose)

@@ -477,12 +477,10 @@ async def test_draining_ends_those_of_all_listeners(
                 await stream.aclose()
 
 
-async def test_all_listeners_share_the_places(
-    root: Path, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_all_listeners_share_the_places(root: Path, place: Place) -> None:
     """All are busy: they are within a head that has time."""
-    monkeypatch.setattr("trio_amped.serving.server.LATE", math.inf)
     server = Server(replace(PATIENT, root=root, max_connections=2))
+    server._room.late = math.inf
     async with running(server, place.listeners):
         for first, second in ((0, 2), (3, 2), (1, 0)):
             streams = [await place.connects[number]() for number in (first, second)]

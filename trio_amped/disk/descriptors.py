@@ -32,9 +32,9 @@ def of_folders() -> int:
 
 
 def of_connections(files: int, helpers: int) -> int:
-    """How many are left for connections beside so many files and helpers; one at least."""
+    """How many are left for connections beside so many files and helpers; at least a quarter."""
     kept = min(files, of_files()) + of_folders() + 2 * helpers
-    return max(1, _allowed() - kept - _OTHERS)
+    return max(_allowed() // 4, _allowed() - kept - _OTHERS)
 
 
 def _allowed() -> int:

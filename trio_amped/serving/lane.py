@@ -236,7 +236,12 @@ class Lane:
 
     def give_way(self) -> bool:
         """Close some connections that are idle, for others; return whether there were any."""
-        idle = [(self._idle_since(each), fd) for fd, each in self._parked.items() if _is_idle(each)]
+        late = self._clock.now - self._room.late
+        idle = [
+            (since, fd)
+            for fd, each in self._parked.items()
+            if _is_idle(each) and ((since := self._idle_since(each)) <= late or not each.is_new)
+        ]
         for _, fd in heapq.nsmallest(given(len(idle)), idle):
             if (parked := self._parked.get(fd)) is not None:
                 parked.deadline = -math.inf

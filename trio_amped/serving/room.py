@@ -9,7 +9,7 @@ from ..config import Config
 from ..disk.descriptors import of_connections
 from ..stats import Stats
 
-LATE: Final = 1.0  # seconds; a head that takes as long gives way
+_LATE: Final = 1.0  # seconds, also for the first byte of a client
 _GIVEN: Final = 32  # connections that are closed for others in one go
 
 
@@ -30,8 +30,9 @@ def given(idle: int) -> int:
 class Room:
     """At most `most` connections are open; who has accepted another one waits with it.
 
-    Those that are idle give way. `givers` are asked in their order: each closes some, the first
-    those that have been idle for longest, and returns whether there were any.
+    Those that are idle give way: who has had an answer at once, and who is `late` with a head. The
+    `givers` are asked in their order: each closes some, the first those that have been idle for
+    longest, and returns whether there were any.
     """
 
     def __init__(self, stats: Stats, most: int) -> None:
@@ -39,6 +40,7 @@ class Room:
         self._most = most
         self._waiting = trio.lowlevel.ParkingLot()
         self.givers: list[Callable[[], bool]] = []
+        self.late = _LATE
 
     @property
     def has_place(self) -> bool:
@@ -65,6 +67,6 @@ class Room:
         while not self.has_place:
             self.ask()
             if not self.has_place:
-                with trio.move_on_after(LATE):
+                with trio.move_on_after(self.late):
                     await self._waiting.park()
         self.enter()

@@ -16,7 +16,7 @@ from ..semantics.printable import printable
 from ..stats import Stats
 from .connection import Connection, Unfinished
 from .lane import Handover, Lane
-from .room import LATE, Room, given, most_connections
+from .room import Room, given, most_connections
 from .router import Router, open_router
 from .transport import Pace, SocketTransport, Transport, Turns, prepare, transport_of
 
@@ -178,7 +178,7 @@ class Server:
 
     def _give_way(self) -> bool:
         """Have tasks end connections that are idle, and then those whose heads are late."""
-        late = trio.current_time() - LATE
+        late = trio.current_time() - self._room.late
         found = [
             (not each.waits.is_idle, each.waits.since, number, each)
             for number, each in enumerate(self._connections)
