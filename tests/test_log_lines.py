@@ -27,6 +27,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "disk/carriers.py": (
         "exception: 'a disk helper thread failed'",
         "error: 'cannot start a disk helper: %s', error",
+        "error: 'cannot start a disk helper: %s', error",
         "error: 'cannot watch a disk helper: %s', error",
     ),
     "disk/crew.py": (
@@ -34,7 +35,10 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'cannot start a disk helper: %s', error",
         "error: 'a disk helper has not started in %g s', START_LIMIT",
     ),
-    "disk/descriptors.py": ("warning: 'closing a descriptor failed: %s', error",),
+    "disk/descriptors.py": (
+        "error: 'files are closed later: %s', error",
+        "warning: 'closing a descriptor failed: %s', error",
+    ),
     "disk/paths.py": (
         "warning: '%s: %s; serving what it was', printable(self._path), error",
         "info: '%s is another directory now', printable(self._path)",

@@ -235,6 +235,8 @@ def _summary(stats: Stats) -> str:
 def _explain(config: Config, error: OSError) -> str:
     """What is wrong, and how to mend it."""
     root = os.fspath(config.root)
+    if error.errno == errno.EAGAIN:
+        return f"cannot serve {root}: {error.strerror}; allow more processes, see ulimit -u"
     if error.filename is not None:
         return f"cannot serve {root}: {error.strerror}; give a readable folder with --root"
     place = f"{config.host} port {config.port}"

@@ -249,3 +249,32 @@ def test_what_came_too_late_has_a_thread_of_its_own(root: Path, closings: Closin
     closer._finished(token_of_the_past(), None)
     eventually(lambda: descriptors(root) == [])
     assert closings.in_thread == [fd]
+
+
+async def test_without_a_thread_it_is_closed_later(
+    root: Path,
+    closings: Closings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At a limit of processes no thread can start, for as long as that lasts."""
+    start, tries = trio.lowlevel.start_thread_soon, 0
+
+    def start_thread_soon(*arguments: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise RuntimeError("can't start new thread")
+        start(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", start_thread_soon)
+    monkeypatch.setattr("trio_amped.disk.descriptors._PAUSE", 0)
+    closer = Closer()
+    opened = [open_new(root / str(number)) for number in range(3)]
+    for fd in opened:
+        closer.close_in_thread(fd)
+    assert len(descriptors(root)) == 3
+    await eventually_async(lambda: descriptors(root) == [])
+    await closer.finish()
+    assert closings.in_thread == opened
+    assert caplog.messages == ["files are closed later: can't start new thread"] * 3

@@ -3,14 +3,28 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.rig import ServerProcess, needs, running_server
+from tests.rig.cgroups import cgroup, inside
 
-from .support import KIB, MIB, SMALL, WINDOW, Client, content, eventually, put, stop_process
+from .support import (
+    KIB,
+    MIB,
+    SMALL,
+    WINDOW,
+    Client,
+    children,
+    content,
+    eventually,
+    put,
+    stop_process,
+)
 
 BIG = content(4 * MIB)
 
@@ -53,6 +67,49 @@ def test_out_of_descriptors(place: Path, helpers: str) -> None:
             with Client(server) as client:
                 assert client.get(path).body == data
         assert server.stop() == 0
+
+
+@needs("pids")
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+def test_no_process_and_no_thread_can_start(helpers: str, root: Path) -> None:
+    """For a while: what needs one waits, or is refused, and all others go on."""
+    new = [f"/new{number}" for number in range(5)]
+    options = ("--gate", "always", "--helpers", helpers, "--disk-timeout", "0.5")
+    with (
+        cgroup("pids") as group,
+        running_server(*options, root=root, wrap=lambda argv: inside(group, argv)) as server,
+        Client(server) as client,
+    ):
+        assert client.get("/hot").body == b"hot"
+        allow(group, 1)  # fewer than there are
+        for child in children(server.pid):
+            os.kill(child, signal.SIGKILL)
+        for name in new:
+            put(root / name[1:], b"new")
+            assert client.get(name).status in (200, 503)
+        assert server.process.poll() is None
+        allow(group, 10_000)
+        for name in new:
+            eventually(lambda name=name: client.get(name).body == b"new")  # type: ignore[misc]
+        assert server.stop() == 0
+
+
+@needs("pids")
+def test_a_server_that_may_start_no_thread(root: Path) -> None:
+    with cgroup("pids") as group:
+        allow(group, 2)  # the second one writes the log
+        argv = [sys.executable, "-m", "trio_amped", "--root", str(root), "--port", "0"]
+        done = subprocess.run(inside(group, argv), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"trio-amped: error: cannot serve {root}: can't start new thread; "
+        "allow more processes, see ulimit -u"
+    ]
+
+
+def allow(group: Path, tasks: int) -> None:
+    """Let a cgroup have so many tasks, threads included."""
+    (group / "pids.max").write_text(str(tasks))
 
 
 WAYS = pytest.mark.parametrize("options", [(), ("--no-fast-lane",)], ids=["lane", "tasks"])

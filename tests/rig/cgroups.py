@@ -13,8 +13,8 @@ from typing import Literal
 from tests.rig.mount_points import mountinfo
 from tests.rig.tools import GUARD
 
-Controller = Literal["blkio", "memory"]  # as version 1 calls them
-_V2_NAMES = {"blkio": "io", "memory": "memory"}
+Controller = Literal["blkio", "memory", "pids"]  # as version 1 calls them
+_V2_NAMES = {"blkio": "io", "memory": "memory", "pids": "pids"}
 
 _numbers = itertools.count()
 

@@ -111,6 +111,7 @@ _PROBES: dict[str, Callable[[], None]] = {
     "fuse": _probe_fuse,
     "blkio": lambda: _probe_cgroup("blkio"),
     "memory": lambda: _probe_cgroup("memory"),
+    "pids": lambda: _probe_cgroup("pids"),
     "strace": _probe_strace,
     "font": _probe_font,
 }

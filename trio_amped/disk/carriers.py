@@ -4,6 +4,7 @@ Both are `async def carry(channel)`: they run helper.serve on the helper's end o
 until it ends or is cancelled, and see to it that this end is closed in our process.
 """
 
+import contextlib
 import logging
 import os
 import socket
@@ -48,8 +49,11 @@ def in_threads(limiter: trio.CapacityLimiter) -> Carrier:
             # Abandoned: a thread stuck in the kernel must not hold up the event loop. It ends
             # by itself, and closes its socket, when it finds that the other end is closed.
             await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
-        except Exception:
-            log.exception("a disk helper thread failed")
+        except Exception as error:
+            if has_started:
+                log.exception("a disk helper thread failed")
+            else:  # RuntimeError: a limit of processes
+                log.error("cannot start a disk helper: %s", error)
         finally:
             if not has_started:
                 channel.close()
@@ -70,7 +74,7 @@ def in_processes(limiter: trio.CapacityLimiter, niceness: int = 0) -> Carrier:
                 process = await trio.to_thread.run_sync(
                     _start, channel.fileno(), niceness, limiter=limiter
                 )
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # that of a thread: a limit of processes
                 log.error("cannot start a disk helper: %s", error)
                 return
         await _end_of(process)
@@ -109,4 +113,5 @@ async def _end_of(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reap_later(process: subprocess.Popen[bytes]) -> None:
-    trio.lowlevel.start_thread_soon(process.wait, lambda _: None)
+    with contextlib.suppress(RuntimeError):  # no thread: `subprocess` does it when it starts others
+        trio.lowlevel.start_thread_soon(process.wait, lambda _: None)

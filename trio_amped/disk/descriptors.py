@@ -1,5 +1,6 @@
 """Owns descriptors: for whom they are, who still uses one, and where it is closed. Never blocks."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -15,6 +16,7 @@ import trio
 log = logging.getLogger("trio_amped.disk")
 
 _PATIENCE: Final = 1.0  # seconds
+_PAUSE: Final = 1.0  # seconds before a thread is asked for again
 _WRITTEN_OUT: Final = 60.0  # seconds; the kernel writes dirty pages out after 30 by default
 
 
@@ -102,10 +104,19 @@ class Closer:
             self._is_running = True
             if self._idle.is_set():
                 self._idle = trio.Event()
-            token = trio.lowlevel.current_trio_token()
-            trio.lowlevel.start_thread_soon(
-                self._close_all, functools.partial(self._finished, token), "trio_amped closer"
-            )
+            self._start()
+
+    def _start(self) -> None:
+        finished = functools.partial(self._finished, trio.lowlevel.current_trio_token())
+        try:
+            trio.lowlevel.start_thread_soon(self._close_all, finished, "trio_amped closer")
+        except RuntimeError as error:  # a limit of processes; pthread_create(3)
+            log.error("files are closed later: %s", error)
+            trio.lowlevel.spawn_system_task(self._start_later)
+
+    async def _start_later(self) -> None:
+        await trio.sleep(_PAUSE)
+        self._start()
 
     def _close_all(self) -> None:
         while self._waiting:
@@ -119,7 +130,8 @@ class Closer:
         try:
             token.run_sync_soon(self._rest)
         except trio.RunFinishedError:  # what came meanwhile has nobody else to close it
-            trio.lowlevel.start_thread_soon(self._close_all, lambda _: None)
+            with contextlib.suppress(RuntimeError):  # no thread: the end of the process closes it
+                trio.lowlevel.start_thread_soon(self._close_all, lambda _: None)
 
     def _rest(self) -> None:
         self._is_running = False

@@ -59,8 +59,11 @@ def absolute(path: str | bytes | os.PathLike[str]) -> bytes:
 
 
 async def open_root(path: bytes) -> Opened:
-    """The root directory to begin with. Raises OSError."""
-    return await trio.to_thread.run_sync(_open_root, path)
+    """The root directory to begin with. Raises OSError, also (EAGAIN) where no thread can start."""
+    try:
+        return await trio.to_thread.run_sync(_open_root, path)
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error), os.fsdecode(path)) from None
 
 
 def _open_root(path: bytes) -> Opened:
