@@ -143,14 +143,14 @@ def _precondition(fields: Fields, etag: str, modified: int, now: float) -> int |
     if_match = _combined(fields, "if-match")
     if_none_match = _combined(fields, "if-none-match")
     if if_match is not None:  # step 1; 8.8.3.2: both strong and the same
-        if if_match != "*" and (etag != opaque or etag not in (entity_tags(if_match) or [])):
+        if if_match != "*" and (etag != opaque or etag not in _listed(if_match)):
             return 412
     else:  # step 2
         since = _date(fields, "if-unmodified-since", now)
         if since is not None and modified > since:
             return 412
     if if_none_match is not None:  # step 3; 8.8.3.2: the same, weak or not
-        listed = entity_tags(if_none_match) or []  # Policy: a malformed list has no member
+        listed = _listed(if_none_match)
         if if_none_match == "*" or opaque in [tag.removeprefix("W/") for tag in listed]:
             return 304
     else:  # step 4
@@ -158,6 +158,11 @@ def _precondition(fields: Fields, etag: str, modified: int, now: float) -> int |
         if since is not None and modified <= since:
             return 304
     return None
+
+
+def _listed(value: str) -> list[str]:
+    """Policy: a list that is malformed, or has more than 128 commas, has no member."""
+    return (value.count(",") <= 128 and entity_tags(value)) or []
 
 
 def _wanted_runs(method: str, fields: Fields, form: Form, now: float) -> list[list[int]] | None:
@@ -264,6 +269,8 @@ def choose_coding(value: str | None, available: Sequence[str]) -> str:
     the server's order decides, with the plain file last; it is also sent when nothing is wanted.
     """
     weights: dict[str, Decimal] = {}
+    if value is not None and value.count(",") > 128:  # Policy: who sends so much gets it plain
+        return "identity"
     for member in (value or "").split(","):
         name, *rest = (part.strip(" \t") for part in member.split(";"))
         weight = _weight(rest)
@@ -287,6 +294,8 @@ def media_weight(accept: str | None, media_type: str) -> Decimal:
     member is ignored; of two weights the higher counts.
     """
     found = {media_type: Decimal(-1), f"{media_type.partition('/')[0]}/*": Decimal(-1)}
+    if accept is not None and accept.count(",") > 128:  # Policy: as if it was not there
+        accept = None
     found["*/*"] = Decimal(0 if accept is not None else 1)
     for member in _split(accept or "", ","):
         name, *rest = (part.strip(" \t") for part in _split(member, ";"))

@@ -346,3 +346,11 @@ def test_64_kib_of_anything(unit: bytes, start: bytes) -> None:
 )
 def test_prefers(accept: bytes | None, expected: bool) -> None:
     assert prefers(accept, JSON, HTML) == expected
+
+
+@pytest.mark.parametrize(("commas", "counts"), [(128, True), (129, False), (5000, False)])
+def test_a_list_that_is_too_long_counts_for_nothing(commas: int, counts: bool) -> None:
+    others = b"a/b," * (commas - 1)
+    assert media_weight(others + b"text/html;q=0.5,x/y", HTML) == (0.5 if counts else 1)
+    assert names_html(others + b"text/html,x/y") == counts
+    assert preferred_codings(b"a," * commas + b"br", [b"br"]) == [b"br"] * counts

@@ -220,3 +220,11 @@ def test_only_lines_of_one_name_have_an_order(
 def test_fields_are_found_by_lower_case_names() -> None:
     headers: Headers = ((b"If-Match", OTHER),)
     assert evaluate(Asked.of(Request(b"GET", b"/", b"1.1", headers)), TAG, MODIFIED, NOW) is PROCEED
+
+
+@pytest.mark.parametrize(("commas", "counts"), [(128, True), (129, False), (5000, False)])
+def test_a_list_that_is_too_long_has_no_tag(commas: int, counts: bool) -> None:
+    """So nothing is withheld by it, nor sent on it."""
+    tags = b'"x",' * commas + TAG
+    assert outcome(("if-none-match", tags)) is (NOT_MODIFIED if counts else PROCEED)
+    assert outcome(("if-match", tags)) is (PROCEED if counts else FAILED)

@@ -3,7 +3,7 @@
 import pytest
 from trio.testing import MockClock
 
-from tests.serving.cases import LARGE, TEXT, Case, get
+from tests.serving.cases import LARGE, PATIENT, TEXT, Case, get
 
 ALLOW: dict[str, str | None] = {"allow": "GET, HEAD, OPTIONS"}
 HTML = "text/html; charset=utf-8"
@@ -59,6 +59,12 @@ CASES = [
     Case("no index", get("/bare/"), 404),
     Case("an index that is a folder", get("/strange/"), 404),
     Case("a pipe", get("/pipe"), 404),
+    # Too deep
+    Case("255 folders", get("/a" * 255, method="HEAD"), 404, b"", config=PATIENT),
+    Case("256 folders", get("/a" * 256), 414, config=PATIENT),
+    Case("256 folders, escaped", get("/%61" * 256), 414, config=PATIENT),
+    Case("256 that are none", get("/." * 255 + "/a.txt"), 414, config=PATIENT),
+    Case("254 that are none", get("/." * 254 + "/a.txt"), 200, b"0123456789", config=PATIENT),
     # Malformed
     Case("no slash", get("a.txt"), 400),
     Case("asterisk", get("*"), 400),

@@ -132,6 +132,10 @@ CODINGS = [
          entries={b"app.js.br": SimFile(mode=DIRECTORY)}),
     case("another order", get("/app.js", BR), 200, b"gz", precompressed=("gzip", "br")),
     case("not offered", get("/app.js", BR), 200, b"gz", precompressed=("gzip",)),
+    case("128 others first", get("/app.js", "Accept-Encoding: " + "x," * 128 + "br"), 200,
+         b"br script", CODED, max_head=4096),
+    case("more than are looked at", get("/app.js", "Accept-Encoding: " + "x," * 129 + "br"), 200,
+         b"plain script", PLAIN, max_head=4096),
     case("switched off", get("/app.js", BR), 200, b"plain script", NEITHER, precompressed=()),
     case("a redirect is not negotiated", get("/folder", BR), 301, None, NEITHER),
 ]  # fmt: skip

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from .lists import is_too_long
+
 _TOKEN: Final = rb"[A-Za-z0-9!#$%&'*+\-.^_`|~]++"
 _WEIGHT: Final = rb"(?:[ \t]*+;[ \t]*+[qQ]=(?P<q>0(?:\.[0-9]{0,3}+)?+|1(?:\.0{0,3}+)?+))?+"
 _CODING: Final = re.compile(rb"(?P<name>" + _TOKEN + rb")" + _WEIGHT)
@@ -28,10 +30,13 @@ def preferred_codings(accept_encoding: bytes | None, offered: Sequence[bytes]) -
     """Which of the offered codings this client would rather have than none, best first.
 
     `offered` is in the order of the server's preference, which decides at equal weight. A
-    member that is malformed is ignored; of a coding that is named twice the lower weight counts,
-    since what was refused once must not be sent.
+    member that is malformed is ignored, and so is a list that is too long (lists.py); of a
+    coding that is named twice the lower weight counts, since what was refused once must not be
+    sent.
     """
-    weights = _coding_weights(accept_encoding or b"")
+    if accept_encoding is None or is_too_long(accept_encoding):
+        return []
+    weights = _coding_weights(accept_encoding)
     anything = weights.get(b"*", 0.0)
     # Without a weight of its own, no coding is the last resort.
     identity = weights.get(b"identity", anything)
@@ -68,7 +73,7 @@ def media_weight(accept: bytes | None, media_type: bytes) -> float:
 
 def _preference(accept: bytes | None, media_type: bytes) -> tuple[float, int]:
     """The weight of a type, and how exactly it is named: 2, 1 (type/*), or 0."""
-    if accept is None:
+    if accept is None or is_too_long(accept):
         return 1.0, 0
     kind, _, _ = media_type.partition(b"/")
     names = (media_type, kind + b"/*", b"*/*")
@@ -84,8 +89,10 @@ def names_html(accept: bytes | None) -> bool:
 
     What a page loads (scripts, images, data) says "*/*" at most.
     """
+    if accept is None or is_too_long(accept):
+        return False
     html = (b"text/html", b"text/*", b"application/xhtml+xml")
-    ranges = list(_media_weights(accept or b""))
+    ranges = list(_media_weights(accept))
     if any(name == b"text/html" and weight == 0 for name, weight in ranges):
         return False
     return any(name in html and weight > 0 for name, weight in ranges)

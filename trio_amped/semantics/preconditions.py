@@ -4,6 +4,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from .dates import parse_date
+from .lists import is_too_long
 from .request import Asked
 from .validators import ANY, SETTLED, is_tag, parse_etag_list, strong_match, weak_match
 
@@ -65,11 +66,12 @@ def _is_older(last_modified: int | None, value: bytes | None, now: float) -> boo
 
 
 def _is_listed(value: bytes, etag: bytes, match: Callable[[bytes, bytes], bool]) -> bool:
-    """Return whether `etag` is in a list of entity tags; a malformed list has none."""
+    """Return whether `etag` is in a list of entity tags; one that is malformed, or too long, has
+    none: then nothing is withheld (200), nor sent on a condition that was not looked at (412)."""
     # One tag alone, as nearly all clients send it, or what is malformed and equals none.
     if value == etag or (value.startswith(b'"') and value.find(b'"', 1) == len(value) - 1):
         return match(value, etag)
-    tags = parse_etag_list(value)
+    tags = None if is_too_long(value) else parse_etag_list(value)
     if tags == ANY:
         return True
     return any(match(tag, etag) for tag in tags or ())

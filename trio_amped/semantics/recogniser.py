@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 from .request import Asked
+from .target import MOST_FOLDERS
 
 Match: TypeAlias = re.Match[bytes]
 
@@ -112,7 +113,8 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
     # Python 3.11 to 3.13 loses the spans of such groups in a possessive repetition.
     pattern = re.compile(
         rb"(?P<method>GET|HEAD) "
-        rb"(?:(?P<plain>/(?:" + _NAME + rb"/)*+(?:" + _NAME + rb")?+)(?=[? ])"
+        rb"(?:(?P<plain>/(?:" + _NAME + rb"/){0,%d}+(?:" % (MOST_FOLDERS - 1)
+        + _NAME + rb")?+)(?=[? ])"
         rb"|(?P<path>/[!->@-~]*+))(?:\?(?P<query>[!\x22$-~]*+))? HTTP/1\.(?:1|(?P<old>0))\r\n(?:"
         + _one_of(others) + _one_of(_TCHARS) + rb"*+:" + _VALUE + rb"\r\n"
         rb"|(?:" + _usual(captured) + rb"):" + _VALUE + rb"\r\n|"
