@@ -72,7 +72,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "serving/router.py": ("info: '%s', line",),
     "serving/server.py": (
         "info: 'serving %s at %s', printable(roots), printable(_url(listener))",
-        "warning: '%d connections at most: the process may have few descriptors', most",
+        "warning: '%d connections at most: %s', most, why",
     ),
     "supervisor.py": (
         "info: '%d workers serve', sum((worker.is_serving for worker in self._workers))",

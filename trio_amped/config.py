@@ -14,10 +14,11 @@ from .semantics.routing import Routes
 class Answered(NamedTuple):
     """An answer that has ended, for a log of requests.
 
-    `method` and `target` as they were sent, but for what a terminal might obey: that is escaped
-    ("\\x1b"), and in no request that is served. "" where they could not be read. `sent`: bytes of
-    it that the client was sent, with its head; `seconds` from the end of the request's head to the
-    end of the answer; `peer`: the address of the client, "" where it has none.
+    `method` and `target` as they were sent, but for bytes that a terminal might obey and bytes
+    that are no UTF-8, which are escaped ("\\x1b"; no request that is served has any). "" where they
+    could not be read. `sent`: bytes of it that the client was sent, with its head; `seconds` from
+    the end of the request's head to the end of the answer; `peer`: the address of the client, ""
+    where it has none.
     """
 
     method: str

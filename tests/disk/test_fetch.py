@@ -96,6 +96,24 @@ async def test_one_order(
         give_back(disk, found)
 
 
+async def test_what_is_beside_a_file_that_the_caches_know(
+    site: Path, stats: Stats, kind: str
+) -> None:
+    """One order for all of it, since the caches may not know the others."""
+    async with serving(site, stats, helpers=kind) as disk:
+        disk.close(await disk.open(b"file"))
+        jobs = stats.jobs
+        wish = Wish((b"file.gz", b"file.none"), 1, 0, 0)
+        found = await disk.fetch(b"file", wish)
+        assert list(found) == [b"file", *wish.beside]
+        assert isinstance(found[b"file.none"], FileNotFoundError)
+        assert stats.jobs == jobs + 1
+        give_back(disk, found)
+        found = await disk.fetch(b"file", Wish())
+        assert (list(found), stats.jobs) == ([b"file"], jobs + 1)
+        give_back(disk, found)
+
+
 async def test_what_is_being_loaded_is_waited_for(site: Path, stats: Stats, kind: str) -> None:
     async with serving(site, stats, helpers=kind) as disk:
         found = await disk.fetch(b"file", Wish((b"file.gz",), 1, 0, FIRST))

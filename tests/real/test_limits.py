@@ -168,7 +168,7 @@ def test_connections_leave_descriptors_for_files(root: Path) -> None:
         return ["prlimit", "--nofile=256:256", *argv]
 
     with running_server(root=root, wrap=limited) as server, contextlib.ExitStack() as stack:
-        server.wait_for_log("64 connections at most: the process may have few descriptors")
+        server.wait_for_log("64 connections at most: no more descriptors are allowed")
         for number in range(100):
             client = stack.enter_context(Client(server))
             for name in names[number::100]:

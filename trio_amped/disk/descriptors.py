@@ -1,4 +1,4 @@
-"""Owns descriptors: for whom they are, who still uses one, and where it is closed. Never blocks."""
+"""Owns descriptors: how they are shared out, who uses one, where it is closed. Never blocks."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ import trio
 log = logging.getLogger("trio_amped.disk")
 
 _PATIENCE: Final = 1.0  # seconds
-_PAUSE: Final = 1.0  # seconds before a thread is asked for again
+_PAUSE: Final = 0.1  # seconds before a thread is asked for again
 _WRITTEN_OUT: Final = 60.0  # seconds; the kernel writes dirty pages out after 30 by default
 
 
@@ -112,7 +112,8 @@ class Closer:
             trio.lowlevel.start_thread_soon(self._close_all, finished, "trio_amped closer")
         except RuntimeError as error:  # a limit of processes; pthread_create(3)
             log.error("files are closed later: %s", error)
-            trio.lowlevel.spawn_system_task(self._start_later)
+            with contextlib.suppress(RuntimeError):  # all is at an end
+                trio.lowlevel.spawn_system_task(self._start_later)
 
     async def _start_later(self) -> None:
         await trio.sleep(_PAUSE)

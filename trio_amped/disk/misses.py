@@ -110,7 +110,7 @@ class Miss(Exception):
 
     async def fill(self, came: Arrivals) -> None:
         """Wait for what the disk says, be it an error. A checkpoint."""
-        if self.patience == math.inf:  # a scope takes as long as half of an answer
+        if self.patience == math.inf:  # to make a cancel scope is costly
             await self._bring(came)
             return
         with trio.move_on_after(self.patience) as patience:

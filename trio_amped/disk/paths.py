@@ -134,12 +134,14 @@ class PathGate:
     async def fetch(self, path: bytes, wish: Wish) -> Fetched:
         """Open a path below the root, and what is needed together with it. Raises OSError.
 
-        One order to a helper, which answers before it loads. All who want the same path meanwhile
+        One order to a helper, which answers before it loads; none, if nothing else is wished for
+        and the kernel's caches know the path by now. All who want the same path meanwhile
         share what it opens, whatever else they wish for.
         """
         await self._follow_root()
-        with contextlib.suppress(WouldWait):
-            return Fetched({path: self._open_cached(path)})
+        if not wish.beside or self._config.gate == "never":
+            with contextlib.suppress(WouldWait):
+                return Fetched({path: self._open_cached(path)})
         self._stats.opened_by_helper += 1
         order, key = Order.fetch(path, wish), (Operation.FETCH, self.directory.fd, path)
         job = self._pool.submit(order, self.directory, key=key, what_follows=_loading)

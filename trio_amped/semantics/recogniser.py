@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 from .request import Asked
-from .target import MOST_FOLDERS
+from .target import MOST_SLASHES
 
 Match: TypeAlias = re.Match[bytes]
 
@@ -113,7 +113,7 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
     # Python 3.11 to 3.13 loses the spans of such groups in a possessive repetition.
     pattern = re.compile(
         rb"(?P<method>GET|HEAD) "
-        rb"(?:(?P<plain>/(?:" + _NAME + rb"/){0,%d}+(?:" % (MOST_FOLDERS - 1)
+        rb"(?:(?P<plain>/(?:" + _NAME + rb"/){0,%d}+(?:" % (MOST_SLASHES - 1)
         + _NAME + rb")?+)(?=[? ])"
         rb"|(?P<path>/[!->@-~]*+))(?:\?(?P<query>[!\x22$-~]*+))? HTTP/1\.(?:1|(?P<old>0))\r\n(?:"
         + _one_of(others) + _one_of(_TCHARS) + rb"*+:" + _VALUE + rb"\r\n"

@@ -61,7 +61,7 @@ def read_prefix(prefix: str) -> bytes:
 
 
 def _host(name: str) -> bytes:
-    host = name.encode("utf-8", "surrogateescape").lower()
+    host = name.encode("utf-8", "surrogateescape").lower().removesuffix(b".")
     if not is_host(host) or host_name(host) != host or b"*" in host:
         raise ValueError(
             f"hosts must be names or addresses, without a port or a wildcard, not {name!r}"

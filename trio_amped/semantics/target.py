@@ -22,8 +22,8 @@ _HOST = re.compile(
 )
 
 
-MOST_FOLDERS = 255
-"""Slashes of a path: each segment costs the event loop a microsecond or two."""
+MOST_SLASHES = 255
+"""In a path: each segment costs the event loop a microsecond or two."""
 
 
 class Target(NamedTuple):
@@ -148,7 +148,7 @@ def _decoded_segments(path: bytes) -> list[bytes]:
     """The segments of `path`, split first and then decoded once (RFC 3986 2.4)."""
     if _BAD_ESCAPE.search(path):
         raise HttpError(400, "target with a malformed escape")
-    if path.count(b"/") > MOST_FOLDERS:
+    if path.count(b"/") > MOST_SLASHES:
         raise HttpError(414, "target with too many segments")
     segments = [unquote_to_bytes(each) if b"%" in each else each for each in path.split(b"/")]
     if any(b"\0" in segment for segment in segments):

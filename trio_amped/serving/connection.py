@@ -45,14 +45,15 @@ class Unfinished(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A connection waits for a request, or (not `is_idle`) for the rest of its head.
+    """The wait of a connection for a request, or (not `is_idle`) for the rest of its head.
 
-    `since` is a time of trio's.
+    `since` is a time of trio's; `is_new`: it is the first request of the client.
     """
 
     scope: trio.CancelScope
     since: float
     is_idle: bool
+    is_new: bool
 
 
 class Connection:
@@ -143,7 +144,7 @@ class Connection:
             self.waits.scope.cancel()
 
     def give_way(self) -> None:
-        """Close at once, for another client, if this one has asked for nothing yet."""
+        """Close at once, for another client, if no complete request of this one is here."""
         if self.waits:
             self._gives_way = True
             self.waits.scope.cancel()
@@ -223,7 +224,7 @@ class Connection:
             return head
         if not self._reader.pending:
             idle_until = trio.current_time() + self._config.keep_alive_timeout
-            if not await self._first_bytes(deadline or idle_until):
+            if not await self._first_bytes(deadline or idle_until, is_new=deadline is not None):
                 return None
             if (head := self._reader.next_head()) is not None:
                 return head
@@ -234,36 +235,40 @@ class Connection:
                         return None  # nothing but empty lines, which are no head
                     raise HttpError(400, "the connection ended within a head")
             return head
-        if self._receive_now() and (head := self._reader.next_head()) is not None:
-            return head
+        while self._receive_now():
+            if (head := self._reader.next_head()) is not None:
+                return head
         if not self._reader.pending or self._gives_way:
             return None
         raise HttpError(408, "the head took too long")
 
-    async def _first_bytes(self, idle_until: float) -> bool:
+    async def _first_bytes(self, idle_until: float, *, is_new: bool) -> bool:
         """Whether a head begins before this time; `drain` ends the wait, but not what is here."""
         if (has_more := self._receive_now()) is not None:
             return has_more
         if self._is_draining:
             return False
-        with self._waiting(idle_until, is_idle=True):
+        with self._waiting(idle_until, is_idle=True, is_new=is_new):
             return await self._receive()
         return bool(self._receive_now())
 
     @contextlib.contextmanager
-    def _waiting(self, deadline: float, *, is_idle: bool = False) -> Iterator[None]:
+    def _waiting(
+        self, deadline: float, *, is_idle: bool = False, is_new: bool = False
+    ) -> Iterator[None]:
+        self._gives_way = False
         with trio.move_on_at(deadline) as scope:
-            self.waits = Wait(scope, trio.current_time(), is_idle)
+            self.waits = Wait(scope, trio.current_time(), is_idle, is_new)
             try:
                 yield
             finally:
                 self.waits = None
 
     def _receive_now(self) -> bool | None:
-        """The same at once; None: nothing has come. Raises ClientGone.
+        """Receive without waiting: whether there was more; None: nothing is here yet.
 
-        Also at a deadline: it may have come while all of us stood still (SIGSTOP, a suspended
-        machine).
+        Also at a deadline: a request may have come while the whole process stood still (SIGSTOP, a
+        suspended machine). Raises ClientGone.
         """
         if (data := self.transport.try_receive()) is None:
             return None

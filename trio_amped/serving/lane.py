@@ -209,7 +209,8 @@ class Lane:
             await trio.sleep(_SWEEP)
             self._clock.update()
             await self._sweep()
-            if not (self._is_accepting or self._room.has_place):
+            is_wanted = not self._is_accepting and self._clock.now >= self._accepts_at
+            if is_wanted and not self._room.has_place:
                 self._room.ask()
             self._resume_accepting()
             if self._is_accepting and not self._parked:
@@ -220,18 +221,22 @@ class Lane:
         now = self._clock.now
         late = [(fd, each) for fd, each in self._parked.items() if each.deadline <= now]
         for number, (fd, parked) in enumerate(late, 1):
-            self._end_idle(fd, parked, now)
+            if self._parked.get(fd) is parked and parked.deadline <= now:
+                self._end_idle(fd, parked)
             if number % _SWEPT == 0:
                 await trio.lowlevel.checkpoint()
 
-    def _end_idle(self, fd: int, parked: Parked, now: float) -> None:
-        """Close a connection whose deadline is over, unless a request of it is here.
+    def _end_idle(self, fd: int, parked: Parked) -> None:
+        """Close a connection, unless a request of it has come, which is answered.
 
-        It may have come while all of us stood still: SIGSTOP, or a suspended machine.
+        It may have come while the whole process stood still: SIGSTOP, or a suspended machine.
         """
-        if self._parked.get(fd) is parked and parked.deadline <= now:
-            self._receive(fd, parked)
-        if self._parked.get(fd) is parked and parked.deadline <= now:
+        answered = self._stats.requests
+        self._begin_turn()
+        self._receive(fd, parked)
+        if self._has_here:
+            self._begin_moment()
+        if self._parked.get(fd) is parked and self._stats.requests == answered:
             self._close(fd)
 
     def give_way(self) -> bool:
@@ -244,14 +249,13 @@ class Lane:
         ]
         for _, fd in heapq.nsmallest(given(len(idle)), idle):
             if (parked := self._parked.get(fd)) is not None:
-                parked.deadline = -math.inf
-                self._end_idle(fd, parked, self._clock.now)
+                self._end_idle(fd, parked)
         return bool(idle)
 
     def _idle_since(self, parked: Parked) -> float:
         config = self._config
         timeout = config.head_timeout if parked.is_new else config.keep_alive_timeout
-        return parked.deadline - timeout
+        return -math.inf if timeout == math.inf else parked.deadline - timeout
 
     def _resume_accepting(self) -> None:
         if not self._is_accepting and self._room.has_place and self._clock.now >= self._accepts_at:
@@ -642,10 +646,10 @@ class Lane:
 
 
 def _is_busy(parked: Parked) -> bool:
-    """Whether a connection waits for the disk, or for the end of the client's side."""
+    """Return whether a connection waits for the disk, its turn, or the end of the client's side."""
     return parked.waits or bool(parked.lingers)
 
 
 def _is_idle(parked: Parked) -> bool:
-    """Whether nothing is asked on a connection that is not answered."""
+    """Return whether no request of a connection is pending."""
     return not (_is_busy(parked) or parked.rest)

@@ -192,7 +192,7 @@ class Resources:
     ) -> FileMiss:
         """Return one miss for a file and all that may stand for it, where one of them is missed.
 
-        A sidecar alone where the file was opened together with it before.
+        If the file itself has already come, return the sidecar's own miss.
         """
         if miss.path != path:
             if came is not None and came.get(self._disk, path) is not None:

@@ -1,5 +1,6 @@
 """The places for connections of a server, which the lane and the tasks share. Awaits a free one."""
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -10,6 +11,7 @@ from ..disk.descriptors import of_connections
 from ..stats import Stats
 
 _LATE: Final = 1.0  # seconds, also for the first byte of a client
+_PAUSE: Final = 0.1  # seconds between looks for idle connections, where there were none
 _GIVEN: Final = 32  # connections that are closed for others in one go
 
 
@@ -30,9 +32,9 @@ def given(idle: int) -> int:
 class Room:
     """At most `most` connections are open; who has accepted another one waits with it.
 
-    Those that are idle give way: who has had an answer at once, and who is `late` with a head. The
-    `givers` are asked in their order: each closes some, the first those that have been idle for
-    longest, and returns whether there were any.
+    Those that are idle give way: clients that have had an answer, and those that take more than
+    `late` seconds for their first byte or for a head. The `givers` are asked in their order: each
+    closes some, those first that have been idle for longest, and returns whether there were any.
     """
 
     def __init__(self, stats: Stats, most: int) -> None:
@@ -41,6 +43,7 @@ class Room:
         self._waiting = trio.lowlevel.ParkingLot()
         self.givers: list[Callable[[], bool]] = []
         self.late = _LATE
+        self._next_ask = -math.inf
 
     @property
     def has_place(self) -> bool:
@@ -58,9 +61,9 @@ class Room:
 
     def ask(self) -> None:
         """Have idle connections closed, at once or soon."""
-        for give in self.givers:
-            if give():
-                return
+        now = trio.current_time()
+        if now >= self._next_ask and not any(give() for give in self.givers):
+            self._next_ask = now + _PAUSE
 
     async def wait_to_enter(self) -> None:
         """Enter when there is a place: at once, without a checkpoint, if there is one now."""

@@ -69,11 +69,13 @@ class DocumentRoot:
         `came`: what misses have brought before. Raises Miss, HttpError, and IsDirectory for a
         directory that is named without its slash.
         """
+        path = target.file_path()
         try:
-            found = self.resources.find(target.file_path(), asked.codings, came)
+            found = self.resources.find(path, asked.codings, came)
         except FileMiss as miss:
-            offset, length = first_part(asked, _AT_FIRST)
-            miss.wish = miss.wish._replace(offset=offset, length=length)
+            if self.resources.files.get(path) is None:  # of an open file the gate is asked first
+                offset, length = first_part(asked, _AT_FIRST)
+                miss.wish = miss.wish._replace(offset=offset, length=length)
             raise
         if isinstance(found, Found):
             return found

@@ -92,7 +92,8 @@ class Server:
                 log.info("serving %s at %s", printable(roots), printable(_url(listener)))
             await router.introduce()
             if (most := most_connections(self.config)) < self.config.max_connections:
-                log.warning("%d connections at most: the process may have few descriptors", most)
+                why = "no more descriptors are allowed, see ulimit -n"
+                log.warning("%d connections at most: %s", most, why)
             self._has_served = True
             task_status.started([_address(listener) for listener in listeners])
             with self._serving:
@@ -180,9 +181,9 @@ class Server:
         """Have tasks end connections that are idle, and then those whose heads are late."""
         late = trio.current_time() - self._room.late
         found = [
-            (not each.waits.is_idle, each.waits.since, number, each)
+            (not wait.is_idle, wait.since, number, each)
             for number, each in enumerate(self._connections)
-            if each.waits and (each.waits.is_idle or each.waits.since <= late)
+            if (wait := each.waits) and ((wait.is_idle and not wait.is_new) or wait.since <= late)
         ]
         for _, _, _, connection in sorted(found)[: given(len(found))]:
             connection.give_way()
