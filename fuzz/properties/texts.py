@@ -82,7 +82,7 @@ def check_target(target: bytes) -> None:
 
 
 def _check_refusal(error: HttpError) -> None:
-    assert error.status in (400, 404, 414)
+    assert error.status in (400, 404)
     assert error.detail
 
 

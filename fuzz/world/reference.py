@@ -222,7 +222,7 @@ def _path(target: str) -> bytes:
     if "#" in target or path[:1] != "/" or re.search(r"%(?![0-9A-Fa-f]{2})", path):
         raise Refused(400)
     if path.count("/") > 255:  # Policy: each segment takes its time
-        raise Refused(414)
+        raise Refused(404)
     kept: list[str] = []
     for segment in path.split("/"):
         name = re.sub("%(..)", lambda escape: chr(int(escape[1], 16)), segment)

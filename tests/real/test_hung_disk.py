@@ -97,7 +97,7 @@ def assert_hot(server: ServerProcess) -> None:
             assert client.get("/large").body == HOT_LARGE
             assert client.get("/large", "Range: bytes=9-99").body == HOT_LARGE[9:100]
             assert client.get("/hot", method="HEAD").status == 200
-            assert client.get("/../x").status == 400
+        assert client.get("/../x").status == 400
 
 
 @pytest.fixture
@@ -295,9 +295,9 @@ def test_a_root_on_a_hung_disk(place: Path, clients: ExitStack) -> None:
         asking = ask(clients, server, "/slow", 4)
         disk.wait_hanging(1)
         with Client(server) as client:
-            assert client.get("/../x").status == 400
             assert client.get("/.hidden").status == 404
             assert client.get("/", method="POST").status == 405
+            assert client.get("/../x").status == 400
         disk.release()
         assert all(client.answer().body == SLOW for client in asking)
 

@@ -119,7 +119,7 @@ def parse_target(target: bytes) -> Target:
 def read_target(target: bytes) -> Target:
     """What `target` names, in origin-form or absolute-form (RFC 9112 3.2).
 
-    Raises HttpError 400 if it is malformed or leads above the root, 414 if it is too deep. No
+    Raises HttpError 400 if it is malformed or leads above the root, 404 if it is too deep. No
     file may have a hidden name, or a slash within its name: that is a `refusal`. Dot segments are
     removed (RFC 3986 5.2.4), also when they were escaped, after empty segments were merged.
     """
@@ -149,7 +149,7 @@ def _decoded_segments(path: bytes) -> list[bytes]:
     if _BAD_ESCAPE.search(path):
         raise HttpError(400, "target with a malformed escape")
     if path.count(b"/") > MOST_SLASHES:
-        raise HttpError(414, "target with too many segments")
+        raise HttpError(404, "too many segments")
     segments = [unquote_to_bytes(each) if b"%" in each else each for each in path.split(b"/")]
     if any(b"\0" in segment for segment in segments):
         raise HttpError(400, "target with a NUL")
