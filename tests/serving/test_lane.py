@@ -448,13 +448,18 @@ async def test_heads_that_are_late_give_way(autojump_clock: MockClock) -> None:
         assert (await answer_to(young)).body == A
 
 
-async def test_a_request_that_is_here_is_answered_however_late(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("latency", [0.0, 5.0], ids=["hot", "cold"])
+async def test_a_request_that_is_here_is_answered_however_late(
+    latency: float, autojump_clock: MockClock
+) -> None:
     """The process may have been stopped for longer than an idle connection is kept."""
-    async with on_the_lane(SimDisk(FILES)) as laned:
+    disk = SimDisk(FILES)
+    async with on_the_lane(disk) as laned:
         clients = [laned.connect() for _ in range(20)]
         for client in clients:
             await ask(client, get("/a.txt"))
         autojump_clock.jump(1000)
+        disk.open_latency = latency
         for client in clients:
             assert isinstance(client.stream, trio.SocketStream)
             os.write(client.stream.socket.fileno(), get("/a.txt"))

@@ -227,7 +227,7 @@ class Lane:
                 await trio.lowlevel.checkpoint()
 
     def _end_idle(self, fd: int, parked: Parked) -> None:
-        """Close a connection, unless a request of it has come, which is answered.
+        """Close a connection, unless a request of it has come, which is answered, now or later.
 
         It may have come while the whole process stood still: SIGSTOP, or a suspended machine.
         """
@@ -236,7 +236,8 @@ class Lane:
         self._receive(fd, parked)
         if self._has_here:
             self._begin_moment()
-        if self._parked.get(fd) is parked and self._stats.requests == answered:
+        has_asked = parked.waits or self._stats.requests != answered
+        if self._parked.get(fd) is parked and not has_asked:
             self._close(fd)
 
     def give_way(self) -> bool:
