@@ -119,7 +119,8 @@ class Replies:
             reply: Reply | None = place.replies.get(method)
         else:
             asked, closes = self._read(match)
-            place = root.resources.kept(name, asked.codings)
+            if usual is None:
+                place = root.resources.kept(name, asked.codings)
             replies, key, choice = self._slot(match, located, place, asked)
             if isinstance(choice, tuple):
                 return self._part(root, place, asked, choice, closes=closes)
