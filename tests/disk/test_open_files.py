@@ -26,7 +26,7 @@ from trio_amped.config import GateMode
 from trio_amped.disk import opening
 from trio_amped.disk.interface import OpenFile, Stamp, WouldWait
 from trio_amped.disk.local import LocalDisk
-from trio_amped.disk.misses import FileMiss
+from trio_amped.disk.misses import Arrivals, FileMiss
 from trio_amped.disk.open_files import Lookup, OpenFiles
 
 pytestmark = needs("root", "loop", "fuse")
@@ -253,8 +253,12 @@ async def test_a_file_that_is_open_for_an_hour_is_opened_again(
         assert files.open(b"a") is not first
 
 
+@pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("link", ["relative", "absolute"])
-async def test_a_root_that_is_switched(link: str, place: Path, mock_clock: MockClock) -> None:
+async def test_a_root_that_is_switched(
+    link: str, is_known: bool, place: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel's caches show it, or a helper, where they do not know where the root is."""
     for name in ("one", "two"):
         put(place / "deploy" / name / "a", name.encode())
     current = place / "deploy" / "current"
@@ -266,19 +270,30 @@ async def test_a_root_that_is_switched(link: str, place: Path, mock_clock: MockC
         before = files.disk._paths.root
         current.with_name("next").symlink_to(base / "two")
         current.with_name("next").rename(current)
+        if not is_known:
+            monkeypatch.setattr(opening, "open_root_cached", lambda _: would_block())
         mock_clock.jump(AGE)
-        says(files, b"two")  # nobody waits for it; a helper looks at the root
-        await eventually_async(lambda: files.disk._paths.root is not before)
+        await waited_for(files, b"a")
+        assert files.disk._paths.root is not before
         mock_clock.jump(AGE)
-        await eventually_async(lambda: says(files, b"two"))
+        assert await waited_for(files, b"a") == b"two"
 
 
-def says(files: Keeper, content: bytes) -> bool:
-    """Whether "a" has this content now; a root that the kernel's caches do not know, as while
-    anybody renames or mounts, is for a helper to look at."""
-    with contextlib.suppress(FileMiss):
-        return files.content(b"a") == content
-    return False
+def would_block() -> int:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+async def waited_for(files: Keeper, path: bytes) -> bytes:
+    """The content of a file as a request gets it: a helper finds what the caches do not know."""
+    with Arrivals() as came:
+        while True:
+            try:
+                file = files.look(path, came).file
+            except FileMiss as miss:
+                await miss.fill(came)
+            else:
+                assert file is not None
+                return files.disk.read_at_once(file, 0, file.status.size)
 
 
 # ---------------------------------------------------------------- directories that are believed
