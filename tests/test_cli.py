@@ -166,6 +166,11 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--workers", "many"], "argument --workers: must be 1 to 1024, or auto, not 'many'"),
     (["--workers", "²"], "argument --workers: must be 1 to 1024, or auto, not '²'"),
     (["--workers"], "argument --workers: expected one argument"),
+    (["--user", "no such"], "argument --user: user 'no such' does not exist"),
+    (["--user", "root"], "argument --user: user root has all rights: name another one"),
+    (["--user", "nobody:no such"], "argument --user: the group 'no such' does not exist"),
+    (["--user"], "argument --user: expected one argument"),
+    (["--confine", "/no/such"], "argument --confine: '/no/such' is no folder"),
     (["--max-helpers", "0"], "--max-helpers must be at least 1"),
     (["--max-helpers", "many"], "argument --max-helpers: invalid int value: 'many'"),
     (["--max-connections", "0"], "--max-connections must be at least 1"),
@@ -346,6 +351,14 @@ def test_a_missing_root(place: Path) -> None:
     )
 
 
+@needs("nobody")
+def test_a_stranger_cannot_have_somebody_else_serve() -> None:
+    done = run("--port", "0", "--user", "daemon", user="nobody")
+    assert (done.returncode, done.stdout) == (2, "")
+    says = "--user: only root can have somebody else serve; start it as root"
+    assert done.stderr == f"trio-amped: error: {says}\n"
+
+
 def test_a_root_whose_name_is_two_lines(root: Path) -> None:
     """It is shown on one, by the error and by the log."""
     odd = root.with_name("a\n\x1bb")
@@ -417,8 +430,8 @@ def test_an_address_of_somebody_else(root: Path) -> None:
 
 def test_what_it_says_at_start_and_at_the_end(root: Path) -> None:
     with running_server(root=root) as server:
-        server.wait_for_log("gate ")
-        address, gate = server.log
+        server.wait_for_log("somebody else" if os.geteuid() == 0 else "gate ")
+        address, gate, *warning = server.log
         assert address.endswith(f"INFO    serving {root} at http://127.0.0.1:{server.port}/")
         assert re.search(r"gate \w+: .+; files are opened .+; at most 16 thread helpers$", gate)
         with Client(server) as client:
@@ -430,7 +443,9 @@ def test_what_it_says_at_start_and_at_the_end(root: Path) -> None:
             r"stopped; 2 requests, \d+ bytes, 1 resident windows, 0 misses, \d+ jobs for helpers$",
             last,
         )
-        assert len(server.log) == 4  # and the signal
+        assert len(server.log) == len(warning) + 4  # and the signal
+        says = "WARNING as root it can read every file; --user NAME serves as somebody else"
+        assert [each[-len(says) :] for each in warning] == [says] * (os.geteuid() == 0)
 
 
 def test_log_levels(root: Path) -> None:

@@ -29,7 +29,8 @@ MAY_IMPORT: Final = {
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
     "supervisor": LEAVES | {"worker_process"},
     "worker_process": frozenset[str](),
-    "worker": LEAVES | {"cli", "logs", "serving", "worker_process"},
+    "worker": LEAVES | {"cli", "logs", "privileges", "serving", "worker_process"},
+    "privileges": frozenset[str](),
 }
 # What a room may not import of others.
 MAY_NOT_IMPORT: Final = {

@@ -21,6 +21,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "cli.py": (
         "info: 'stopped; %s', _summary(server.stats)",
+        "warning: 'as root it can read every file; --user NAME serves as somebody else'",
         "info: 'stopped; %s%s', _summary(supervisor.stats), dead",
         "info: DRAINING, signal.Signals(number).name, server.config.drain_timeout",
     ),
@@ -86,6 +87,8 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'worker %d is not renewed: its successor does not serve', seat.number",
     ),
     "worker.py": (
+        "info: 'serving as %s, uid %d, gid %d', settings.user.name, os.getuid(), os.getgid()",
+        "info: 'confined to what is served, by Landlock %d', landlock_version()",
         "debug: 'the supervisor is gone: %s', error",
         "warning: 'the supervisor has ended: finishing what is being sent'",
     ),

@@ -17,6 +17,7 @@ import trio
 
 from . import __version__, logs
 from .config import Config
+from .privileges import User, check_confinement, check_user, find_user
 from .semantics.printable import printable
 from .serving.server import Server
 from .stats import Stats
@@ -39,18 +40,44 @@ class Settings(NamedTuple):
     config: Config
     workers: int
     log_level: str
+    user: User | None  # whom the workers are to be, if that is another
+    confined: Sequence[str] | None  # the folders, beside the roots, that workers can open
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a supervisor starts what serves: several workers, or one with fewer rights."""
+        return self.workers > 1 or self.user is not None or self.confined is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server from the command line; returns the exit status."""
     options = list(sys.argv[1:] if arguments is None else arguments)
-    config, workers, level = parse(options)
+    settings = parse(options)
+    config = settings.config
+    try:
+        _check_rights(settings)
+    except ValueError as error:
+        return _fail(str(error))
     _allow_descriptors()
     collect_rarely()
-    with logs.to_stderr(level):
-        if workers > 1:
-            return trio.run(_run_workers, Supervisor(config, workers, options), config)
+    with logs.to_stderr(settings.log_level):
+        if settings.is_supervised:
+            return trio.run(_run_workers, Supervisor(config, settings.workers, options), config)
         return trio.run(_run, config)
+
+
+def _check_rights(settings: Settings) -> None:
+    """Raises ValueError, with a sentence for the user, where workers cannot give up what they are
+    to give up."""
+    if settings.user is not None:
+        check_user(settings.user)
+    if settings.confined is not None:
+        check_confinement()
+
+
+def _fail(why: str) -> int:
+    print(f"trio-amped: error: {printable(why)}", file=sys.stderr)
+    return _UNUSABLE
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -63,8 +90,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     options = {name: value for name, value in given.items() if value is not None}
     workers: int = options.pop("workers")
     level: str = options.pop("log_level")
+    user, confined = options.pop("user", None), options.pop("confine", None)
     try:
-        return Settings(Config(**options), workers, level)
+        return Settings(Config(**options), workers, level, user, confined)
     except ValueError as error:
         parser.error(_with_option(str(error)))
 
@@ -96,6 +124,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N|auto",
         help="processes that serve, each with helpers, limits and caches of its own; auto: one for "
         "each processor; more than one start anew, one by one, on SIGHUP (default: 1)",
+    )
+    rights = parser.add_argument_group("least privilege")
+    rights.add_argument(
+        "--user",
+        type=_user,
+        metavar="NAME[:GROUP]",
+        help="serve as this user, without any right of root; a supervisor keeps those, and opens "
+        "the port",
+    )
+    rights.add_argument(
+        "--confine",
+        action="append",
+        nargs="?",
+        const="",
+        type=_folder,
+        metavar="FOLDER",
+        help="open nothing but what is served, and write nothing (Landlock); FOLDER: nor what is "
+        "below it, for a root that a link is switched to; may be given again",
     )
     everyday = parser.add_argument_group("what to serve, and how")
     limits = parser.add_argument_group("limits and deadlines")
@@ -151,6 +197,19 @@ def _workers(value: str) -> int:
     return int(value)
 
 
+def _user(value: str) -> User:
+    try:
+        return find_user(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _folder(value: str) -> str:
+    if value and not os.path.isdir(value):
+        raise argparse.ArgumentTypeError(f"{value!r} is no folder")
+    return value
+
+
 def _separated(separator: str) -> Callable[[str], tuple[str, ...]]:
     def parse(value: str) -> tuple[str, ...]:
         values = (each.strip() for each in value.split(separator))
@@ -185,25 +244,32 @@ def collect_rarely() -> None:
 async def _run(config: Config) -> int:
     server = Server(config)
     status = 0
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_stop_on_signals, server, nursery.cancel_scope)
-        try:
-            await server.serve()
-        except OSError as error:
-            print(f"trio-amped: error: {printable(_explain(config, error))}", file=sys.stderr)
-            status = _UNUSABLE
-        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as around:
+        await around.start(_stop_on_signals, server, around.cancel_scope)
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(server.serve)
+            except OSError as error:
+                status = _fail(_explain(config, error))
+            else:
+                warn_of_root()
+        around.cancel_scope.cancel()
     if status == 0:
         log.info("stopped; %s", _summary(server.stats))
     return status
+
+
+def warn_of_root() -> None:
+    """Say whose rights a server has that is root, and how to have others."""
+    if os.geteuid() == 0:
+        log.warning("as root it can read every file; --user NAME serves as somebody else")
 
 
 async def _run_workers(supervisor: Supervisor, config: Config) -> int:
     try:
         status = await supervisor.run()
     except OSError as error:
-        print(f"trio-amped: error: {printable(_explain(config, error))}", file=sys.stderr)
-        return _UNUSABLE
+        return _fail(_explain(config, error))
     dead = f"; not counted: {supervisor.uncounted} dead workers" if supervisor.uncounted else ""
     log.info("stopped; %s%s", _summary(supervisor.stats), dead)
     return status

@@ -15,6 +15,7 @@ import trio
 
 from . import cli, logs
 from .config import Config
+from .privileges import become, confine, landlock_version
 from .serving.server import Server
 from .worker_process import LARGEST, RETIRE, RETIRING, SIGNALS, STOP
 
@@ -31,16 +32,46 @@ def main(arguments: list[str]) -> int:
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
     settings = cli.parse(options)
     cli.collect_rarely()
+    try:
+        _give_up_rights(settings)
+    except OSError as error:
+        with channel:
+            channel.send(json.dumps({"unusable": _reason(error)}).encode())
+        return 2
     with channel, logs.to_stderr(settings.log_level) as begin_with:
         if manner == "quiet":
             # The first worker has said it all: where it serves, how, and which pages are missing.
             logging.disable(logging.WARNING)
+
+        cli.warn_of_root()
+        if settings.user is not None:
+            log.info("serving as %s, uid %d, gid %d", settings.user.name, os.getuid(), os.getgid())
+        if settings.confined is not None:
+            log.info("confined to what is served, by Landlock %d", landlock_version())
 
         def has_started() -> None:
             logging.disable(logging.NOTSET)
             begin_with(f"worker {number}: ")
 
         return trio.run(_serve, settings.config, channel, listeners, has_started)
+
+
+def _give_up_rights(settings: cli.Settings) -> None:
+    """Be the user, and open nothing else, as the settings say. Raises OSError.
+
+    Before any thread has started: what is given up is the rights of the thread that calls.
+    """
+    if settings.user is not None:
+        become(settings.user)
+    if settings.confined is not None:
+        roots = [site.root for site in settings.config.all_sites]
+        confine([*roots, *filter(None, settings.confined)])
+
+
+def _reason(error: OSError) -> tuple[object, ...]:
+    """What the supervisor is told of an error: the arguments of OSError."""
+    name = None if error.filename is None else os.fsdecode(error.filename)
+    return error.errno, error.strerror or str(error), name
 
 
 async def _serve(
@@ -59,9 +90,7 @@ async def _serve(
             try:
                 await nursery.start(server.serve, given)
             except OSError as error:
-                name = None if error.filename is None else os.fsdecode(error.filename)
-                why = error.errno, error.strerror or str(error), name
-                await _tell(channel, unusable=why)
+                await _tell(channel, unusable=_reason(error))
                 status = 2
             else:
                 has_started()

@@ -174,7 +174,7 @@ def check_arguments(arguments: list[str]) -> None:
     status: object = None
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            config, workers, _ = cli.parse(arguments)
+            config, workers, *_ = cli.parse(arguments)
         except SystemExit as end:
             status = end.code
         else:

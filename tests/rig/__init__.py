@@ -14,7 +14,7 @@ from tests.rig.page_cache import evict, forget_names, held_in_memory, load, resi
 from tests.rig.server import ServerProcess, running_server
 from tests.rig.slow_disk import SlowDisk, slow_cgroup
 from tests.rig.tools import GUARD, NOBODY, REPOSITORY, identity
-from tests.rig.users import as_nobody
+from tests.rig.users import as_nobody, for_strangers
 
 __all__ = [
     "GUARD",
@@ -28,6 +28,7 @@ __all__ = [
     "as_nobody",
     "block_device",
     "evict",
+    "for_strangers",
     "forget_names",
     "fuse_disk",
     "held_in_memory",

@@ -16,6 +16,7 @@ from tests.rig.cgroups import Controller, cgroup
 from tests.rig.fuse import fuse_disk
 from tests.rig.tools import NOBODY, require, run_tool
 from tests.rig.users import as_nobody
+from trio_amped.privileges import landlock_version
 
 
 def needs(*features: str) -> pytest.MarkDecorator:
@@ -91,6 +92,11 @@ def _probe_strace() -> None:
     run_tool("strace", "-qq", "-e", "trace=none", "-o", "/dev/null", "true")
 
 
+def _probe_landlock() -> None:
+    if not landlock_version():
+        raise RuntimeError("the kernel is before Linux 5.13, or has it disabled")
+
+
 def _probe_font() -> None:
     if not any(Path("/usr/share/fonts").rglob("*.ttf")):
         raise RuntimeError("not installed: apt-get install fonts-dejavu-core")
@@ -113,5 +119,6 @@ _PROBES: dict[str, Callable[[], None]] = {
     "memory": lambda: _probe_cgroup("memory"),
     "pids": lambda: _probe_cgroup("pids"),
     "strace": _probe_strace,
+    "landlock": _probe_landlock,
     "font": _probe_font,
 }

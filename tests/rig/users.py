@@ -11,17 +11,22 @@ from tests.rig.tools import NOBODY, REPOSITORY
 
 
 def as_nobody(argv: Sequence[str]) -> list[str]:
-    """`argv` run by user and group 65534 without capabilities; the process id stays the same.
+    """`argv` run by user and group 65534 without capabilities; the process id stays the same."""
+    setpriv = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    return for_strangers([*setpriv, *argv])
+
+
+def for_strangers(argv: Sequence[str]) -> list[str]:
+    """`argv` where the interpreter is open to all users; the process id stays the same.
 
     Where the interpreter, the virtual environment or this repository are in a directory that is
     closed to strangers (/root/.pyenv), the process gets a mount namespace in which that
     directory holds only those, and is open. Without this Python *starts* (setpriv keeps root's
     rights until its exec), does not find its standard library, and takes another Python's.
     """
-    stranger = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *argv]
     hidden = _hidden_directories()
     if not hidden:
-        return stranger
+        return [*argv]
     covers = sorted({cover for cover, _ in hidden})
     script = ["umask 022"]
     script += [f"exec {fd}< {_quote(place)}" for fd, (_, place) in enumerate(hidden, 3)]
@@ -32,7 +37,7 @@ def as_nobody(argv: Sequence[str]) -> list[str]:
         script += [f"exec {fd}<&-"]
     script += [f'umask {_umask():03o}; exec "$@"']
     private = ["unshare", "--mount", "--propagation", "slave"]
-    return [*private, "sh", "-ec", "\n".join(script), "as_nobody", *stranger]
+    return [*private, "sh", "-ec", "\n".join(script), "for_strangers", *argv]
 
 
 def _hidden_directories() -> list[tuple[Path, Path]]:

@@ -89,12 +89,12 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "forbidden": Case(
         get("/x"),
-        (Told(INFO, "404 for /x: the server may not read it; see chmod(1)"),),
+        (Told(INFO, "404 for /x: the server may not read it; see chmod(1) and --confine"),),
         {b"x": failure(errno.EACCES)},
     ),
     "forbidden by its attributes": Case(
         get("/x"),
-        (Told(INFO, "404 for /x: the server may not read it; see chmod(1)"),),
+        (Told(INFO, "404 for /x: the server may not read it; see chmod(1) and --confine"),),
         {b"x": failure(errno.EPERM)},
     ),
     "a disk that fails": Case(

@@ -22,8 +22,8 @@ log = logging.getLogger("trio_amped.serving")
 _NOTABLE: Final = {
     errno.EXDEV: "a symbolic link leads out of the root, or is absolute: not followed",
     errno.ELOOP: "a symbolic link that is not followed",
-    errno.EACCES: "the server may not read it; see chmod(1)",
-    errno.EPERM: "the server may not read it; see chmod(1)",
+    errno.EACCES: "the server may not read it; see chmod(1) and --confine",
+    errno.EPERM: "the server may not read it; see chmod(1) and --confine",
 }
 """What looks like a file that is missing, and can be mended by whoever runs the server."""
 NO_FILE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
