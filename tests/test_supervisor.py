@@ -496,7 +496,7 @@ def test_a_successor_that_hangs_with_its_root_blocks_nobody(tmp_path: Path) -> N
         running_workers(root=disk.path, program=program) as server,
     ):
         before = workers(server)
-        disk.hang("getattr", "open", "opendir")
+        disk.hang("getattr", "open")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for_log(r"worker 1: process \d+ did not serve after 3 s, and was killed")
         server.wait_for_log("worker 1 is not renewed: its successor does not serve")

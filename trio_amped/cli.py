@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N|auto",
         help="processes that serve, each with helpers, limits and caches of its own; auto: one for "
-        "each processor; more than one start anew, one by one, on SIGHUP (default: 1)",
+        "each processor; more than one are replaced, one by one, on SIGHUP (default: 1)",
     )
     everyday = parser.add_argument_group("what to serve, and how")
     limits = parser.add_argument_group("limits and deadlines")
