@@ -26,6 +26,7 @@ from tests.real.support import (
     eventually,
     evict,
     helper_processes,
+    ignores,
     put,
     watched,
 )
@@ -45,7 +46,7 @@ pytestmark = pytest.mark.measured
 SIZE = 8 * MIB
 HELPERS = ("thread", "process")
 FINISHING = (
-    r"(SIGINT|SIGTERM): finishing what is being sent, at most 1000 s; once more stops at once"
+    r"SIG(INT|TERM|HUP): finishing what is being sent, at most 1000 s; once more stops at once"
 )
 
 
@@ -177,6 +178,7 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--head-timeout", "nan"], "--head-timeout must be a number"),
     (["--disk-timeout", "-1"], "--disk-timeout must be at least 0.001"),
     (["--drain-timeout", "-0.5"], "--drain-timeout must be at least 0"),
+    (["--retire-timeout", "-1"], "--retire-timeout must be at least 0"),
     (["--send-timeout", "soon"], "argument --send-timeout: invalid float value: 'soon'"),
     (["--keep-alive-timeout=-inf"], "--keep-alive-timeout must be at least 0.001"),
     (["--max-help", "1"], "unrecognized arguments: --max-help 1"),
@@ -505,7 +507,7 @@ def refuses(port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_idle_connections_and_exits_0(root: Path, number: signal.Signals) -> None:
     with running_server(root=root) as server, Client(server) as fresh, Client(server) as used:
         assert used.get("/small").body == b"small"
@@ -517,7 +519,7 @@ def test_a_signal_ends_idle_connections_and_exits_0(root: Path, number: signal.S
 
 
 @pytest.mark.parametrize("helpers", HELPERS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_transfer_under_way_is_finished(root: Path, number: signal.Signals, helpers: str) -> None:
     evict(root / "big")
     with running_server("--helpers", helpers, root=root) as server:
@@ -565,6 +567,13 @@ def test_a_second_signal_stops_at_once(root: Path, number: signal.Signals, helpe
             assert len(slow.take(SIZE)) < SIZE
             assert slow.has_ended()
         assert "Traceback" not in "\n".join(server.log)
+
+
+def test_nohup_is_obeyed(root: Path) -> None:
+    """A terminal that goes away does not end what was started so that it stays."""
+    with running_server(root=root, wrap=lambda argv: ["nohup", *argv]) as server:
+        assert ignores(server.pid, signal.SIGHUP)
+        assert server.stop(signal.SIGTERM) == 0
 
 
 def test_a_second_signal_does_not_swallow_the_summary(root: Path) -> None:

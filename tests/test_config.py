@@ -74,6 +74,7 @@ NUMBERS = {  # default, least, most: what users rely on
     "open_file_timeout": (10.0, 0, NEVER),
     "disk_timeout": (30.0, 0.001, NEVER),
     "drain_timeout": (10.0, 0, NEVER),
+    "retire_timeout": (600.0, 0, NEVER),
 }
 
 

@@ -85,6 +85,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "info: 'SIGHUP: starting the workers anew, one by one'",
         "info: 'all workers are new'",
         "error: 'worker %d is not renewed: its successor does not serve', seat.number",
+        "warning: _TOO_MANY, seat.number, _GENERATIONS, timeout",
     ),
     "worker.py": (
         "info: 'serving as %s, uid %d, gid %d', settings.user.name, os.getuid(), os.getgid()",
@@ -92,6 +93,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "debug: 'the supervisor is gone: %s', error",
         "warning: 'the supervisor has ended: finishing what is being sent'",
     ),
+    "worker_process.py": ("error: 'a worker cannot be heard or told: %s', error",),
 }
 
 

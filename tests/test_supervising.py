@@ -16,10 +16,11 @@ from trio_amped import supervisor as module
 from trio_amped.config import Config
 from trio_amped.stats import Stats
 from trio_amped.supervisor import Supervisor
-from trio_amped.worker_process import DRAIN, RETIRE, RETIRING, STOP
+from trio_amped.worker_process import DRAIN, RETIRE, STOP
 
 DRAINING: Final = 7.0
-CONFIG: Final = Config(port=0, drain_timeout=DRAINING)
+RETIRING: Final = 70.0
+CONFIG: Final = Config(port=0, drain_timeout=DRAINING, retire_timeout=RETIRING)
 LASTING: Final = 10.0
 
 
@@ -29,12 +30,14 @@ class Puppet:
     all: list["Puppet"] = []  # noqa: RUF012  # since the test began
     starting = 1.0  # seconds that the next ones take to start
     serves = True  # whether the next ones do
+    cannot_start: Exception | None = None  # why the next ones have no process
 
     def __init__(self) -> None:
         self.all.append(self)
         self.name = ""
         self.is_serving = False
         self.is_settled = trio.Event()
+        self.has_process = False
         self.unusable: OSError | None = None
         self.counters: dict[str, Any] | None = None
         self.told: list[tuple[bytes, float, float]] = []  # order, seconds, when
@@ -56,6 +59,10 @@ class Puppet:
         self.started_at = trio.current_time()
         assert options == ["--these"]
         try:
+            if self.cannot_start:
+                self._end.set()
+                raise self.cannot_start
+            self.has_process = True
             with trio.move_on_after(self._starting):
                 await self._end.wait()
             if self._serves and not self._end.is_set():
@@ -233,9 +240,7 @@ async def test_each_old_one_retires_when_its_successor_serves(
         new = Puppet.all[3:]
         assert [each.name for each in new] == ["1,announce", "2,quiet", "3,quiet"]
         assert [each.started_at - hung_up_at for each in new] == [0, 1, 2]
-        assert [each.told for each in old] == [
-            [(RETIRE, RETIRING + DRAINING, each.served_at)] for each in new
-        ]
+        assert [each.told for each in old] == [[(RETIRE, RETIRING, each.served_at)] for each in new]
         assert [each.listeners for each in new] == [each.listeners for each in old]
         for puppet in old:
             puppet.end(requests=2)
@@ -281,6 +286,27 @@ async def test_a_successor_that_does_not_serve_ends_the_restart(
         "worker 2 is not renewed: its successor does not serve",
     ]
     assert "all workers are new" not in messages(caplog, logging.INFO)
+
+
+async def test_four_generations_retire_and_the_oldest_of_five_is_ended(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clients that stay for long must not let processes pile up."""
+    async with supervised(2) as stage:
+        for _ in range(4):
+            await stage.signal(signal.SIGHUP)
+            await trio.sleep(2.5)
+        assert all(len(each.told) == 1 for each in Puppet.all[:8])
+        Puppet.all[4].end(requests=0)  # the second one of the first seat is gone already
+        await stage.signal(signal.SIGHUP)
+        await trio.sleep(2.5)
+        told = [[(order, seconds) for order, seconds, _ in each.told] for each in Puppet.all[:10]]
+        retired = [(RETIRE, RETIRING)]
+        assert told == [retired, [*retired, (DRAIN, DRAINING)], *[retired] * 8]
+        await stage.end()
+    assert messages(caplog, logging.WARNING, logging.ERROR) == [
+        "worker 2: more than 4 generations retire: the oldest finishes what it sends, at most 7 s"
+    ]
 
 
 async def test_a_signal_during_a_restart_ends_the_new_ones_too(autojump_clock: MockClock) -> None:
@@ -390,3 +416,36 @@ async def test_nobody_is_replaced_once_it_ends(autojump_clock: MockClock) -> Non
         ended_at = trio.current_time()
     assert begun_workers() == begun
     assert trio.current_time() == ended_at
+
+
+@pytest.mark.parametrize("error", [OSError(11, "no more processes"), MemoryError()])
+async def test_it_tries_for_as_long_as_no_process_can_be_started(
+    error: Exception,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once it has served: what the system has no room for now it may have later."""
+    async with supervised(2) as stage:
+        monkeypatch.setattr(Puppet, "cannot_start", error)
+        for puppet in Puppet.all[:2]:
+            puppet.end()
+        await trio.sleep(600)
+        assert stage.alive == []
+        monkeypatch.setattr(Puppet, "cannot_start", None)
+        await trio.sleep(6.5)
+        assert len(stage.alive) == 2
+        await stage.signal(signal.SIGHUP)
+        await trio.sleep(2.5)
+        assert len(stage.alive) == 4
+        await stage.end()
+    said = messages(caplog, logging.ERROR)
+    assert all("; the next one in " in line for line in said)
+    assert len(said) > 200
+
+
+async def test_it_gives_up_where_no_process_could_ever_be_started(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Puppet, "cannot_start", OSError(11, "no more processes"))
+    assert await Stage(2).supervisor.run() == 1

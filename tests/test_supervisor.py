@@ -30,10 +30,10 @@ from tests.real.support import (
     stop_process,
     watched,
 )
-from tests.rig import GUARD, REPOSITORY, ServerProcess, running_server
+from tests.rig import GUARD, REPOSITORY, ServerProcess, fuse_disk, needs, running_server
 from trio_amped.config import Config
 from trio_amped.supervisor import listen, usable_processors
-from trio_amped.worker_process import RETIRING, Worker
+from trio_amped.worker_process import Worker
 
 SIZE = 4 * MIB
 FINISHING = r"SIG\w+: finishing what is being sent, at most \d+ s; once more stops at once"
@@ -51,11 +51,16 @@ PATIENT = """if True:
     import sys
     from trio_amped import cli, worker_process
     worker_process._LATE = 600.0
+    worker_process._STARTING = 600
+    worker_process._STILL = 600
     sys.exit(cli.main())
 """
 
 # The same, which kills at once those that have not ended in their time.
 IMPATIENT = PATIENT.replace("600.0", "0.1")
+
+# The same, which kills those that say nothing for three seconds.
+ALERT = PATIENT.replace("_STILL = 600", "_STILL = 3")
 
 
 @contextmanager
@@ -113,6 +118,15 @@ def finishes(client: Client) -> bool:
     return client.take(SIZE) == content(SIZE) and client.has_ended()
 
 
+def answers(server: ServerProcess, count: int) -> bool:
+    """Whether so many clients, one after the other, get the small file."""
+    for _ in range(count):
+        with Client(server) as client:
+            if client.get("/small").body != b"small":
+                return False
+    return True
+
+
 def refuses(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), GUARD).close()
@@ -128,14 +142,23 @@ def lines(server: ServerProcess, pattern: str) -> list[str]:
 
 
 class Crowd:
-    """Clients that ask again and again, each time on a new connection; what has gone wrong."""
+    """Clients that ask again and again; what has gone wrong.
 
-    def __init__(self, server: ServerProcess, size: int = 2) -> None:
-        self.answers: list[bytes] = []
+    Half of them on a new connection each time, the others on the same one for as long as they are
+    not told that it ends.
+    """
+
+    path, expected = "/small", b"small"
+
+    def __init__(self, server: ServerProcess, size: int = 4) -> None:
+        self.answers: list[int] = []
         self.failures: list[str] = []
         self._server = server
         self._has_enough = threading.Event()
-        self._threads = [threading.Thread(target=self._ask_again_and_again) for _ in range(size)]
+        self._threads = [
+            threading.Thread(target=self._ask_again_and_again, args=(bool(number % 2),))
+            for number in range(size)
+        ]
 
     def __enter__(self) -> "Crowd":
         for thread in self._threads:
@@ -147,19 +170,31 @@ class Crowd:
         for thread in self._threads:
             thread.join(GUARD)
 
-    def _ask_again_and_again(self) -> None:
+    def _ask_again_and_again(self, stays: bool) -> None:
         while not self._has_enough.is_set():
-            is_prompt, start = True, time.monotonic()
             try:
                 with Client(self._server) as client:
-                    client.ask("/small", "Connection: close")
-                    is_prompt = time.monotonic() - start < RETIRING
-                    body = client.answer().body
-                    assert body == b"small"
-                self.answers.append(body)
+                    while not self._ask(client, stays):
+                        pass
             except (OSError, AssertionError) as error:
-                if is_prompt:  # who is silent for so long may have been accepted by an old worker
-                    self.failures.append(repr(error))
+                self.failures.append(repr(error))
+
+    def _ask(self, client: Client, stays: bool) -> bool:
+        """Ask once; return whether that was the last time."""
+        is_last = not stays or self._has_enough.is_set()
+        answer = client.get(self.path, *["Connection: close"] * is_last)
+        assert answer.body == self.expected
+        self.answers.append(answer.status)
+        return answer.fields.get("connection") == "close"
+
+
+class Downloads(Crowd):
+    """Clients that ask for all of /big again and again, on new connections and on kept ones."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        super().__init__(server, 2)
+
+    path, expected = "/big", content(SIZE)
 
 
 # ---------------------------------------------------------------- who serves
@@ -387,14 +422,13 @@ async def test_a_worker_has_lasted_when_it_has_served_for_long(
 ) -> None:
     """However long it took to start, or to fail."""
     worker = Worker()
-    with worker._theirs, worker._channel:
-        mock_clock.jump(1000)
-        assert not worker.has_lasted()
-        worker._hear({"serving": True})
-        mock_clock.jump(9.9)
-        assert not worker.has_lasted()
-        mock_clock.jump(0.2)
-        assert worker.has_lasted()
+    mock_clock.jump(1000)
+    assert not worker.has_lasted()
+    worker._hear({"serving": True})
+    mock_clock.jump(9.9)
+    assert not worker.has_lasted()
+    mock_clock.jump(0.2)
+    assert worker.has_lasted()
 
 
 def test_a_worker_that_cannot_serve_any_more_says_why(root: Path) -> None:
@@ -407,24 +441,111 @@ def test_a_worker_that_cannot_serve_any_more_says_why(root: Path) -> None:
         assert other in workers(server)
 
 
+def test_a_worker_whose_loop_stands_still_tells_its_stacks_and_is_replaced(
+    root: Path, saboteur: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal makes it spin in its event loop, with the GIL in its hands."""
+    monkeypatch.setenv("PYTHONPATH", str(saboteur))
+    put(saboteur / "how", b"import signal; signal.signal(12, lambda *_: [1 for _ in iter(int, 1)])")
+    with running_workers(root=root, program=(sys.executable, "-c", ALERT)) as server:
+        victim, other = workers(server)
+        os.kill(victim, signal.SIGUSR2)
+        server.wait_for_log(
+            rf"worker \d: process {victim} stood still for 3 s, and was killed; the next one in "
+        )
+        assert lines(server, r"most recent call first")
+        assert lines(server, r'File ".*trio/_core/_run.py", line \d+ in run')
+        assert other in workers(server)
+        eventually(lambda: len(workers(server)) == 2 and victim not in workers(server))
+
+
+def test_a_worker_that_was_stopped_is_replaced(root: Path) -> None:
+    """What is queued on it is served by the next."""
+    with running_workers(root=root, program=(sys.executable, "-c", ALERT)) as server:
+        victim, _ = workers(server)
+        stop_process(victim)
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Client(server)) for _ in range(20)]
+            for client in clients:
+                client.ask("/small")
+            for client in clients:
+                assert client.answer().body == b"small"
+        server.wait_for_log(f"process {victim} stood still for 3 s, and was killed")
+        assert victim not in children(server.pid)
+
+
+def test_workers_are_not_blamed_for_a_supervisor_that_stood_still(root: Path) -> None:
+    with running_workers(root=root, program=(sys.executable, "-c", ALERT)) as server:
+        before = workers(server)
+        stop_process(server.pid)
+        start = time.monotonic()
+        eventually(lambda: time.monotonic() > start + 6)
+        server.process.send_signal(signal.SIGCONT)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("all workers are new")
+        assert not lines(server, "ERROR|WARNING")
+        eventually(lambda: not set(before) & set(children(server.pid)))
+
+
+@needs("fuse")
+def test_a_successor_that_hangs_with_its_root_blocks_nobody(tmp_path: Path) -> None:
+    put(tmp_path / "backing/small", b"small")
+    program = (sys.executable, "-c", PATIENT.replace("_STARTING = 600", "_STARTING = 3"))
+    with (
+        fuse_disk(tmp_path, tmp_path / "backing") as disk,
+        running_workers(root=disk.path, program=program) as server,
+    ):
+        before = workers(server)
+        disk.hang("getattr", "open")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log(r"worker 1: process \d+ did not serve after 3 s, and was killed")
+        server.wait_for_log("worker 1 is not renewed: its successor does not serve")
+        os.kill(before[0], signal.SIGKILL)
+        server.wait_for_log(rf"worker \d: process {before[0]} was killed by SIGKILL; the next one")
+        server.wait_for_log(r"did not serve after 3 s, and was killed; the next one")
+        disk.release()
+        eventually(lambda: answers(server, 20))
+
+
 # ---------------------------------------------------------------- a rolling restart
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [5, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("options", [[], ["--no-fast-lane"]])
 def test_rolling_restarts_lose_no_request(root: Path, options: list[str], count: int) -> None:
     with running_workers(*options, root=root) as server:
         before = workers(server)
-        with Crowd(server) as crowd:
+        with Crowd(server) as crowd, Downloads(server) as downloads:
             for number in range(1, count + 1):
                 server.process.send_signal(signal.SIGHUP)
                 eventually(lambda: len(lines(server, "all workers are new")) == number)  # noqa: B023
         assert crowd.failures == []
+        assert downloads.failures == []
         assert len(crowd.answers) > 2 * count
         eventually(lambda: not set(before) & set(children(server.pid)))
         assert len(workers(server)) == 2
         assert server.stop() == 0
-        server.wait_for_log(rf"stopped; {len(crowd.answers)} requests, .*[a-z]$")
+        total = len(crowd.answers) + len(downloads.answers)
+        server.wait_for_log(rf"stopped; {total} requests, .*[a-z]$")
+
+
+@pytest.mark.parametrize("options", [[], ["--no-fast-lane"]])
+def test_downloads_go_on_through_several_restarts(root: Path, options: list[str]) -> None:
+    """They take longer than a drain may."""
+    with (
+        running_workers("--drain-timeout", "0.1", *options, root=root) as server,
+        a_client_of_each(server, 64 * KIB) as clients,
+    ):
+        for number in range(1, 5):
+            server.process.send_signal(signal.SIGHUP)
+            eventually(lambda: len(lines(server, "all workers are new")) == number)  # noqa: B023
+        for client in clients.values():
+            assert client.take(SIZE) == content(SIZE)
+            last = client.get("/small")
+            assert (last.body, last.fields["connection"]) == (b"small", "close")
+            assert client.has_ended()
+        eventually(lambda: not set(clients) & set(children(server.pid)))
+        assert not lines(server, "ERROR|WARNING|Traceback")
 
 
 def test_a_transfer_under_way_is_finished_by_the_old_worker(root: Path) -> None:
@@ -433,7 +554,9 @@ def test_a_transfer_under_way_is_finished_by_the_old_worker(root: Path) -> None:
         server.wait_for_log("all workers are new")
         with watched(list(clients)) as have_ended:
             for client in clients.values():
-                assert finishes(client)
+                assert client.take(SIZE) == content(SIZE)
+                assert client.get("/small").fields["connection"] == "close"
+                assert client.has_ended()
             assert have_ended()
         assert not set(workers(server)) & set(clients)
         assert len(lines(server, r"serving .* at http")) == 2  # and what has become of the gate

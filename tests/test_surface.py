@@ -16,7 +16,7 @@ SURFACE: Final[dict[str, dict[str, set[str]]]] = {
         "ClientGone": set(),
         "Config": {"all_sites"},
         "Exchange": {"peer", "receive_some", "respond", "start", "send_all"},
-        "Server": {"serve", "stop_accepting", "drain"},
+        "Server": {"serve", "stop_accepting", "retire", "drain"},
         "Site": {"application", "policy"},
         "Sites": {"drain"},
         "Stats": {"as_dict", "add"},

@@ -1,11 +1,14 @@
 """A worker and its orders, on virtual time: who is served until when. In this process."""
 
 import contextlib
+import errno
+import faulthandler
 import gc
 import io
 import json
 import logging
 import math
+import os
 import signal
 import socket
 import threading
@@ -22,7 +25,7 @@ from tests.serving.cases import get
 from tests.serving.client import parse
 from trio_amped import worker
 from trio_amped.config import Config
-from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, RETIRING, STOP, Worker
+from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, STACKS, STOP, Worker, _persistently
 
 SIZE: Final = 4 * MIB
 MOMENT: Final = 0.001
@@ -63,8 +66,10 @@ class Desk:
         self.ended.set()
 
     async def hear(self) -> dict[str, Any]:
-        """What the worker says next."""
-        message: dict[str, Any] = json.loads(await self.channel.recv(LARGEST))
+        """What the worker says next, but that it is alive."""
+        while (message := json.loads(await self.channel.recv(LARGEST))) == {"alive": True}:
+            pass
+        assert isinstance(message, dict)
         return message
 
     async def tell(self, order: bytes) -> None:
@@ -118,32 +123,156 @@ EVERY_WAY: Final = pytest.mark.parametrize("way", WAYS, ids=["lane", "tasks"])
 
 
 @EVERY_WAY
-async def test_who_was_accepted_before_can_ask_for_a_while(
+async def test_who_is_there_when_it_retires_is_served_once_more(
     way: dict[str, Any], root: Path, autojump_clock: MockClock
 ) -> None:
-    """A client may be accepted at the very moment when its successor serves, and has not asked."""
-    async with at_work(root, **way) as desk:
-        silent, used, patient, last = [await desk.connect() for _ in range(4)]
+    """Each hears that it was the last answer, and those who ask for nothing have their time."""
+    async with at_work(root, keep_alive_timeout=50.0, head_timeout=40.0, **way) as desk:
+        silent, used, patient, pipelined = [await desk.connect() for _ in range(4)]
         assert await ask(used)
+        assert await ask(patient)
         await wait_all_tasks_blocked()
         retired_at = trio.current_time()
         await desk.tell(RETIRE)
         late = await desk.connect()
         await late.send_all(get("/small"))
-        await trio.sleep_until(retired_at + RETIRING - MOMENT)
-        assert await ask(silent)
-        assert await ask(used)
-        assert not await ask(last, "Connection: close")
-        assert trio.current_time() < retired_at + RETIRING
-        for stream in (silent, used, patient, last):
+        await trio.sleep(30.0)
+        assert not await ask(silent)
+        assert not await ask(used)
+        await pipelined.send_all(get("/small") * 3)
+        answers = parse(await rest_of(pipelined), [])
+        assert [answer.closes for answer in answers] == [False, False, True]
+        assert trio.current_time() == retired_at + 30.0
+        for stream in (silent, used):
             assert await stream.receive_some() == b""
-        assert trio.current_time() == pytest.approx(retired_at + RETIRING, abs=MOMENT)
+        assert trio.current_time() == retired_at + 30.0
+        for stream in (silent, used, pipelined):
+            await stream.aclose()
+        assert await patient.receive_some() == b""
+        assert 50.0 <= trio.current_time() - retired_at <= 52.0
+        await patient.aclose()
+        await desk.ended.wait()
+        assert trio.current_time() - retired_at <= 52.0
         with trio.move_on_after(MOMENT):
             raise AssertionError(await late.receive_some())  # that is for the successor
-        for stream in (silent, used, patient, last, late):
-            await stream.aclose()
+        await late.aclose()
         counters = (await desk.hear())["counters"]
-        assert (counters["connections"], counters["requests"]) == (4, 4)
+        assert (counters["connections"], counters["requests"]) == (4, 7)
+
+
+@EVERY_WAY
+async def test_a_download_goes_on_while_it_retires(
+    way: dict[str, Any], root: Path, autojump_clock: MockClock
+) -> None:
+    async with at_work(root, drain_timeout=1.0, send_timeout=100.0, **way) as desk:
+        busy = await desk.connect()
+        await busy.send_all(get("/big"))
+        received = bytes(await busy.receive_some())
+        await desk.tell(RETIRE)
+        await trio.sleep(80.0)
+        while not received.endswith(content(SIZE)[-9:]):
+            received += await busy.receive_some()
+        (answer,) = parse(received, [])
+        assert answer.body == content(SIZE)
+        assert not await ask(busy)
+        await busy.aclose()
+
+
+@EVERY_WAY
+async def test_it_ends_at_once_where_nobody_is_there(
+    way: dict[str, Any], root: Path, autojump_clock: MockClock
+) -> None:
+    async with at_work(root, **way) as desk:
+        retired_at = trio.current_time()
+        await desk.tell(RETIRE)
+        await desk.ended.wait()
+        assert trio.current_time() == retired_at
+
+
+async def test_it_says_each_second_that_it_is_alive(root: Path, autojump_clock: MockClock) -> None:
+    async with at_work(root) as desk:
+        start = trio.current_time()
+        for second in range(1, 40):
+            assert json.loads(await desk.channel.recv(LARGEST)) == {"alive": True}
+            assert trio.current_time() == start + second
+        await desk.tell(STOP)
+
+
+# ---------------------------------------------------------------- what its supervisor makes of it
+
+
+async def test_a_worker_that_does_not_serve_in_time(autojump_clock: MockClock) -> None:
+    assert await Worker()._silence() == "did not serve after 60 s, and was killed"
+    assert trio.current_time() == 61
+
+
+async def test_a_worker_that_stands_still(autojump_clock: MockClock) -> None:
+    """It has said something each second for a while."""
+    worker = Worker()
+
+    async def live() -> None:
+        worker._hear({"serving": True})
+        for _ in range(100):
+            await trio.sleep(1)
+            worker._hear({"alive": True})
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        assert await worker._silence() == "stood still for 30 s, and was killed"
+    assert 130 <= trio.current_time() <= 132
+
+
+async def test_time_in_which_the_supervisor_stood_still_does_not_count(
+    mock_clock: MockClock,
+) -> None:
+    worker = Worker()
+    worker._hear({"serving": True})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker._silence)
+        for _ in range(20):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(60)
+        await wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "no memory"), MemoryError()])
+async def test_no_memory_to_wait_for_a_worker(
+    error: Exception, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked again later; epoll_ctl(2) takes memory."""
+    failures = [error, error]
+
+    async def call() -> str:
+        await trio.lowlevel.checkpoint()
+        if failures:
+            raise failures.pop()
+        return "heard"
+
+    assert await _persistently(call) == "heard"
+    assert trio.current_time() == 2
+    assert "a worker cannot be heard or told" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["socket.socketpair", "subprocess.Popen", "os.pidfd_open"])
+async def test_a_worker_that_cannot_be_started(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of it, and the next one can be."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = len(os.listdir("/proc/self/fd"))
+    started = Worker()
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(OSError, match="Too many"):
+        await started.run("1,quiet", [], ["--root", "/nowhere"])
+    monkeypatch.undo()
+    assert started.is_settled.is_set()
+    assert not started.has_process
+    assert len(os.listdir("/proc/self/fd")) == before
+    end = await Worker().run("1,quiet", [], ["--nonsense"])
+    assert "ended with status 2" in end
 
 
 @EVERY_WAY
@@ -198,11 +327,12 @@ async def test_it_can_be_stopped_at_once(
 
 
 @EVERY_WAY
-@pytest.mark.parametrize(("order", "due"), [(DRAIN, 7.0), (RETIRE, RETIRING + 7.0)])
+@pytest.mark.parametrize(("order", "due"), [(DRAIN, 7.0), (RETIRE, 70.0)])
 async def test_who_does_not_read_is_waited_for_as_long_as_the_config_says(
     order: bytes, due: float, way: dict[str, Any], root: Path, autojump_clock: MockClock
 ) -> None:
-    async with at_work(root, drain_timeout=7.0, **way) as desk:
+    timeouts = {"drain_timeout": 7.0, "retire_timeout": 70.0, "send_timeout": 1000.0}
+    async with at_work(root, **timeouts, **way) as desk:
         busy = await desk.connect()
         await busy.send_all(get("/big"))
         await wait_all_tasks_blocked()
@@ -232,6 +362,8 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
+    stacks: list[int] = []
+    monkeypatch.setattr(faulthandler, "register", lambda number, **_: stacks.append(number))
     thresholds: list[tuple[int, ...]] = []
     monkeypatch.setattr(gc, "set_threshold", lambda *each: thresholds.append(each))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -257,6 +389,7 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
     for line in ("serving ", "gate ", "the page lost.html is not used"):
         assert (line in text) == (manner == "announce")
     assert "worker 2: the supervisor has ended" in text
+    assert stacks == [STACKS]
     assert [each[2] for each in thresholds] == [1000], "full collections hold the loop"
 
 
@@ -266,11 +399,7 @@ async def test_who_does_not_end_in_time_is_killed_five_seconds_later(
     seconds: float, order: bytes, autojump_clock: MockClock
 ) -> None:
     told = Worker()
-    try:
-        assert told._patience.deadline == math.inf, "nobody is killed for being at work"
-        await trio.sleep(7.0)
-        told.tell(order, seconds)
-        assert told._patience.deadline == trio.current_time() + seconds + 5.0
-    finally:
-        told._channel.close()
-        told._theirs.close()
+    assert told._patience.deadline == math.inf, "nobody is killed for being at work"
+    await trio.sleep(7.0)
+    told.tell(order, seconds)
+    assert told._patience.deadline == trio.current_time() + seconds + 5.0

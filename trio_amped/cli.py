@@ -30,7 +30,7 @@ _FULL_COLLECTION = 1000  # of the next younger generation, see the gc module
 _MOST_WORKERS = 1024
 # The first words of the settings that few will touch: a group of their own in --help.
 _LIMITS = ("max_connections", "max_open_files", "max_head", "max_target", "max_fields")
-_DEADLINES = ("open_file_", "head_", "keep_", "send_", "disk_", "drain_")
+_DEADLINES = ("open_file_", "head_", "keep_", "send_", "disk_", "drain_", "retire_")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N|auto",
         help="processes that serve, each with helpers, limits and caches of its own; auto: one for "
-        "each processor; more than one start anew, one by one, on SIGHUP (default: 1)",
+        "each processor; more than one are replaced, one by one, on SIGHUP (default: 1)",
     )
     rights = parser.add_argument_group("least privilege")
     rights.add_argument(
@@ -281,14 +281,18 @@ async def _stop_on_signals(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1): a terminal may go away
+        numbers.add(signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as signals:
         task_status.started()
         async for number in signals:
             log.info(DRAINING, signal.Signals(number).name, server.config.drain_timeout)
             server.drain()
             break
-        async for _ in signals:
-            everything.cancel()
+        async for number in signals:
+            if number != signal.SIGHUP:  # a terminal that goes away may send another one
+                everything.cancel()
 
 
 def _summary(stats: Stats) -> str:

@@ -239,6 +239,11 @@ class Config(Site):
     drain_timeout: float = _setting(
         10.0, "seconds for what is being sent when the server stops", least=0
     )
+    retire_timeout: float = _setting(
+        600.0,
+        "seconds for the clients of a worker that has a successor: their downloads go on so long",
+        least=0,
+    )
 
     on_request: Callable[[Answered], object] | None = _setting(
         None,

@@ -16,15 +16,19 @@ import trio
 
 from .config import Config
 from .stats import Stats
-from .worker_process import DRAIN, RETIRE, RETIRING, SIGNALS, STOP, Worker
+from .worker_process import DRAIN, RETIRE, SIGNALS, STOP, Worker
 
 log = logging.getLogger("trio_amped")
 
 DRAINING: Final = "%s: finishing what is being sent, at most %g s; once more stops at once"
 
+_TOO_MANY: Final = (
+    "worker %d: more than %d generations retire: the oldest finishes what it sends, at most %g s"
+)
 _FAILURES: Final = 5  # for each worker, while none lasts; then we give up
 _FIRST_DELAY: Final = 0.1  # seconds before a worker is replaced; doubled with each failure in a row
 _LAST_DELAY: Final = 5.0
+_GENERATIONS: Final = 4  # of workers that retire at a time
 _BACKLOG: Final = 0xFFFF  # as trio does; the kernel takes what it allows
 
 
@@ -36,6 +40,7 @@ class Seat:
         self.number = number
         self.listeners = listeners
         self.worker: Worker | None = None
+        self.retiring: list[Worker] = []  # the oldest one first
         self.delay = _FIRST_DELAY  # seconds before the next one that dies is replaced
         self.changing = trio.Lock()  # held by whoever puts another worker here
 
@@ -134,9 +139,11 @@ class Supervisor:
         name = f"{seat.number},{'announce' if announces else 'quiet'}"
         try:
             end = await worker.run(name, seat.listeners, self._options)
-        except OSError as error:
-            end = f"cannot be started: {error}"
+        except (OSError, MemoryError) as error:
+            end = f"cannot be started: {error or 'out of memory'}"
         self._workers.remove(worker)
+        if worker in seat.retiring:
+            seat.retiring.remove(worker)
         self._note_counters(worker)
         if worker.unusable and not self._has_served.is_set():
             self._unusable = worker.unusable
@@ -161,7 +168,8 @@ class Supervisor:
             seat.delay = _FIRST_DELAY
         if worker.has_lasted() or any(other.has_lasted() for other in self._workers):
             self._failures = 0
-        else:
+        elif worker.has_process or not self._has_served.is_set():
+            # Later the system may have no room for a process, but will have it again.
             self._failures += 1
         async with seat.changing:
             if worker is not seat.worker or self._ending.is_set():
@@ -194,11 +202,20 @@ class Supervisor:
             await new.is_settled.wait()
             if new.is_serving and new in self._workers and not self._ending.is_set():
                 seat.worker = new
-                if old is not None:
-                    old.tell(RETIRE, RETIRING + self._config.drain_timeout)
+                if old in self._workers:
+                    self._retire(old, seat)
             elif not self._ending.is_set():
                 log.error("worker %d is not renewed: its successor does not serve", seat.number)
         return new is seat.worker
+
+    def _retire(self, worker: Worker, seat: Seat) -> None:
+        """Have a worker serve its clients to their end; and the oldest of too many end now."""
+        worker.tell(RETIRE, self._config.retire_timeout)
+        seat.retiring.append(worker)
+        if len(seat.retiring) > _GENERATIONS:
+            timeout = self._config.drain_timeout
+            log.warning(_TOO_MANY, seat.number, _GENERATIONS, timeout)
+            seat.retiring.pop(0).tell(DRAIN, timeout)
 
 
 async def listen(config: Config, count: int) -> list[list[socket.socket]]:

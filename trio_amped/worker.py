@@ -3,6 +3,7 @@
 `python -m trio_amped.worker NUMBER,announce|quiet CHANNEL,LISTENER... OPTIONS`, by Worker.run.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from . import cli, logs
 from .config import Config
 from .privileges import become, confine, landlock_version
 from .serving.server import Server
-from .worker_process import LARGEST, RETIRE, RETIRING, SIGNALS, STOP
+from .worker_process import BEAT, LARGEST, RETIRE, SIGNALS, STACKS, STOP
 
 log = logging.getLogger("trio_amped")
 
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    faulthandler.register(STACKS, file=2)  # which needs neither the event loop nor the GIL
     name, descriptors, *options = arguments
     number, manner = name.split(",")
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
@@ -95,6 +97,7 @@ async def _serve(
             else:
                 has_started()
                 await _tell(channel, serving=True)
+                around.start_soon(_beat, channel)
         around.cancel_scope.cancel()
     await _tell(channel, counters=server.stats.as_dict())
     return status
@@ -107,22 +110,23 @@ async def _tell(channel: trio.socket.SocketType, **message: object) -> None:
         log.debug("the supervisor is gone: %s", error)
 
 
+async def _beat(channel: trio.socket.SocketType) -> None:
+    """Let the supervisor know that the event loop runs."""
+    while True:
+        await trio.sleep(BEAT)
+        await _tell(channel, alive=True)
+
+
 async def _obey(channel: trio.socket.SocketType, server: Server, nursery: trio.Nursery) -> None:
     """`nursery` is that of everything."""
     while order := await _order(channel):
         if order == STOP:
             nursery.cancel_scope.cancel()
         elif order == RETIRE:
-            server.stop_accepting()
-            nursery.start_soon(_drain_soon, server)
+            server.retire()
         else:
             server.drain()
     log.warning("the supervisor has ended: finishing what is being sent")
-    server.drain()
-
-
-async def _drain_soon(server: Server) -> None:
-    await trio.sleep(RETIRING)  # for the requests of those whom we accepted last
     server.drain()
 
 

@@ -2,34 +2,46 @@
 
 Both sides import this module. On the socket, which keeps messages apart, the supervisor says one of
 the words below, and the worker sends JSON: {"serving": true} or {"unusable": [errno, text, file]},
-and {"counters": ...} at its end. Each side takes the end of the socket for the end of the other.
+{"alive": true} each second while its loop runs, and {"counters": ...} at its end. Each side takes
+the end of the socket for the end of the other.
 """
 
 import contextlib
 import json
+import logging
 import math
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import trio
 
+log = logging.getLogger("trio_amped")
+
+_T = TypeVar("_T")
+
 DRAIN: Final = b"drain"  # Server.drain
-RETIRE: Final = b"retire"  # the same, but another one serves the same listeners: no hurry
+RETIRE: Final = b"retire"  # Server.retire
 STOP: Final = b"stop"  # at once
-RETIRING: Final = 2.0  # seconds from RETIRE to the drain
+BEAT: Final = 1.0  # seconds between the messages of a worker that serves
+STACKS: Final = signal.SIGUSR1  # a worker writes the stacks of its threads to stderr, and goes on
 LARGEST: Final = 64 * 1024  # bytes of a message
 # For the supervisor alone. A terminal sends them to all its processes, and so do some service
 # managers: a worker that obeyed both would take the second one for "at once".
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _LASTING: Final = 10.0  # seconds of serving; a worker that ends earlier has failed
+_STARTING: Final = 60  # seconds; a worker that does not serve by then is killed
+_STILL: Final = 30  # seconds without a message of one that serves; the same
 _LATE: Final = 5.0  # seconds beyond those that a worker has for its end; then it is killed
-_KILL_TIMEOUT: Final = 1.0  # seconds; a process that is stuck in the kernel outlives even SIGKILL
+_PAUSE: Final = 1.0  # seconds, when the kernel had no memory
+# Seconds for the stacks, then for the end; what is stuck in the kernel outlives even SIGKILL.
+_KILL_TIMEOUT: Final = 1.0
 
 
 class Worker:
@@ -38,12 +50,13 @@ class Worker:
     def __init__(self) -> None:
         self.is_serving = False
         self.is_settled = trio.Event()  # it serves, or never will
+        self.has_process = False  # one could be started
         self.unusable: OSError | None = None  # why it cannot serve
         self.counters: dict[str, Any] | None = None  # Stats.as_dict, at its end
         self._lasts_at = math.inf
+        self._heard = 0  # messages
         self._patience = trio.CancelScope()
-        ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel = trio.socket.from_stdlib_socket(ours)
+        self._orders, self._given = trio.open_memory_channel[bytes](math.inf)
 
     def has_lasted(self) -> bool:
         """Return whether it has served for long enough to have started well."""
@@ -51,68 +64,133 @@ class Worker:
 
     def tell(self, order: bytes, seconds: float) -> None:
         """Give it an order; it should have ended so many seconds later. It need not run yet."""
-        with contextlib.suppress(OSError):  # it has ended
-            os.write(self._channel.fileno(), order)
+        self._orders.send_nowait(order)
         self._patience.deadline = trio.current_time() + seconds + _LATE
 
     async def run(self, name: str, listeners: Sequence[socket.socket], options: list[str]) -> str:
-        """Start it, and wait until it has ended: how. Raises OSError: it cannot be started."""
+        """Start the process, and wait until it has ended; return how.
+
+        Raises OSError, MemoryError: it cannot be started.
+        """
         try:
-            with self._channel:
-                with self._theirs:
-                    process, pidfd = self._start(name, listeners, options)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with trio.socket.from_stdlib_socket(ours) as channel:
+                with theirs:
+                    process, pidfd = _start(name, theirs, listeners, options)
+                self.has_process = True
                 try:
-                    return f"process {process.pid} {await self._end_of(process, pidfd)}"
+                    return f"process {process.pid} {await self._end_of(process, pidfd, channel)}"
                 finally:
                     os.close(pidfd)
         finally:
             self.is_settled.set()
 
-    def _start(
-        self, name: str, listeners: Sequence[socket.socket], options: list[str]
-    ) -> tuple["subprocess.Popen[bytes]", int]:
-        """The process and its pidfd. Not in a thread: nobody waits for a supervisor's loop."""
-        fds = [self._theirs.fileno(), *(listener.fileno() for listener in listeners)]
-        argv = [sys.executable, "-P", "-m", "trio_amped.worker", name, ",".join(map(str, fds))]
-        # It finds the modules that we have found, and none in the current directory (-P).
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        # Blocked signals stay blocked in what is started, until it has made itself deaf to them.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            process = subprocess.Popen(
-                [*argv, *options], pass_fds=fds, stdin=subprocess.DEVNULL, env=environment
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        try:
-            return process, os.pidfd_open(process.pid)
-        except OSError:
-            process.kill()
-            process.wait()
-            raise
+    async def _end_of(
+        self, process: "subprocess.Popen[bytes]", pidfd: int, channel: trio.socket.SocketType
+    ) -> str:
+        silence = ""
 
-    async def _end_of(self, process: "subprocess.Popen[bytes]", pidfd: int) -> str:
+        async def end_silence() -> None:
+            nonlocal silence
+            silence = await self._silence()
+            self._patience.cancel()
+
         with self._patience:
-            with contextlib.suppress(ConnectionResetError):  # it ended with an order unread
-                while message := await self._channel.recv(LARGEST):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end_silence)
+                nursery.start_soon(self._give_orders, channel)
+                while message := await _persistently(partial(channel.recv, LARGEST)):
                     self._hear(json.loads(message))
-            await trio.lowlevel.wait_readable(pidfd)
+                await _ended(pidfd)
+                nursery.cancel_scope.cancel()
         was_late = process.poll() is None
-        process.kill()  # does nothing to one that has ended
-        with trio.move_on_after(_KILL_TIMEOUT):
-            await trio.lowlevel.wait_readable(pidfd)
+        # It tells its stacks in the handler of the signal, however its loop stands still.
+        for number in (STACKS, signal.SIGKILL):
+            if process.poll() is None:  # send_signal does nothing to one that has ended
+                process.send_signal(number)
+                with trio.move_on_after(_KILL_TIMEOUT):
+                    await _ended(pidfd)
         status = process.poll()
+        if silence:
+            return silence
         if was_late or status is None:
             return "had to be killed"
         if status < 0:
             return f"was killed by {signal.Signals(-status).name}"
         return f"ended with status {status}"
 
+    async def _give_orders(self, channel: trio.socket.SocketType) -> None:
+        async for order in self._given:
+            await _persistently(partial(channel.send, order))
+
+    async def _silence(self) -> str:
+        """Wait until it has said nothing for too long: it does not start, or its loop stands still.
+
+        Seconds are counted one by one: in those in which we stood still ourselves (SIGSTOP) there
+        was nobody to hear it.
+        """
+        silent = heard = 0
+        while silent <= (_STILL if self.is_serving else _STARTING):
+            await trio.sleep(BEAT)
+            silent, heard = silent + 1 if self._heard == heard else 0, self._heard
+        if self.is_serving:
+            return f"stood still for {_STILL} s, and was killed"
+        return f"did not serve after {_STARTING} s, and was killed"
+
     def _hear(self, message: dict[str, Any]) -> None:
+        self._heard += 1
         if "serving" in message:
             self.is_serving = True
             self._lasts_at = trio.current_time() + _LASTING
-        self.counters = message.get("counters")
+        if "counters" in message:
+            self.counters = message["counters"]
         if "unusable" in message:
             self.unusable = OSError(*message["unusable"])
         self.is_settled.set()
+
+
+def _start(
+    name: str, channel: socket.socket, listeners: Sequence[socket.socket], options: list[str]
+) -> tuple["subprocess.Popen[bytes]", int]:
+    """Start a process; return it and its pidfd. Raises OSError, MemoryError.
+
+    Not in a thread: nobody waits for a supervisor's loop.
+    """
+    fds = [channel.fileno(), *(listener.fileno() for listener in listeners)]
+    argv = [sys.executable, "-P", "-m", "trio_amped.worker", name, ",".join(map(str, fds))]
+    # It finds the modules that we have found, and none in the current directory (-P).
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # Blocked signals stay blocked in what is started, until it has made itself deaf to them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        process = subprocess.Popen(
+            [*argv, *options], pass_fds=fds, stdin=subprocess.DEVNULL, env=environment
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        return process, os.pidfd_open(process.pid)
+    except (OSError, MemoryError):
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the next Popen reaps it then
+            process.wait(_KILL_TIMEOUT)
+        raise
+
+
+async def _ended(pidfd: int) -> None:
+    await _persistently(partial(trio.lowlevel.wait_readable, pidfd))
+
+
+async def _persistently(call: Callable[[], Awaitable[_T]]) -> _T | None:
+    """Await a call; again, later, where the kernel has no memory for it; None: the other is gone.
+
+    To wait for a descriptor takes memory as well; epoll_ctl(2).
+    """
+    while True:
+        try:
+            return await call()
+        except (BrokenPipeError, ConnectionResetError):  # it ended, maybe with an order unread
+            return None
+        except (OSError, MemoryError) as error:
+            log.error("a worker cannot be heard or told: %s", error)
+            await trio.sleep(_PAUSE)

@@ -83,6 +83,7 @@ class Connection:
         self.waits: Wait | None = None  # for a request
         self._gives_way = False
         self._is_draining = False
+        self._is_retiring = False
         self._line = b""
         self._asked = b""  # the target of the request that is answered, for the log
         self._common: Match | None = None  # the request, if it was recognised
@@ -142,6 +143,10 @@ class Connection:
         self._is_draining = True
         if self.waits and self.waits.is_idle:
             self.waits.scope.cancel()
+
+    def retire(self) -> None:
+        """Go on, but say of the next answer that it is the last."""
+        self._is_retiring = True
 
     def give_way(self) -> None:
         """Close at once, for another client, if no complete request of this one is here."""
@@ -299,11 +304,18 @@ class Connection:
     def _start_answer(self, status: int) -> bool:
         """An application begins to answer; whether that is the last on this connection."""
         self._note_begin(status, None)
-        return self._is_draining
+        return self._ends_here()
+
+    def _ends_here(self) -> bool:
+        """Return whether the answer that begins is the last one, since the server ends.
+
+        While it retires there is no hurry: requests that have been received are answered first.
+        """
+        return self._is_draining or (self._is_retiring and not self._reader.pending)
 
     def _head(self, response: Response, sent: Body, *, is_last: bool = False) -> bytes:
         """The head of a response, of whose body `sent` follows."""
-        closes = is_last or self._is_draining or response.status in NOT_UNDERSTOOD
+        closes = is_last or self._ends_here() or response.status in NOT_UNDERSTOOD
         if self._common is not None:
             closes = closes or bool(self._common["close"] or self._common["old"])
             self._is_last = closes

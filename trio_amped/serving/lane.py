@@ -97,6 +97,7 @@ class Lane:
         self._parked: dict[int, Parked] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._is_accepting = False
+        self._is_retiring = False
         self._accepts_at = 0.0
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
         self._tells = config.on_request is not None  # whoever wants to know of answers
@@ -274,6 +275,11 @@ class Lane:
         """For good: what comes next is for whoever shares the listeners."""
         self._pause_accepting()
         self._accepts_at = math.inf
+
+    def retire(self) -> None:
+        """Accept no more, and answer those who are here; each hears that it was the last answer."""
+        self._is_retiring = True
+        self.stop_accepting()
 
     def _pause_accepting(self) -> None:
         self._has_work.set()  # a sweep looks whether there is room again
@@ -504,6 +510,8 @@ class Lane:
                 if reply is None:
                     break
             start = stop
+            if self._is_retiring and start == len(received) and not reply.closes:
+                reply = reply.as_last()
             stats.requests += 1
             stats.by_lane += 1
             stats.responses[reply.status] += 1

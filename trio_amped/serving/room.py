@@ -44,6 +44,7 @@ class Room:
         self.givers: list[Callable[[], bool]] = []
         self.late = _LATE
         self._next_ask = -math.inf
+        self._when_empty: Callable[[], None] | None = None
 
     @property
     def has_place(self) -> bool:
@@ -58,6 +59,16 @@ class Room:
         """A connection has ended."""
         self._stats.connections_open -= 1
         self._waiting.unpark()
+        self._tell_if_empty()
+
+    def call_when_empty(self, call: Callable[[], None]) -> None:
+        """Call something, which must not wait, when no connection is open; now, if none is."""
+        self._when_empty = call
+        self._tell_if_empty()
+
+    def _tell_if_empty(self) -> None:
+        if self._when_empty and not self._stats.connections_open:
+            self._when_empty()
 
     def ask(self) -> None:
         """Have idle connections closed, at once or soon."""

@@ -52,6 +52,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._lane: Lane | None = None
         self._is_draining = False
+        self._is_retiring = False
         self._has_served = False
         self._accepting_by_tasks = trio.CancelScope()
         self._accepting_by_lane = trio.CancelScope()
@@ -199,6 +200,27 @@ class Server:
         if self._lane:
             self._lane.stop_accepting()
 
+    def retire(self, timeout: float | None = None) -> None:
+        """Leave the next connections to a successor, and serve those that are here to their end.
+
+        Nothing is cut off: each next answer says `Connection: close`, so a client that asks again
+        and again goes to the successor by itself; an idle connection has its keep-alive timeout,
+        and a download goes on. `serve` returns when no connection is left, or after `timeout`
+        seconds, by default `config.retire_timeout`; `drain` may follow, for less patience. Once it
+        serves; after `drain` it does nothing.
+        """
+        if self._is_draining:
+            return
+        self._is_retiring = True
+        timeout = self.config.retire_timeout if timeout is None else timeout
+        self._serving.deadline = trio.current_time() + timeout
+        self._accepting_by_tasks.cancel()
+        if self._lane:
+            self._lane.retire()
+        for connection in self._connections:
+            connection.retire()
+        self._room.call_when_empty(self.drain)
+
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
 
@@ -252,6 +274,8 @@ class Server:
         self._connections.add(connection)
         if self._is_draining:
             connection.drain()
+        elif self._is_retiring:
+            connection.retire()
         try:
             return await connection.run(received, unfinished, came)
         finally:
