@@ -112,6 +112,27 @@ async def test_each_address_has_its_bound(tmp_path: Path, fast_lane: bool) -> No
     await second.aclose()
 
 
+async def test_from_the_lane_to_a_task_and_back_it_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a")
+    config = replace(PATIENT, root=tmp_path, port=0, max_connections_per_address=1)
+    server = Server(config)
+    with trio.fail_after(GUARD):
+        async with trio.open_nursery() as nursery:
+            (address,) = await nursery.start(server.serve)
+            async with connect(address, "127.0.0.1") as client:
+                for _ in range(2):
+                    await client.send_all(ASKING.replace(b"Host", b"Keep-Alive: 1\r\nHost"))
+                    assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
+                    while server._connections:  # a task has it, for h11 reads such a field
+                        await trio.lowlevel.checkpoint()
+                    assert server._room.guests._open == {"127.0.0.1": 1}
+                assert server.stats.by_lane == 0
+            while server.stats.connections_open:
+                await trio.lowlevel.checkpoint()
+            assert server._room.guests._open == {}
+            nursery.cancel_scope.cancel()
+
+
 class Once(trio.abc.Listener[trio.abc.Stream]):
     """Has these streams, and then no more."""
 
