@@ -15,6 +15,7 @@ from trio_amped.config import Answered, Config, Site
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SECONDS = [name for name, field in FIELDS.items() if isinstance(field.default, float)]
+OPTIONAL = [name for name, field in FIELDS.items() if field.type == (int | None)]
 COUNTS = [name for name, field in FIELDS.items() if type(field.default) is int]
 
 
@@ -64,6 +65,7 @@ NUMBERS = {  # default, least, most: what users rely on
     "revalidate": (1.0, 0, NEVER),
     "max_open_files": (10_000, 1, NEVER),
     "max_connections": (4096, 1, NEVER),
+    "max_connections_per_address": (None, 1, NEVER),
     "max_head": (16 * 1024, 256, 1 << 20),
     "max_target": (8 * 1024, 16, 1 << 20),
     "max_fields": (100, 1, 10_000),
@@ -125,6 +127,7 @@ def test_a_nan_is_no_number(name: str) -> None:
     [
         (SECONDS, ["1", None, True, [1]], "a number"),
         (COUNTS, ["1", None, True, 1.0, math.nan, math.inf], "a whole number"),
+        (OPTIONAL, ["1", True, 1.0, math.inf], "a whole number, or None"),
         (["listing", "fast_lane"], ["yes", 1, None], "True or False"),
         (["host", "prefix", "charset"], [b"a", 1, None, ["a"]], "a string"),
         (LISTS, [None, 5, b"a", {"a"}, [5], ["*.a: B: c", None]], "a list of strings"),
@@ -136,6 +139,14 @@ def test_types_are_checked(names: list[str], wrong: list[Any], kind: str) -> Non
     for name, value in itertools.product(names, wrong):
         with pytest.raises(ValueError, match=f"^{name} must be {kind}$"):
             make(**{name: value})
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_bound_may_be_none(name: str) -> None:
+    assert getattr(make(**{name: None}), name) is None
+    assert getattr(make(**{name: 1}), name) == 1
+    with pytest.raises(ValueError, match=f"^{name} must be at least 1$"):
+        make(**{name: 0})
 
 
 def test_whole_seconds_are_seconds() -> None:

@@ -70,6 +70,9 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "debug: '%s %d %s', printable(line), status, shown",
     ),
     "serving/resources.py": ("warning: '%s', line",),
+    "serving/room.py": (
+        "warning: '%s has %d connections: %d refused so far', guest, self._most, refused",
+    ),
     "serving/router.py": ("info: '%s', line",),
     "serving/server.py": (
         "info: 'serving %s at %s', printable(roots), printable(_url(listener))",

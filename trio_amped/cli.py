@@ -184,8 +184,10 @@ def _argument(field: "dataclasses.Field[Any]", kind: Any) -> dict[str, Any]:
         argument["help"] += f" (default: {default})"
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind), "help": argument["help"]}
-    if kind in (int, float):
-        argument |= {"type": kind, "metavar": "N" if kind is int else "SECONDS"}
+    if kind is float:
+        argument |= {"type": float, "metavar": "SECONDS"}
+    elif kind in (int, int | None):
+        argument |= {"type": int, "metavar": "N"}
     return argument
 
 

@@ -47,7 +47,13 @@ _LISTS: Final = (
     *("hosts", "precompressed", "headers", "immutable", "cors", "media_types", "error_pages"),
 )
 _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
-_KINDS: Final = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
+_KINDS: Final[dict[Any, str]] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    int | None: "a whole number, or None",
+}
 
 
 def _is_a(kind: Any, value: object) -> bool:
@@ -218,6 +224,12 @@ class Config(Site):
     max_connections: int = _setting(
         4096, "open connections; idle ones give way, and the next ones queue", least=1
     )
+    max_connections_per_address: int | None = _setting(
+        None,
+        "open connections of one client address, or of one IPv6 network of 64 bits; the next ones "
+        "are closed at once; not for servers behind a proxy (default: any number)",
+        least=1,
+    )
     max_head: int = _setting(16 * 1024, "bytes of a request head", least=256, most=1 << 20)
     max_target: int = _setting(8 * 1024, "bytes of a request target", least=16, most=1 << 20)
     max_fields: int = _setting(100, "header fields of a request", least=1, most=10_000)
@@ -255,6 +267,8 @@ class Config(Site):
         Site.__post_init__(self)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if value is None:
+                continue
             least, most = field.metadata.get("least"), field.metadata.get("most")
             if isinstance(value, float) and value != value:
                 raise ValueError(f"{field.name} must be a number")

@@ -14,6 +14,7 @@ class Stats:
 
     connections: int = 0  #: accepted
     connections_open: int = 0  #: now
+    connections_refused: int = 0  #: beyond `Config.max_connections_per_address`; not in the others
     requests: int = 0
     by_lane: int = 0  #: requests that the fast lane has answered, at least in part
     responses: Counter[int] = dataclasses.field(default_factory=Counter)  #: by status

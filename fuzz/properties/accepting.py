@@ -19,6 +19,7 @@ from fuzz.world.runs import SCHEDULES, run
 from fuzz.world.scenes import CONFIG, TURNS, Scene, check_answer, read
 from tests.serving.peers import Stream
 from trio_amped.config import Config
+from trio_amped.serving import room
 from trio_amped.serving import server as serving
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
@@ -102,7 +103,11 @@ class _House:
         self.clients: list[Client] = []
 
     async def serve(self, *, task_status: trio.TaskStatus[Any]) -> None:
-        with self.scope, mock.patch.object(serving, "open_router", self._open_router):
+        with (
+            self.scope,
+            mock.patch.object(serving, "open_router", self._open_router),
+            mock.patch.object(room, "guest_of", return_value="all callers"),
+        ):
             listeners = [door.listener for door in self.doors]
             await self.server.serve(listeners, task_status=task_status)
         self.is_over.set()
@@ -125,6 +130,7 @@ class _House:
     def check_is_empty(self) -> None:
         """Nobody is here, and nobody who came still waits to hear of us."""
         assert self.server.stats.connections_open == len(self.server._connections) == 0
+        assert self.server._room.guests._open == {}
         assert self.disk.open_files == 0
         assert all(client.saw_end or client.ended_at for client in self.clients)
 
@@ -138,12 +144,17 @@ def check_listeners(
     schedule: int,
     turns: float,
 ) -> None:
-    """Each client is served at once if there is room for it, and none is left at the end."""
+    """Each client is served at once if there is room for it, and none is left at the end.
+
+    All have one address, which may have a bound of its own: who is beyond that is refused.
+    """
     crowd = _Crowd()
     config = replace(CONFIG, **settings)
     run(_called, kinds, config, callers, ends_at, is_drained, crowd,
         schedule=schedule, turns=turns, instruments=[crowd])  # fmt: skip
-    assert crowd.most <= config.max_connections
+    assert crowd.most <= min(
+        config.max_connections, config.max_connections_per_address or config.max_connections
+    )
 
 
 async def _called(
@@ -162,7 +173,8 @@ async def _called(
             nursery.start_soon(house.let_in, caller)
         await trio.sleep_until(ends_at)
         if ends_at == _LATE:
-            assert house.server.stats.connections == len(callers)
+            stats = house.server.stats
+            assert stats.connections + stats.connections_refused == len(callers)
             house.check_is_empty()
         if is_drained:
             house.server.drain(timeout=math.inf)
@@ -173,7 +185,8 @@ async def _called(
         await wait_all_tasks_blocked()
         house.check_is_empty()
     # Who is idle while there is no place for another one gives way, and may have asked for more.
-    is_served = ends_at == _LATE and crowd.most < config.max_connections
+    is_full = crowd.most == config.max_connections or house.server.stats.connections_refused
+    is_served = ends_at == _LATE and not is_full
     for client in house.clients:
         _check_answers(client, is_served=is_served, is_finished=is_drained)
     house.disk.note_combination("listeners")
@@ -210,7 +223,11 @@ TARGETS: Final = (
         {
             "kinds": st.lists(st.sampled_from(["memory", "socket"]), min_size=1, max_size=3),
             "settings": st.fixed_dictionaries(
-                {"max_connections": st.integers(1, 3), "fast_lane": st.booleans()}
+                {
+                    "max_connections": st.integers(1, 3),
+                    "max_connections_per_address": st.none() | st.integers(1, 3),
+                    "fast_lane": st.booleans(),
+                }
             ),
             "callers": st.lists(
                 st.builds(Caller, _MOMENTS, st.integers(0, 2), _SCRIPTS), max_size=8

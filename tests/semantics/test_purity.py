@@ -22,6 +22,7 @@ ALLOWED = {
     "hashlib",
     "html",
     "http",
+    "binascii",
     "ipaddress",
     "json",
     "math",

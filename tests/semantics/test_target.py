@@ -1,6 +1,7 @@
 """What a request target names."""
 
 import re
+import sys
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pytest
@@ -9,6 +10,23 @@ from hypothesis import strategies as st
 
 from trio_amped.semantics.errors import HttpError
 from trio_amped.semantics.target import Target, is_host, parse_target
+
+
+def test_escapes_are_decoded_by_few_calls() -> None:
+    """Or 2600 of them, which a target has room for, would hold the event loop."""
+    calls = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        parsed = parse_target(b"/" + b"%61" * 2600)
+    finally:
+        sys.setprofile(None)
+    assert parsed.path == b"a" * 2600
+    assert calls < 50
 
 
 def outcome(target: bytes) -> Target | int:

@@ -1,9 +1,10 @@
 """Owns what a request target names: a path below the root, decoded and normalised. Pure."""
 
 import re
+from binascii import a2b_qp
 from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from .errors import HttpError
 
@@ -150,10 +151,19 @@ def _decoded_segments(path: bytes) -> list[bytes]:
         raise HttpError(400, "target with a malformed escape")
     if path.count(b"/") > MOST_SLASHES:
         raise HttpError(404, "too many segments")
-    segments = [unquote_to_bytes(each) if b"%" in each else each for each in path.split(b"/")]
+    segments = [_unescaped(each) if b"%" in each else each for each in path.split(b"/")]
     if any(b"\0" in segment for segment in segments):
         raise HttpError(400, "target with a NUL")
     return segments
+
+
+def _unescaped(segment: bytes) -> bytes:
+    """Decode escapes, which are well-formed (RFC 3986 2.1), of visible bytes.
+
+    Quoted-printable (RFC 2045 6.7) is the same with another mark, and decoded in C: 2600 escapes
+    take urllib, which loops over them, half a millisecond of the event loop.
+    """
+    return a2b_qp(segment.replace(b"=", b"=3D").replace(b"%", b"="))
 
 
 def _normalise(segments: list[bytes]) -> tuple[list[bytes], bool]:

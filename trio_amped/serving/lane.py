@@ -31,7 +31,7 @@ from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
 from .room import Room, given
 from .router import Router
-from .transport import ClientGone, peer_of, send_file
+from .transport import ClientGone, end_by_reset, peer_of, send_file
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -59,6 +59,7 @@ class Handover(NamedTuple):
 
     `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
     that has not come yet. `came`: what the first request that was received has waited for.
+    `guest`: whom the connection is counted for (room.py).
     """
 
     sock: socket.socket
@@ -66,6 +67,7 @@ class Handover(NamedTuple):
     first_deadline: float | None = None
     unfinished: Unfinished | None = None
     came: Arrivals | None = None
+    guest: str = ""
 
 
 class Lane:
@@ -134,41 +136,41 @@ class Lane:
         """What a task does about it in the end: wait for the end of their side, or answer what was
         received and what has just come, and say that this is the last."""
         if not parked.lingers:
-            return Handover(parked.sock, parked.rest)
+            return Handover(parked.sock, parked.rest, guest=parked.guest)
         last = Unfinished(b"", (), None, None, closes=True)
-        return Handover(parked.sock, b"", None, last)
+        return Handover(parked.sock, b"", None, last, guest=parked.guest)
 
-    def park(self, sock: socket.socket, received: bytes) -> None:
+    def park(self, sock: socket.socket, received: bytes, guest: str) -> None:
         """Take over a connection that a task is done with; `received` is to be answered yet.
 
         It is closed if the lane has ended meanwhile.
         """
         if self._epoll.closed:
             sock.close()
-            self._room.leave()
+            self._room.leave(guest)
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
-        parked = self._own(sock, deadline, is_new=False)
+        parked = self._own(sock, deadline, guest, is_new=False)
         parked.rest = received
         self._watch(sock.fileno(), parked)
 
     def adopt(self, sock: socket.socket) -> None:
-        """Take over a new connection, which does not block."""
+        """Take over a new connection, which does not block, and is counted for nobody."""
         self._room.enter()
-        self._begin(sock)
+        self._begin(sock, "")
         self._begin_moment()
 
-    def _begin(self, sock: socket.socket) -> None:
+    def _begin(self, sock: socket.socket, guest: str) -> None:
         """Most have sent something already, and some are closed at once: those need not be
         watched."""
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
-        parked = self._own(sock, deadline, is_new=True)
+        parked = self._own(sock, deadline, guest, is_new=True)
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
-    def _own(self, sock: socket.socket, deadline: float, *, is_new: bool) -> Parked:
-        parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new)
+    def _own(self, sock: socket.socket, deadline: float, guest: str, *, is_new: bool) -> Parked:
+        parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new, guest)
         self._has_work.set()
         return parked
 
@@ -196,12 +198,13 @@ class Lane:
         return parked
 
     def _close(self, fd: int) -> None:
-        self._unpark(fd).sock.close()
-        self.make_room()
+        parked = self._unpark(fd)
+        parked.sock.close()
+        self.make_room(parked.guest)
 
-    def make_room(self) -> None:
-        """A connection has ended."""
-        self._room.leave()
+    def make_room(self, guest: str) -> None:
+        """A connection has ended, which was counted for this `guest`."""
+        self._room.leave(guest)
         self._resume_accepting()
 
     async def _sweep_for_ever(self) -> None:
@@ -427,16 +430,16 @@ class Lane:
             return
         accepted = list(self._accepted(listener))
         self._begin_moment()
-        for sock in accepted:
-            self._begin(sock)
+        for sock, guest in accepted:
+            self._begin(sock, guest)
 
-    def _accepted(self, listener: socket.socket) -> Iterator[socket.socket]:
-        """The next connections, whose places are taken."""
+    def _accepted(self, listener: socket.socket) -> Iterator[tuple[socket.socket, str]]:
+        """The next connections, whose places are taken, and whom they are counted for."""
         for _ in range(_ACCEPTED):
             if not self._room.has_place:
                 return
             try:
-                sock, _ = listener.accept()
+                sock, name = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -446,9 +449,13 @@ class Lane:
                     self._pause_accepting()
                     return
                 continue  # it is gone already; accept(2)
+            if (guest := self._room.guests.admit(name)) is None:
+                end_by_reset(sock)
+                sock.close()
+                continue
             sock.setblocking(False)
             self._room.enter()
-            yield sock
+            yield sock, guest
 
     def _receive(self, fd: int, parked: Parked, among: Group | None = None) -> None:
         try:
@@ -542,7 +549,8 @@ class Lane:
         self._unpark(fd)
         first_deadline = parked.deadline if parked.is_new else None
         came = among.came.copy() if among else None
-        self._hand_over(Handover(parked.sock, received[start:], first_deadline, None, came))
+        rest = received[start:]
+        self._hand_over(Handover(parked.sock, rest, first_deadline, None, came, parked.guest))
 
     def _make(self, match: Match, among: Group | None) -> Reply | None:
         """Make an answer that is not kept. Raises Miss."""
@@ -593,7 +601,8 @@ class Lane:
             disk = reply.disk
             file = disk.share(reply.file)
         unfinished = Unfinished(target, rest, disk, file, reply.closes, begun)
-        self._hand_over(Handover(self._unpark(fd).sock, received, None, unfinished))
+        parked = self._unpark(fd)
+        self._hand_over(Handover(parked.sock, received, None, unfinished, guest=parked.guest))
 
     def _finish(self, fd: int) -> None:
         """End our side, and wait for the end of theirs: to close on what they send meanwhile is a

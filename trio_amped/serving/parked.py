@@ -17,6 +17,7 @@ class Parked:
     __slots__ = (
         "asked_at",
         "deadline",
+        "guest",
         "is_new",
         "lingers",
         "misses",
@@ -26,8 +27,9 @@ class Parked:
         "watched",
     )
 
-    def __init__(self, sock: socket.socket, deadline: float, is_new: bool) -> None:
+    def __init__(self, sock: socket.socket, deadline: float, is_new: bool, guest: str = "") -> None:
         self.sock = sock
+        self.guest = guest  # whom it is counted for (room.py)
         self.deadline = deadline
         self.is_new = is_new
         self.watched = 0  # for these events

@@ -18,7 +18,17 @@ from .connection import Connection, Unfinished
 from .lane import Handover, Lane
 from .room import Room, given, most_connections
 from .router import Router, open_router
-from .transport import Pace, SocketTransport, Transport, Turns, prepare, transport_of
+from .transport import (
+    Pace,
+    SocketTransport,
+    Transport,
+    Turns,
+    end_by_reset,
+    peer_name,
+    prepare,
+    socket_of,
+    transport_of,
+)
 
 log = logging.getLogger("trio_amped")
 
@@ -57,7 +67,8 @@ class Server:
         self._accepting_by_tasks = trio.CancelScope()
         self._accepting_by_lane = trio.CancelScope()
         self._serving = trio.CancelScope()
-        self._room = Room(self.stats, most_connections(config))
+        most_of_each = config.max_connections_per_address
+        self._room = Room(self.stats, most_connections(config), most_of_each)
         self._room.givers.append(self._give_way)
         self._turns = Turns()
 
@@ -123,17 +134,17 @@ class Server:
     ) -> None:
         """Start a task for each connection."""
 
-        async def handler(stream: trio.abc.Stream) -> None:
+        async def handler(arrival: _Arrival) -> None:
             try:
-                transport = transport_of(stream, Pace(self.config, self.stats), self._turns)
+                transport = transport_of(arrival.stream, Pace(self.config, self.stats), self._turns)
                 first_deadline = trio.current_time() + self.config.head_timeout
                 connection = self._connection(transport, router, first_deadline)
                 await self._run(connection)
             finally:
                 if self._lane:
-                    self._lane.make_room()
+                    self._lane.make_room(arrival.guest)
                 else:
-                    self._room.leave()
+                    self._room.leave(arrival.guest)
 
         bounded = [_BoundedListener(listener, self._room) for listener in listeners]
         with self._accepting_by_tasks:
@@ -158,9 +169,9 @@ class Server:
                 left = await self._handle(handover, router, parks=True)
             finally:
                 if left is None:
-                    lane.make_room()
+                    lane.make_room(handover.guest)
                 else:
-                    lane.park(handover.sock, left)
+                    lane.park(handover.sock, left, handover.guest)
 
         async with trio.open_nursery() as connections:
             lane = self._lane = Lane(
@@ -282,23 +293,47 @@ class Server:
             self._connections.discard(connection)
 
 
-class _BoundedListener(trio.abc.Listener[trio.abc.Stream]):
+class _Arrival(trio.abc.AsyncResource):
+    """A stream that was accepted, and whom it is counted for."""
+
+    def __init__(self, stream: trio.abc.Stream, guest: str) -> None:
+        self.stream = stream
+        self.guest = guest
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+class _BoundedListener(trio.abc.Listener[_Arrival]):
     """Leaves connections in the kernel's queue, all but one, while there is no room for them."""
 
     def __init__(self, listener: trio.abc.Listener[Any], room: Room) -> None:
         self._listener = listener
         self._room = room
 
-    async def accept(self) -> trio.abc.Stream:
+    async def accept(self) -> _Arrival:
         # Room is waited for with a connection in hand: one that waits for a connection must not
         # keep the last place from another listener.
-        stream: trio.abc.Stream = await self._listener.accept()
+        arrival = await self._accept_counted()
         try:
             await self._room.wait_to_enter()
         except BaseException:
-            await trio.aclose_forcefully(stream)
+            self._room.guests.leave(arrival.guest)
+            await trio.aclose_forcefully(arrival)
             raise
-        return stream
+        return arrival
+
+    async def _accept_counted(self) -> _Arrival:
+        """Accept the next connection whose client may have another one."""
+        while True:
+            stream: trio.abc.Stream = await self._listener.accept()
+            sock = socket_of(stream)
+            guest = self._room.guests.admit(sock and peer_name(sock))
+            if guest is not None:
+                return _Arrival(stream, guest)
+            if sock is not None:
+                end_by_reset(sock)
+            await trio.aclose_forcefully(stream)
 
     async def aclose(self) -> None:
         await self._listener.aclose()

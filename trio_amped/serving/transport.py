@@ -11,7 +11,7 @@ import socket
 import struct
 import termios
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import trio
 
@@ -40,6 +40,9 @@ _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 # trio sets 16 KiB, which makes every sendfile of a window into dozens. With this much unsent in
 # the kernel a window goes in one or two calls, and a slow client still holds little memory.
 _NOT_SENT_LOWAT: Final = 512 * 1024
+
+
+Socket: TypeAlias = socket.socket | trio.socket.SocketType
 
 
 class ClientGone(trio.BrokenResourceError):
@@ -246,13 +249,31 @@ def prepare(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_LOWAT)
 
 
-def peer_of(sock: socket.socket | trio.socket.SocketType) -> str:
+def peer_of(sock: Socket) -> str:
     """The address of the client; "" where it has none, or is gone."""
-    try:
-        name = sock.getpeername()
-    except OSError:
-        return ""
+    name = peer_name(sock)
     return str(name[0]) if isinstance(name, tuple) else ""
+
+
+def peer_name(sock: Socket) -> object:
+    """Return what getpeername(2) says; None where the client is gone."""
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None
+
+
+def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+    """Return the socket below a stream, which may be TLS; None where none is known."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream.socket if isinstance(stream, trio.SocketStream) else None
+
+
+def end_by_reset(sock: Socket) -> None:
+    """Have the close of a socket be a reset, which leaves nothing in the kernel (socket(7))."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | None:
@@ -290,10 +311,8 @@ class StreamTransport:
 
     @property
     def peer(self) -> str:
-        stream = self._stream
-        while isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
-        return peer_of(stream.socket) if isinstance(stream, trio.SocketStream) else ""
+        sock = socket_of(self._stream)
+        return peer_of(sock) if sock else ""
 
     @property
     def sent(self) -> int:
