@@ -81,12 +81,14 @@ def loop_disk(
     *,
     make: Sequence[str] = (),
     options: str = "defaults",
+    image: Path | None = None,
 ) -> Iterator[Path]:
     """A small file system of this kind, in a sparse file on a loop device.
 
-    `make`: more options for mkfs.
+    `make`: more options for mkfs. `image`: as with `loop_ext4`.
     """
-    with _loop(directory, kind, _LEAST[kind], options=options, make=make) as path:
+    size = _LEAST[kind]
+    with _loop(directory, kind, size, image=image, options=options, make=make) as path:
         yield path
 
 

@@ -211,14 +211,17 @@ class LocalDisk:
         now_ns = time.time_ns()
         self._stats.files_open += 1
         self._stats.gates[gate] += 1
-        return OpenFile(
+        file = OpenFile(
             descriptor,
             opened.status,
             gate,
             is_by_copy=remote or (needs_gate and opened.each_read_writes),
             must_load_first=needs_gate and opened.atime_is_due(now_ns),
             is_settled=now_ns - opened.status.mtime_ns > SETTLED * 10**9,
+            locks_reads=needs_gate and opened.volume.locks_reads,
         )
+        file.note_change(opened.status.ctime_ns)
+        return file
 
     def _closing(self, opened: Opened) -> Callable[[int], None]:
         """How a descriptor is closed without waiting."""
@@ -312,10 +315,21 @@ class LocalDisk:
             file.check(size, mtime_ns)
         else:
             count = await self.ready(file, offset, end)
-            data = os.pread(file.fd, count, offset)
+            data = self._pages.read(file, offset, count)
+            if not data and file.locks_reads:
+                size, mtime_ns, data = await self._read_locked(file, offset, count)
+                file.check(size, mtime_ns)
         if not data:
             raise FileChanged
         return data
+
+    async def _read_locked(self, file: OpenFile, offset: int, count: int) -> tuple[int, int, bytes]:
+        """Have a helper wait for the lock of a file, and read: all who want the same share it.
+
+        The bytes themselves come from it: after a load the lock may be held again, for ever.
+        """
+        key = Operation.READ, file.version, offset, count
+        return await self._read_by_helper(file, offset, count, key)
 
     async def open_anywhere(self, path: bytes) -> OpenFile:
         """Open any file by its own path, links followed. Raises OSError."""
@@ -327,16 +341,23 @@ class LocalDisk:
             _, _, data = await self._read_by_helper(file, offset, count)
             return data
         while True:
-            if offset + count > file.size:  # as far as we know
+            # As far as we know; and where only the ctime says whether a writer is at work.
+            if offset + count > file.size or self._pages.goes_by_ctime(file):
                 file.renew()
             end = min(offset + count, file.size)
             if end <= offset:
                 return b""
-            if resident := self._pages.resident_now(file, offset, min(end - offset, WINDOW)):
+            resident = self._pages.resident_now(file, offset, min(end - offset, WINDOW))
+            if resident and (data := self._pages.read(file, offset, resident)):
                 self._stats.resident += 1
-                return os.pread(file.fd, resident, offset)
+                return data
             with contextlib.suppress(FileChanged):
-                return os.pread(file.fd, await self.ready(file, offset, end), offset)
+                count = await self.ready(file, offset, end)
+                if data := self._pages.read(file, offset, count):
+                    return data
+                if file.locks_reads:
+                    _, _, data = await self._read_locked(file, offset, count)
+                    return data
             file.renew()
 
     async def _read_by_helper(
@@ -366,6 +387,8 @@ class LocalDisk:
         # To ask about much is cheap where nothing is copied (8 us for 16 MiB).
         reach = WINDOW if file.gate is Gate.NOWAIT else _REACH
         count = self._pages.resident(file, offset, min(end - offset, reach))
+        if file.may_be_locked:  # who sends it must read, or have a helper read: see `read`
+            return 0
         self._stats.resident += bool(count)
         return count
 
@@ -375,12 +398,13 @@ class LocalDisk:
         Raises WouldWait, FileChanged, OSError.
         """
         count = self._pages.resident_now(file, offset, min(end - offset, WINDOW))
-        if not count:
+        file.note_change(file.ctime_ns)
+        data = self._pages.read(file, offset, count) if count else b""
+        if not count or (not data and file.locks_reads):
             raise WouldWait
         self._stats.resident += 1
-        data = os.pread(file.fd, count, offset)
-        if len(data) < count:  # mincore still reports the pages of a file that was cut off
-            raise FileChanged
+        if len(data) < count and not file.locks_reads:
+            raise FileChanged  # mincore still reports the pages of a file that was cut off
         return data
 
     def share(self, file: OpenFile) -> OpenFile:

@@ -26,6 +26,9 @@ QUICK: Final = 0.02  # seconds for a window: the next one is larger
 SLOW: Final = 0.1  # seconds for a window: the next one is smaller, since others wait for the disk
 # Seconds that an answer about pages is believed: after that they may have been evicted again.
 FRESH: Final = 0.1
+# ns since the ctime: a file that was changed later may be written now, and its lock be held.
+# Dirty pages are written back after as long (vm.dirty_expire_centisecs).
+RECENT: Final = 30 * 10**9
 _BLOCKS: Final = 32_768  # at most so many are remembered: 2 GiB
 _REMEMBERED: Final = 600.0  # seconds: after that even the file's extents may have been evicted
 
@@ -64,6 +67,10 @@ class OpenFile:
     window: int = WINDOW  # bytes that are loaded at a time
     ahead: Job | None = None
     mapping: kernel.ShadowMapping | None = None
+    # A read of it, and sendfile, may wait for a writer also where all is in memory (XFS).
+    locks_reads: bool = False
+    # It is one of those, and was changed lately: only a read that refuses to wait may be tried.
+    may_be_locked: bool = False
     # What every use of a kept file needs, at hand: to follow references costs cache misses.
     fd: int = dataclasses.field(init=False)
     size: int = dataclasses.field(init=False)
@@ -85,11 +92,22 @@ class OpenFile:
             self.is_cold,
             self.window,
             self.ahead.hold() if self.ahead else None,
+            locks_reads=self.locks_reads,
+            may_be_locked=self.may_be_locked,
         )
+
+    def note_change(self, ctime_ns: int) -> None:
+        """Whoever writes a file changes its ctime first: judge by it whether one is at work.
+
+        A ctime that lies a little ahead is of a clock that was set back since.
+        """
+        if self.locks_reads:
+            self.may_be_locked = abs(time.time_ns() - ctime_ns) < RECENT
 
     def renew(self) -> None:
         """Take it for what it is now, if it was changed. For a file that is not by copy."""
         now = os.fstat(self.fd)
+        self.note_change(now.st_ctime_ns)
         if now.st_ctime_ns == self.ctime_ns and now.st_size == self.size:
             return
         self.status = Status.of(self.fd)
@@ -178,9 +196,36 @@ class PageGate:
         """
         now = os.fstat(file.fd)
         file.check(now.st_size, now.st_mtime_ns)
+        file.note_change(now.st_ctime_ns)
         if now.st_size <= offset:
             raise FileChanged
         return min(length, now.st_size - offset)
+
+    def read(self, file: OpenFile, offset: int, length: int) -> bytes:
+        """Read bytes that are in memory. Never waits, also not for a writer. Raises OSError.
+
+        None of them: the file ends before `offset`; or, where it `locks_reads`, a helper must
+        read them, since a load that succeeds does not say that the lock is free by now.
+        """
+        if not file.locks_reads:
+            return os.pread(file.fd, length, offset)
+        if self.goes_by_ctime(file):
+            return b"" if file.may_be_locked else os.pread(file.fd, length, offset)
+        buffer = bytearray(length)
+        try:
+            count = os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._refused_nowait.add(file.status.device)
+            return self.read(file, offset, length)
+        return bytes(memoryview(buffer)[:count])
+
+    def goes_by_ctime(self, file: OpenFile) -> bool:
+        """Whether the ctime alone says if a read may wait for a writer: it cannot be refused."""
+        return file.locks_reads and file.status.device in self._refused_nowait
 
     def _ask_mincore(self, file: OpenFile, offset: int, length: int) -> int:
         try:

@@ -59,7 +59,7 @@ class BodySender:
         end = span.offset + span.length
         if self._sends_file(self._file):
             await self._ask_gate(self._file, span.offset, end)
-        else:
+        if not self._sends_file(self._file):
             first = await self._disk.read(self._file, span.offset, end)
             rest = FileSpan(span.offset + len(first), span.length - len(first))
             self._parts[index : index + 1] = [first, rest]
@@ -83,19 +83,28 @@ class BodySender:
         while offset < end:
             if self._sends_file(self._file):
                 offset += await self._send_some(self._file, offset, end)
-            else:
-                data = await self._disk.read(self._file, offset, end)
-                await self._transport.send(data)
-                offset += len(data)
+                continue
+            stop = end
+            if self._transport.can_send_files and not self._file.is_by_copy:
+                # Neither a read nor a send that need not wait is a checkpoint.
+                await self._transport.turn()
+                stop = min(end, offset + _STEP)
+            data = await self._disk.read(self._file, offset, stop)
+            await self._transport.send(data)
+            offset += len(data)
 
     def _sends_file(self, file: OpenFile) -> bool:
-        return self._transport.can_send_files and not file.is_by_copy
+        """Return whether sendfile may be tried, as far as the last look at the file has shown."""
+        is_by_copy = file.is_by_copy or file.may_be_locked
+        return self._transport.can_send_files and not is_by_copy
 
     async def _send_some(self, file: OpenFile, offset: int, end: int) -> int:
         """Send what the client takes of the bytes that are in memory."""
         await self._transport.turn()
         if offset not in self._ready or trio.current_time() > self._asked_at + FRESH:
             await self._ask_gate(file, offset, end)
+            if not self._sends_file(file):  # it has been written into
+                return 0
         step = file.window // _COLD_STEPS if file.is_cold else _STEP
         stop = min(self._ready.stop, end, offset + step)
         return await self._transport.send_file(file.fd, offset, stop - offset)
