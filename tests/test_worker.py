@@ -179,6 +179,28 @@ async def test_a_download_goes_on_while_it_retires(
 
 
 @EVERY_WAY
+async def test_who_is_accepted_at_this_very_moment_can_still_ask(
+    way: dict[str, Any], root: Path, autojump_clock: MockClock
+) -> None:
+    """Whoever comes is served by this worker, or waits for its successor: nobody is closed on."""
+    for number in range(24):  # trio's order of two tasks that can run is a matter of chance
+        async with at_work(root, **way) as desk:
+            await wait_all_tasks_blocked()
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(desk.listener.getsockname())
+            for _ in range(number % 3):  # so that it is in the midst of accepting
+                await trio.lowlevel.checkpoint()
+            os.write(desk.channel.fileno(), RETIRE)
+            await wait_all_tasks_blocked()
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as client:
+                received = b"nothing yet"
+                with trio.move_on_after(MOMENT):
+                    await client.send_all(get("/small"))
+                    received = await client.receive_some()
+                assert received, "it was closed on"
+
+
+@EVERY_WAY
 async def test_it_ends_at_once_where_nobody_is_there(
     way: dict[str, Any], root: Path, autojump_clock: MockClock
 ) -> None:

@@ -230,7 +230,7 @@ class Server:
             self._lane.retire()
         for connection in self._connections:
             connection.retire()
-        self._room.call_when_empty(self.drain)
+        self._room.call_when_empty(self._accepting_by_lane.cancel)
 
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
