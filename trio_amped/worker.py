@@ -45,13 +45,8 @@ def main(arguments: list[str]) -> int:
             # The first worker has said it all: where it serves, how, and which pages are missing.
             logging.disable(logging.WARNING)
 
-        cli.warn_of_root()
-        if settings.user is not None:
-            log.info("serving as %s, uid %d, gid %d", settings.user.name, os.getuid(), os.getgid())
-        if settings.confined is not None:
-            log.info("confined to what is served, by Landlock %d", landlock_version())
-
         def has_started() -> None:
+            _tell_rights(settings)
             logging.disable(logging.NOTSET)
             begin_with(f"worker {number}: ")
 
@@ -68,6 +63,15 @@ def _give_up_rights(settings: cli.Settings) -> None:
     if settings.confined is not None:
         roots = [site.root for site in settings.config.all_sites]
         confine([*roots, *filter(None, settings.confined)])
+
+
+def _tell_rights(settings: cli.Settings) -> None:
+    """Say whose rights a worker has, and what it can open."""
+    cli.warn_of_root()
+    if settings.user is not None:
+        log.info("serving as %s, uid %d, gid %d", settings.user.name, os.getuid(), os.getgid())
+    if settings.confined is not None:
+        log.info("confined to what is served, by Landlock %d", landlock_version())
 
 
 def _reason(error: OSError) -> tuple[object, ...]:
