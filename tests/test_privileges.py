@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,13 @@ def outcome(path, flags=os.O_RDONLY):
 """
 
 
-def run(program: str, *arguments: object) -> list[str]:
+def run(
+    program: str, *arguments: object, wrap: Callable[[list[str]], list[str]] = for_strangers
+) -> list[str]:
     """The lines that a program of its own writes, which may give up the rights of root."""
     argv = [sys.executable, "-c", BEGIN + textwrap.dedent(program), *map(str, arguments)]
     answer = subprocess.run(
-        for_strangers(argv),
+        wrap(argv),
         cwd=REPOSITORY,
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
@@ -151,24 +154,16 @@ def test_nothing_is_left_of_the_rights_of_root() -> None:
 
 
 def test_only_root_can_have_somebody_else_serve() -> None:
-    program = BEGIN + textwrap.dedent(
+    said = run(
         """
         try:
             privileges.check_user(privileges.find_user("daemon"))
         except ValueError as error:
             print(error)
-        """
+        """,
+        wrap=as_nobody,
     )
-    answer = subprocess.run(
-        as_nobody([sys.executable, "-c", program]),
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert answer.stdout == "--user: only root can have somebody else serve; start it as root\n"
+    assert said == ["--user: only root can have somebody else serve; start it as root"]
 
 
 # ---------------------------------------------------------------- confined
