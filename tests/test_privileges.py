@@ -83,6 +83,8 @@ def test_numbers_need_no_entry() -> None:
         ("-1", "user '-1' does not exist"),
         ("4294967295", "user '4294967295' does not exist"),
         ("99999999999999999999", "user '99999999999999999999' does not exist"),
+        ("000000000009999999999", "user '000000000009999999999' does not exist"),
+        ("nobody:000000000009999999999", "the group '000000000009999999999' does not exist"),
         ("\u0664\u0664", "user '\u0664\u0664' does not exist"),
         ("nobody:", "the group '' does not exist"),
         ("nobody:no such", "the group 'no such' does not exist"),

@@ -101,7 +101,7 @@ def _group_id(group: str) -> int:
 
 def _is_number(text: str) -> bool:
     """Return whether it can be the number of a user or a group; all bits set are nobody's."""
-    return text.isascii() and text.isdecimal() and int(text[:11]) < 2**32 - 1
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**32 - 1
 
 
 def check_user(user: User) -> None:
