@@ -251,6 +251,32 @@ def test_with_every_helper_hung_hot_requests_go_on_and_the_queue_is_bounded(
 
 
 @pytest.mark.parametrize("helpers", ["thread", "process"])
+@pytest.mark.parametrize("operation", ["getattr", "open"])
+def test_a_hung_mount_below_the_root_leaves_helpers_to_cold_files_beside_it(
+    disk: FuseDisk, clients: ExitStack, operation: str, helpers: str
+) -> None:
+    """It hangs from the first request on: nobody has seen a file of it."""
+    root = disk.path.parent
+    for number in range(3):
+        put(root / f"cold/{number}", SLOW)
+        evict(root / f"cold/{number}")
+    (root / "link").symlink_to(f"{disk.path.name}")
+    options = ("--max-helpers", "4", "--max-queue", "64", "--helpers", helpers)
+    with running_server(*options, root=root) as server:
+        disk.hang(operation)  # type: ignore[arg-type]
+        paths = [*each_slow(disk), f"/link{slow(disk).removeprefix(f'/{disk.path.name}')}"]
+        asking = ask_each(clients, server, paths)
+        disk.wait_hanging(2)
+        with Client(server) as client:
+            for number in range(3):
+                assert client.get(f"/cold/{number}").body == SLOW
+                assert client.get(f"/cold/none-{number}").status == 404
+        assert not any(client.has_answer() for client in asking)
+        disk.release()
+        assert all(client.answer().body == SLOW for client in asking)
+
+
+@pytest.mark.parametrize("helpers", ["thread", "process"])
 @pytest.mark.parametrize("operation", ["open", "read"])
 def test_a_disk_that_does_not_answer_in_time_is_503(
     disk: FuseDisk, clients: ExitStack, operation: str, helpers: str
