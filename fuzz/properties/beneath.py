@@ -26,7 +26,7 @@ from fuzz.world.runs import descriptors
 from trio_amped.config import Config, GateMode
 from trio_amped.disk import helper, kernel, opening
 from trio_amped.disk.descriptors import Descriptor
-from trio_amped.disk.jobs import Result
+from trio_amped.disk.jobs import Place, Result
 from trio_amped.disk.loading import touch
 from trio_amped.disk.messages import Order, Reply
 from trio_amped.disk.opening import Opened
@@ -128,7 +128,13 @@ class PromptHelper:
     """Stands for the pool: a helper's work, without the helper."""
 
     def submit(
-        self, order: Order, directory: Descriptor, *, key: Hashable = None
+        self,
+        order: Order,
+        directory: Descriptor,
+        *,
+        key: Hashable = None,
+        place: Place = 0,
+        what_follows: None = None,
     ) -> tuple[Reply, int | None]:
         done = helper._perform(order, [directory.fd], touch)
         return done.reply, next(iter(done.descriptors), None)
@@ -136,7 +142,7 @@ class PromptHelper:
     async def result(self, done: tuple[Reply, int | None]) -> Result:
         reply, descriptor = done
         if descriptor is None:
-            raise OSError(reply.errno, os.strerror(reply.errno))
+            raise OSError(reply.errno, os.strerror(reply.errno), *filter(None, [reply.content]))
         return Result(reply.content, (Descriptor(descriptor),))
 
 

@@ -34,7 +34,7 @@ from trio_amped.config import Config
 from trio_amped.disk import kernel, names, opening
 from trio_amped.disk.descriptors import Closer, Descriptor
 from trio_amped.disk.folders import Folders
-from trio_amped.disk.jobs import Result
+from trio_amped.disk.jobs import Place, Result
 from trio_amped.disk.messages import Order, Reply, unpack_names
 from trio_amped.disk.paths import PathGate, WouldWait
 from trio_amped.disk.pool import HelperPool
@@ -220,7 +220,9 @@ class Helper(PromptHelper):
         directory: Descriptor,
         *,
         key: Hashable = None,
+        place: Place = 0,
         is_ahead: bool = False,
+        what_follows: None = None,
     ) -> tuple[Reply, int | None]:
         self._when, steps = next(self.to_come, (0, []))
         self._steps = steps[::-1]

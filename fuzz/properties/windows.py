@@ -12,7 +12,7 @@ from fuzz.target import Target
 from fuzz.world.runs import SCHEDULES, run
 from tests.simulated import REGULAR
 from trio_amped.disk.descriptors import Descriptor
-from trio_amped.disk.jobs import Job, Result
+from trio_amped.disk.jobs import Job, Place, Result
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.messages import Order
 from trio_amped.disk.opening import Status
@@ -65,7 +65,9 @@ class Helpers:
         self._shared: dict[Hashable, Job] = {}
         self.has_failed = False
 
-    def submit(self, order: Order, descriptor: Descriptor, *, key: Hashable, is_ahead: bool) -> Job:
+    def submit(
+        self, order: Order, descriptor: Descriptor, *, key: Hashable, place: Place, is_ahead: bool
+    ) -> Job:
         if key in self._shared:
             return self._shared[key].hold()
         job = self._shared[key] = Job(order, None, key)

@@ -740,10 +740,15 @@ async def test_those_who_wait_go_first(
     """However many wait: all of them are served first, or nothing is read, which costs nothing."""
     size, queue = 4, 8
     async with some_hands(root, queue=queue) as (hands, folders, _):
-        jobs = [hands.pool.submit(Order(Operation.LOAD, offset=n)) for n in range(size)]
+        device = folders._paths.root.status.device
+
+        def load(number: int) -> Job:
+            return hands.pool.submit(Order(Operation.LOAD, offset=number), place=device)
+
+        jobs = [load(number) for number in range(size)]
         working = [hand for hand, _ in await hands.working()]
         assert len(working) == size, "all helpers"
-        jobs += [hands.pool.submit(Order(Operation.LOAD, offset=size + n)) for n in range(waiting)]
+        jobs += [load(size + number) for number in range(waiting)]
         folders.want(b"nothing")
         has_room = waiting < min(size, queue // 2)
         assert list(folders._reading) == ([b""] if has_room else [])

@@ -120,7 +120,9 @@ def test_open(peer: Peer, root: Path, file: Path) -> None:
         assert os.fstat(received).st_ino == found.status.inode == file.stat().st_ino
         os.close(received)
         assert peer.ask(Order(Operation.OPEN, b"nothing"), directory) == Reply(errno.ENOENT)
-        assert peer.ask(Order(Operation.OPEN, b"../x"), directory) == Reply(errno.EXDEV)
+        leads_away = Order(Operation.OPEN, b"../x")
+        assert peer.ask(leads_away, directory) == Reply(errno.EXDEV, b"..")
+        assert peer.ask(leads_away._replace(crosses=True), directory) == Reply(errno.EXDEV)
         assert peer.ask(Order(Operation.OPEN, b"nul\0"), directory) == Reply(errno.EINVAL)
     finally:
         os.close(directory)

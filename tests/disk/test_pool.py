@@ -8,7 +8,7 @@ import array
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import pairwise, product
 from pathlib import Path
@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.disk.support import children, descriptors, eventually_async, serving
 from tests.rig import needs
 from trio_amped.disk.descriptors import Closer, Descriptor
-from trio_amped.disk.jobs import Job, Result, Sequel
+from trio_amped.disk.jobs import Job, Mount, Place, Result, Sequel
 from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
@@ -126,6 +126,7 @@ async def a_pool(
     start_pause: float = 0,
     starts_at_once: bool = True,
     has_own_privileges: bool = True,
+    devices: Sequence[int] = (),
 ) -> AsyncIterator[Hands]:
     closer = Closer()
     failure: BaseException | None = None
@@ -141,6 +142,7 @@ async def a_pool(
             timeout=patience,
             start_pause=start_pause,
             has_own_privileges=has_own_privileges,
+            devices=devices,
         )
         try:
             with trio.fail_after(10_000):  # it may be virtual time
@@ -373,9 +375,9 @@ async def test_a_helper_that_dies_while_it_closes(autojump_clock: MockClock, roo
         assert (await answered(hands, load())).content == b""
 
 
-async def answered(hands: Hands, order: Order) -> Result:
+async def answered(hands: Hands, order: Order, place: Place = 0) -> Result:
     """The result of an order that is answered by whoever has it."""
-    job = hands.pool.submit(order)
+    job = hands.pool.submit(order, place=place)
     helper, _ = (await hands.working())[-1]
     helper.answer()
     return await hands.pool.result(job)
@@ -1190,6 +1192,122 @@ async def test_a_second_answer_is_not_that_to_the_next_order(
         other.answer(Reply(0, b"second"))
         assert await taken(second) == Result(b"second")
         second.drop()
+
+
+# ---------------------------------------------------------------- places that hang
+
+HUNG, GOOD, OTHER = 1, 2, 3  # devices
+
+
+async def hold_up(hands: Hands, place: Place, count: int, first: int = 0) -> list[Job]:
+    """Submit jobs for a place; nobody answers them."""
+    jobs = [hands.pool.submit(load(first + n), key=first + n, place=place) for n in range(count)]
+    await wait_all_tasks_blocked()
+    return jobs
+
+
+def drop_all(jobs: list[Job]) -> None:
+    for job in jobs:
+        job.drop()
+
+
+@pytest.mark.parametrize("hung", [HUNG, Mount(GOOD, b"mount"), None])
+@pytest.mark.parametrize(("size", "most"), [(2, 1), (3, 2), (4, 2), (16, 8)])
+async def test_a_place_that_hangs_takes_half_of_the_helpers(
+    hung: Place, size: int, most: int
+) -> None:
+    """Also while nothing else is asked for: those who come later find the others."""
+    async with a_pool(size=size, queue=100, devices=[GOOD, OTHER]) as hands:
+        jobs = await hold_up(hands, hung, 3 * size)
+        assert len(await hands.working()) == hands.stats.helpers_busy == most
+        for number in range(100, 110):
+            good = hands.pool.submit(load(number), place=GOOD)
+            helper, order = await hands.the_order()
+            assert order == load(number)
+            helper.answer()
+            await good.wait()
+            good.drop()
+        assert not any(job.is_done for job in jobs)
+        drop_all(jobs)
+
+
+async def test_another_place_that_hangs_takes_half_of_the_rest() -> None:
+    async with a_pool(size=16, queue=1000) as hands:
+        jobs = []
+        for place, busy in ((HUNG, 8), (OTHER, 12), (Mount(GOOD, b"x"), 14), (None, 15)):
+            hands.pool._queue.note(GOOD)
+            jobs += await hold_up(hands, place, 20, 100 * busy)
+            assert hands.stats.helpers_busy == busy
+        await hands.working()
+        await answered(hands, load(7), place=GOOD)
+        drop_all(jobs)
+
+
+async def test_a_device_that_is_the_only_one_has_all_helpers() -> None:
+    async with a_pool(size=4, queue=8, devices=[HUNG]) as hands:
+        jobs = await hold_up(hands, HUNG, 4)
+        assert hands.stats.helpers_busy == 4
+        jobs += await hold_up(hands, HUNG, 8, 4)
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(99), place=HUNG)
+        drop_all(jobs)
+
+
+async def test_a_place_that_hangs_leaves_room_in_the_queue() -> None:
+    async with a_pool(size=4, queue=8, devices=[HUNG, GOOD]) as hands:
+        jobs = await hold_up(hands, HUNG, 2 + 4)  # two at helpers, and half of the queue
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(99), place=HUNG)
+        jobs += await hold_up(hands, GOOD, 1 + 2, 200)
+        ahead = hands.pool.submit(load(300), place=OTHER, is_ahead=True)
+        assert not ahead.is_done
+        drop_all([*jobs, ahead])
+
+
+async def test_the_jobs_of_a_place_are_done_in_turn_when_it_answers_again() -> None:
+    async with a_pool(size=2, queue=8, devices=[HUNG, GOOD]) as hands:
+        jobs = await hold_up(hands, HUNG, 4)
+        for number in range(4):
+            helper, order = await hands.the_order()
+            assert order == load(number)
+            helper.answer()
+            await jobs[number].wait()
+        drop_all(jobs)
+
+
+async def test_a_helper_that_still_closes_counts_for_its_place() -> None:
+    async with a_pool(size=2, queue=8, devices=[HUNG, GOOD]) as hands:
+        first = hands.pool.submit(Order(Operation.OPEN, b"a"), place=HUNG)
+        helper, _ = await hands.the_order()
+        helper.answer(Reply(0, is_first=True))
+        await first.wait()
+        second = hands.pool.submit(Order(Operation.OPEN, b"b"), place=HUNG)
+        assert await hands.working() == []
+        helper.answer()
+        await hands.the_order()
+        drop_all([first, second])
+
+
+async def test_the_jobs_of_a_place_that_hangs_are_given_up_in_time(
+    autojump_clock: MockClock,
+) -> None:
+    """Those that have no helper as well; what is good goes on meanwhile."""
+    async with a_pool(size=2, queue=8, patience=5, devices=[HUNG, GOOD]) as hands:
+        outcomes: list[str] = []
+
+        async def wait(number: int) -> None:
+            with pytest.raises(TimeoutError) as caught:
+                await hands.pool.result(hands.pool.submit(load(number), place=HUNG))
+            outcomes.append(str(caught.value))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(wait, number)
+            await hands.the_order()
+            await answered(hands, load(7), place=GOOD)
+            await trio.sleep(5.1)
+            assert outcomes == ["[Errno 110] the disk does not answer"] * 3
+        assert hands.pool._queue.take_unwanted()
 
 
 # ---------------------------------------------------------------- any order of events

@@ -111,11 +111,13 @@ def ask(clients: ExitStack, server: ServerProcess, path: str, count: int) -> lis
     return ask_each(clients, server, [path] * count)
 
 
-def ask_each(clients: ExitStack, server: ServerProcess, paths: Sequence[str]) -> list[Client]:
+def ask_each(
+    clients: ExitStack, server: ServerProcess, paths: Sequence[str], method: str = "GET"
+) -> list[Client]:
     """A client for each path, which has asked for that, and waits."""
     asking = [clients.enter_context(Client(server)) for _ in paths]
     for client, path in zip(asking, paths, strict=True):
-        client.ask(path)
+        client.ask(path, method=method)
     return asking
 
 
@@ -227,27 +229,63 @@ def test_nobody_waits_for_the_end_of_the_last_close(disk: FuseDisk, clients: Exi
 def test_with_every_helper_hung_hot_requests_go_on_and_the_queue_is_bounded(
     disk: FuseDisk, clients: ExitStack, helpers: str
 ) -> None:
-    bounds = ("--max-helpers", "2", "--max-queue", "3", "--helpers", helpers)
-    with server_above(disk, *bounds, *NO_LOOKUPS) as server:
-        disk.hang("open")
-        hung = ask_each(clients, server, each_slow(disk)[:2])
-        disk.wait_hanging(2)
+    """Two mounts hang, with a helper each. HEAD: the queue is for what is opened alone."""
+    bounds = ("--max-helpers", "2", "--max-queue", "5", "--helpers", helpers)
+    with (
+        fuse_disk(disk.path.parent, disk.backing) as other,
+        server_above(disk, *bounds, *NO_LOOKUPS) as server,
+    ):
+        hung = []
+        for each in (disk, other):
+            each.hang("open")
+            hung += ask_each(clients, server, each_slow(each)[:1], method="HEAD")
+            each.wait_hanging(1)
         assert_hot(server)
-        # Three may wait, so one of four is told to come back; which one is nobody's business.
-        waiting = ask_each(clients, server, each_slow(disk)[2:])
+        # One place has three of five, so one of four is told to come back; which one is nobody's
+        # business.
+        waiting = ask_each(clients, server, each_slow(disk)[1:5], method="HEAD")
         refused = first_with_answer(waiting)
         waiting.remove(refused)
-        reply = refused.answer()
-        assert (reply.status, reply.fields["retry-after"]) == (503, "1")
-        assert reply.body == b"503 Service Unavailable\n"
+        assert refused.answer("HEAD").status == 503
         for _ in range(3):
-            assert refused.get(slow(disk)).status == 503
+            reply = refused.get(slow(disk))
+            assert (reply.status, reply.fields["retry-after"]) == (503, "1")
+            assert reply.body == b"503 Service Unavailable\n"
             assert refused.get("/hot").body == HOT_SMALL
         assert_hot(server)
         assert not any(client.has_answer() for client in hung + waiting)
         disk.release()
-        assert all(client.answer().body == SLOW for client in hung + waiting)
+        other.release()
+        for client in hung + waiting:
+            reply = client.answer("HEAD")
+            assert (reply.status, reply.fields["content-length"]) == (200, str(len(SLOW)))
         assert refused.get(slow(disk)).body == SLOW
+
+
+@pytest.mark.parametrize("helpers", ["thread", "process"])
+@pytest.mark.parametrize("operation", ["getattr", "open"])
+def test_a_hung_mount_below_the_root_leaves_helpers_to_cold_files_beside_it(
+    disk: FuseDisk, clients: ExitStack, operation: str, helpers: str
+) -> None:
+    """It hangs from the first request on: nobody has seen a file of it."""
+    root = disk.path.parent
+    for number in range(3):
+        put(root / f"cold/{number}", SLOW)
+        evict(root / f"cold/{number}")
+    (root / "link").symlink_to(f"{disk.path.name}")
+    options = ("--max-helpers", "4", "--max-queue", "64", "--helpers", helpers)
+    with running_server(*options, root=root) as server:
+        disk.hang(operation)  # type: ignore[arg-type]
+        paths = [*each_slow(disk), f"/link{slow(disk).removeprefix(f'/{disk.path.name}')}"]
+        asking = ask_each(clients, server, paths)
+        disk.wait_hanging(2)
+        with Client(server) as client:
+            for number in range(3):
+                assert client.get(f"/cold/{number}").body == SLOW
+                assert client.get(f"/cold/none-{number}").status == 404
+        assert not any(client.has_answer() for client in asking)
+        disk.release()
+        assert all(client.answer().body == SLOW for client in asking)
 
 
 @pytest.mark.parametrize("helpers", ["thread", "process"])
@@ -336,7 +374,8 @@ def test_what_is_in_memory_outlives_its_disk(place: Path, clients: ExitStack, he
 def test_with_process_helpers_the_server_can_always_stop(
     disk: FuseDisk, clients: ExitStack
 ) -> None:
-    options = ("--helpers", "process", "--drain-timeout", "0.1", "--max-helpers", "3")
+    # Half of them are for what is mounted below the root.
+    options = ("--helpers", "process", "--drain-timeout", "0.1", "--max-helpers", "6")
     with server_above(disk, *options) as server:
         disk.hang("open")
         ask_each(clients, server, each_slow(disk)[:3])

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from .jobs import Job
+from .jobs import Job, Place
 from .messages import ANCILLARY_SIZE, FREE, MAX_MESSAGE, Reply, descriptors_in, rights
 
 _CLOSED: Final = (BrokenPipeError, ConnectionResetError)
@@ -51,6 +51,7 @@ class Channel:
         self._is_given_up = False
         self.state = State.IDLE
         self.job: Job | None = None  # that the helper does
+        self.place: Place = None  # of the order that it had last
 
     def send(self, job: Job) -> None:
         """Give the helper an order. Raises HelperDied, OSError where the order cannot be sent."""

@@ -200,7 +200,8 @@ class Folders:
             return
         order = Order(Operation.NAMES, length=min(_MOST_IN_ONE, self._most))
         try:
-            job = self._pool.submit(order, descriptor, is_ahead=True)
+            place = self._paths.root.status.device
+            job = self._pool.submit(order, descriptor, place=place, is_ahead=True)
         except BlockingIOError:  # the helpers are for those who wait
             return
         self._reading[folder] = trio.Event()

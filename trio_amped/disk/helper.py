@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from . import names, opening
@@ -103,7 +103,7 @@ def _perform(order: Order, received: list[int], load: Load) -> Done:
             case Operation.FILE:
                 return _described(opening.open_file_waiting(order.path))
             case Operation.OPEN:
-                return _described(opening.open_waiting(received[0], order.path))
+                return _described(opening.open_waiting(received[0], order.path, order.crosses))
             case Operation.FETCH:
                 return _fetched(received[0], order, load)
             case Operation.LOAD:
@@ -116,6 +116,8 @@ def _perform(order: Order, received: list[int], load: Load) -> Done:
             case Operation.NAMES:
                 memory, facts = names.read(received[0], order.length)
                 return Done(Reply(0, facts), [memory])
+    except opening.LeadsAway as error:
+        return Done(Reply(errno.EXDEV, error.filename))
     except OSError as error:
         return Done(Reply(error.errno or errno.EIO))
 
@@ -135,7 +137,7 @@ def _described(opened: opening.Opened) -> Done:
 
 def _fetched(root: int, order: Order, load: Load) -> Done:
     """Open first and load later: a page that hangs or fails stops only those who need it."""
-    found = list(_open_each(root, order.paths))
+    found = _open_each(root, order)
     files = [each for each in found if isinstance(each, opening.Opened)]
     part = _first_part(found, order)
     is_first = part is not None or any(each.volume.is_remote for each in files)
@@ -149,19 +151,29 @@ def _fetched(root: int, order: Order, load: Load) -> Done:
     return Done(reply, descriptors, rest)
 
 
-def _open_each(root: int, paths: list[bytes]) -> Iterator[opening.Opened | OSError]:
-    """Open a path and, if that is a file, the others."""
-    for path in paths:
-        try:
-            opened = opening.open_waiting(root, path)
-        except OSError as error:
-            yield error
-            is_file = False
-        else:
-            yield opened
-            is_file = opened.status.is_regular
-        if path is paths[0] and not is_file:
-            return
+def _open_each(root: int, order: Order) -> list[opening.Opened | OSError]:
+    """Open a path and, if that is a file, the others. Raises LeadsAway where one of them does."""
+    found: list[opening.Opened | OSError] = []
+    try:
+        for path in order.paths:
+            if found and not _is_file(found[0]):
+                break
+            try:
+                found.append(opening.open_waiting(root, path, order.crosses))
+            except opening.LeadsAway:
+                raise
+            except OSError as error:
+                found.append(error)
+    except opening.LeadsAway:
+        for each in found:
+            if isinstance(each, opening.Opened):
+                close(each.descriptor)
+        raise
+    return found
+
+
+def _is_file(found: opening.Opened | OSError) -> bool:
+    return isinstance(found, opening.Opened) and found.status.is_regular
 
 
 def _first_part(found: list[opening.Opened | OSError], order: Order) -> opening.Part | None:

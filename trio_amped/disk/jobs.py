@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Hashable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import trio
 
@@ -56,6 +56,17 @@ class Result(NamedTuple):
         return self.descriptors[0]
 
 
+class Mount(NamedTuple):
+    """Where a path leaves the file system of its root, for another one that nobody knows yet."""
+
+    device: int  # of the root
+    path: bytes  # below the root
+
+
+Place: TypeAlias = int | Mount | None
+"""What a job may hang at: a device (st_dev), what is mounted somewhere, or (None) anything."""
+
+
 class Sequel(NamedTuple):
     """What a helper does once it has answered an order: the rest of that order, as one of its own.
 
@@ -90,7 +101,9 @@ class Job:
         "key",
         "order",
         "owners",
+        "place",
         "sequel",
+        "turn",
         "what_follows",
     )
 
@@ -100,8 +113,11 @@ class Job:
         descriptor: Descriptor | None,
         key: Hashable,
         what_follows: Callable[[Result], Sequel | None] | None = None,
+        place: Place = None,
     ) -> None:
         self.order = order
+        self.place = place
+        self.turn = 0  # in the queue
         self.descriptor = descriptor.hold() if descriptor else None
         self.key = key
         self.what_follows = what_follows
@@ -178,10 +194,11 @@ class Job:
     def take(self) -> Result:
         """The result of a job that is done, with descriptors of the caller's own.
 
-        Each of them is to be released. Raises OSError, with the errno that the helper met.
+        Each of them is to be released. Raises OSError, with the errno that the helper met, and the
+        path that it has named.
         """
         if self.errno:
-            raise OSError(self.errno, os.strerror(self.errno))
+            raise OSError(self.errno, os.strerror(self.errno), *filter(None, self._result[:1]))
         for descriptor in self._result.descriptors:
             descriptor.hold()
         return self._result

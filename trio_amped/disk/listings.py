@@ -109,7 +109,9 @@ class Listings:
     async def _render(self, key: _Key, shared: _Shared, order: Order, root: Descriptor) -> None:
         try:
             async with self._turn(key):
-                result = await self._pool.result(self._pool.submit(order, root))
+                identity, _, _ = key
+                job = self._pool.submit(order, root, place=identity[1])
+                result = await self._pool.result(job)
             shared.rendered = self._take(result.content, result.descriptor)
         except OSError as error:
             shared.errno = error.errno or errno.EIO

@@ -49,7 +49,8 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
     roots = await _open_roots(config)
     try:
         async with trio.open_nursery() as nursery:
-            pool = _start_pool(config, stats, remote_closer, nursery)
+            devices = [root.status.device for _, root in roots]
+            pool = _start_pool(config, stats, remote_closer, nursery, devices)
             gates = [PathGate(config, stats, pool, path, root) for path, root in roots]
             listings = _start_listings(config, stats, closer, nursery)
             pages = PageGate(config.gate)
@@ -88,7 +89,9 @@ async def _open_roots(config: Config) -> list[tuple[bytes, Opened]]:
     return roots
 
 
-def _start_pool(config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery) -> HelperPool:
+def _start_pool(
+    config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery, devices: list[int]
+) -> HelperPool:
     is_threads = config.helpers == "thread"
     carriage = carriers.in_threads if is_threads else carriers.in_processes
     size = 0 if config.gate == "never" else config.max_helpers
@@ -102,6 +105,7 @@ def _start_pool(config: Config, stats: Stats, closer: Closer, nursery: trio.Nurs
         timeout=config.disk_timeout,
         start_pause=0 if is_threads else _PROCESS_PAUSE,
         has_own_privileges=not is_threads,
+        devices=devices,
     )
 
 
@@ -288,7 +292,8 @@ class LocalDisk:
         start, stop = widened(offset, stop, file.status.size)
         order = Order(Operation.LOAD, offset=start, length=stop - start)
         key = load_key(file.status, start, stop)
-        return self._pool.submit(order, file.descriptor, key=key, is_ahead=is_ahead)
+        place = file.status.device
+        return self._pool.submit(order, file.descriptor, key=key, place=place, is_ahead=is_ahead)
 
     def _ask_ahead(self, file: OpenFile, offset: int, end: int) -> None:
         stop = min(end, file.window_at(offset))
@@ -366,7 +371,9 @@ class LocalDisk:
         """Size and mtime of the file, and the bytes."""
         self._stats.misses += 1
         order = Order(Operation.READ, offset=offset, length=min(count, MAX_READ))
-        result = await self._pool.result(self._pool.submit(order, file.descriptor, key=key))
+        place = file.status.device
+        job = self._pool.submit(order, file.descriptor, key=key, place=place)
+        result = await self._pool.result(job)
         return unpack_read(result.content)
 
     def is_unchanged(self, file: OpenFile) -> bool:

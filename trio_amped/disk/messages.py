@@ -106,6 +106,7 @@ class Order(NamedTuple):
     offset: int = 0  # for FETCH: below 0 from the end of the file
     length: int = 0
     choices: int = 0  # for FETCH
+    crosses: bool = False  # for OPEN and FETCH: it may lead on to another mount
 
     @classmethod
     def fetch(cls, path: bytes, wish: "Wish") -> Self:
@@ -127,14 +128,14 @@ class Order(NamedTuple):
 
     def pack(self, number: int) -> bytes:
         """A message; the number tells this order from the others to the same helper."""
-        head = _ORDER.pack(number, self.operation, self.offset, self.length, self.choices)
+        head = _ORDER.pack(number, self.operation, self.offset, self.length, *self[4:])
         return head + self.path
 
     @classmethod
     def unpack(cls, message: bytes) -> tuple[int, Self]:
         """Raises struct.error or ValueError on a message that `pack` did not make."""
-        number, operation, offset, length, choices = _ORDER.unpack_from(message)
-        return number, cls(Operation(operation), message[_ORDER.size :], offset, length, choices)
+        number, operation, *rest = _ORDER.unpack_from(message)
+        return number, cls(Operation(operation), message[_ORDER.size :], *rest)
 
 
 class Reply(NamedTuple):
@@ -165,5 +166,5 @@ class Reply(NamedTuple):
 FREE: Final = b"free"
 """What a helper sends when it has started."""
 
-_ORDER: Final = struct.Struct("!QBqqB")
+_ORDER: Final = struct.Struct("!QBqqB?")
 _REPLY: Final = struct.Struct("!QiB")

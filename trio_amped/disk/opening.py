@@ -347,15 +347,40 @@ def open_to_read(directory: int) -> int:
     return descriptor
 
 
-def open_waiting(root: int, path: bytes) -> Opened:
-    """Open a path below the root, whatever it takes. Raises OSError; EXDEV: it leads outside."""
+class LeadsAway(OSError):
+    """A path leads to another mount, or out of the root; `filename` is how far it does not."""
+
+
+def open_waiting(root: int, path: bytes, crosses: bool = True) -> Opened:
+    """Open a path below the root, whatever it takes. Raises OSError; EXDEV: it leads outside.
+
+    Unless it `crosses`, no other mount is asked anything: raises LeadsAway.
+    """
     path = path or b"."
     if kernel.has_openat2(_BENEATH):
-        descriptor, noatime = _open_beneath(root, path, _BENEATH, tries=9)
+        resolve = _BENEATH if crosses else _ON_ROOT_DEVICE
+        try:
+            descriptor, noatime = _open_beneath(root, path, resolve, tries=9)
+        except OSError as error:
+            if crosses or error.errno != errno.EXDEV:
+                raise
+            raise LeadsAway(errno.EXDEV, error.strerror, _way_out(root, path)) from None
     else:
         descriptor, noatime = _open_without_links(root, path)
     with _closed_on_error(descriptor):
         return Opened(descriptor, Status.of(descriptor), volume_of(descriptor), noatime)
+
+
+def _way_out(root: int, path: bytes) -> bytes:
+    """The first part of a path that leaves the mount of the root."""
+    ends = [place for place, byte in enumerate(path) if byte == b"/"[0]]
+    for end in ends:
+        try:
+            os.close(kernel.openat2(root, path[:end], os.O_PATH, _ON_ROOT_DEVICE))
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return path[:end]
+    return path
 
 
 def open_directory(root: int, path: bytes) -> int:

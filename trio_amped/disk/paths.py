@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Final, NamedTuple, TypeVar
 
 import trio
@@ -15,7 +15,7 @@ from ..semantics.printable import printable
 from ..stats import Stats
 from . import opening
 from .descriptors import Descriptor
-from .jobs import Job, Result, Sequel
+from .jobs import Job, Mount, Place, Result, Sequel
 from .messages import Operation, Order, Wish
 from .opening import Opened, Status
 from .pool import HelperPool
@@ -41,6 +41,8 @@ class WouldWait(Exception):
 
 # What the caches' answer may mean: not known, beyond a mount (or outside of the root), stale.
 _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR))
+_SLASH: Final = b"/"[0]
+_MOST_MOUNTS: Final = 1024  # below a root, links that lead outside included
 _PATH_MAX: Final = 4096  # bytes, with the NUL at the end; linux/limits.h
 
 
@@ -92,6 +94,12 @@ def _loading(result: Result) -> Sequel | None:
     return Sequel(order, descriptor, key)
 
 
+def _ends(path: bytes) -> Iterator[int]:
+    """Where the parts of a path end that lead to it, and the path itself."""
+    yield from (place for place, byte in enumerate(path) if byte == _SLASH)
+    yield len(path)
+
+
 def load_key(status: Status, start: int, stop: int) -> Hashable:
     """By which all who want this part of a file share the job that loads it."""
     return Operation.LOAD, status.version, start, stop
@@ -114,6 +122,7 @@ class PathGate:
         self._config = config
         self._stats = stats
         self._pool = pool
+        self._mounts: dict[bytes, Mount] = {}  # the first part of paths that lead to other mounts
         self._next_check = trio.current_time() + config.revalidate
         self.asks_caches = self._may_ask_caches()
         """Whether the kernel's caches are asked first; else a helper always opens."""
@@ -128,8 +137,8 @@ class PathGate:
             return self._open_cached(path)
         except WouldWait:
             self._stats.opened_by_helper += 1
-            key = Operation.OPEN, self.directory.fd, path
-            return await self._ask_helper(Order(Operation.OPEN, path), self.directory, key)
+            _, result = await self._ask_beneath(Order(Operation.OPEN, path), path)
+            return opening.unpack_facts(result.descriptor.fd, result.content), result.descriptor
 
     async def fetch(self, path: bytes, wish: Wish) -> Fetched:
         """Open a path below the root, and what is needed together with it. Raises OSError.
@@ -143,9 +152,7 @@ class PathGate:
             with contextlib.suppress(WouldWait):
                 return Fetched({path: self._open_cached(path)})
         self._stats.opened_by_helper += 1
-        order, key = Order.fetch(path, wish), (Operation.FETCH, self.directory.fd, path)
-        job = self._pool.submit(order, self.directory, key=key, what_follows=_loading)
-        result = await self._pool.result(job)
+        job, result = await self._ask_beneath(Order.fetch(path, wish), path, _loading)
         found, part = opening.unpack_fetched(
             result.content, [each.fd for each in result.descriptors]
         )
@@ -159,6 +166,45 @@ class PathGate:
             paths[part.number] if part else b"",
             job.sequel,
         )
+
+    async def _ask_beneath(
+        self,
+        order: Order,
+        path: bytes,
+        what_follows: Callable[[Result], Sequel | None] | None = None,
+    ) -> tuple[Job, Result]:
+        """Have a helper do an order about a path below the root.
+
+        At first no other mount is asked: one that hangs would keep the helper, and where a path
+        leads to is not known before. Those that lead away have their own share of the helpers.
+        Raises OSError.
+        """
+        mount = next((path[:end] for end in _ends(path) if path[:end] in self._mounts), None)
+        if mount is None:
+            try:
+                return await self._ask_at(self.root.status.device, order, path, what_follows)
+            except OSError as error:
+                if error.errno != errno.EXDEV or error.filename is None:
+                    raise
+                mount = bytes(error.filename)
+            if len(self._mounts) >= _MOST_MOUNTS:
+                self._mounts.clear()
+            self._mounts.setdefault(mount, Mount(self.root.status.device, mount))
+        place = self._mounts[mount]
+        return await self._ask_at(place, order._replace(crosses=True), path, what_follows)
+
+    async def _ask_at(
+        self,
+        place: Place,
+        order: Order,
+        path: bytes,
+        what_follows: Callable[[Result], Sequel | None] | None,
+    ) -> tuple[Job, Result]:
+        key = order.operation, self.directory.fd, path, order.crosses
+        job = self._pool.submit(
+            order, self.directory, key=key, place=place, what_follows=what_follows
+        )
+        return job, await self._pool.result(job)
 
     async def open_anywhere(self, path: bytes) -> Found:
         """Open any file by its own path, links followed. Raises OSError.
@@ -257,10 +303,9 @@ class PathGate:
             return False
         return opening.can_open_cached()
 
-    async def _ask_helper(
-        self, order: Order, directory: Descriptor | None, key: Hashable = None
-    ) -> Found:
-        result = await self._pool.result(self._pool.submit(order, directory, key=key))
+    async def _ask_helper(self, order: Order, place: Place, key: Hashable = None) -> Found:
+        job = self._pool.submit(order, None, key=key, place=place)
+        result = await self._pool.result(job)
         return opening.unpack_facts(result.descriptor.fd, result.content), result.descriptor
 
     async def _follow_root(self) -> None:
@@ -273,7 +318,8 @@ class PathGate:
             return
         order = Order(Operation.ROOT, self._path)
         try:
-            found = await self._ask_helper(order, None, (Operation.ROOT, self._path))
+            key = Operation.ROOT, self._path
+            found = await self._ask_helper(order, self.root.status.device, key)
         except (BlockingIOError, TimeoutError):
             raise
         except OSError as error:
@@ -335,6 +381,7 @@ class PathGate:
         log.info("%s is another directory now", printable(self._path))
         self.directory.release()
         self.root, self.directory = root, directory
+        self._mounts.clear()
         self.asks_caches = self._may_ask_caches()
 
     def close(self) -> None:

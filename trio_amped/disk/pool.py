@@ -4,7 +4,7 @@ import contextlib
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
 import trio
@@ -15,8 +15,9 @@ from .carriers import Carrier
 from .channels import Channel, HelperDied, State
 from .crew import Crew
 from .descriptors import Closer, Descriptor
-from .jobs import Job, Result, Sequel
+from .jobs import Job, Place, Result, Sequel
 from .messages import Order
+from .places import Queue
 from .waiting import Waiters
 
 log = logging.getLogger("trio_amped.disk")
@@ -31,6 +32,8 @@ class HelperPool:
     A job is sent as soon as a helper is idle. It is waited for at most `timeout` seconds, not
     counting those in which it waits for helpers that start. More helpers are started as they are
     needed, `start_pause` seconds one after the other. `has_own_privileges`: helpers are processes.
+    Where jobs are about several `devices` (those that are known to begin with, and all that jobs
+    name), none of these may take all helpers, or all of the queue.
     """
 
     def __init__(
@@ -45,13 +48,14 @@ class HelperPool:
         timeout: float,
         start_pause: float = 0,
         has_own_privileges: bool = True,
+        devices: Iterable[int] = (),
     ) -> None:
         self._closer = closer
         self._stats = stats
         self._queue_bound = queue
         self._ahead_bound = min(size, queue // 2)
         self._is_closed = False
-        self._queue: deque[Job] = deque()  # empty while a helper is idle
+        self._queue = Queue(size, devices)
         self._shared: dict[Hashable, Job] = {}
         # The one that has been idle for longest comes first: others may still be closing what they
         # have handed over.
@@ -79,53 +83,48 @@ class HelperPool:
         descriptor: Descriptor | None = None,
         *,
         key: Hashable = None,
+        place: Place = 0,
         is_ahead: bool = False,
         what_follows: Callable[[Result], Sequel | None] | None = None,
     ) -> Job:
         """A job that does this; the same job for the same `key` while it is under way.
 
-        `is_ahead`: nobody waits for it yet, so it goes only where there is room. `what_follows`
-        says what the helper still does when it has answered. The caller calls `drop` when it needs
-        the job no longer. Raises BlockingIOError: too many wait.
+        `place`: what the job may hang at. `is_ahead`: nobody waits for it yet, so it goes only
+        where there is room. `what_follows` says what the helper still does when it has answered.
+        The caller calls `drop` when it needs the job no longer. Raises BlockingIOError: too many
+        wait.
         """
         if key is not None and (shared := self._shared.get(key)):
             self._stats.coalesced += 1
             return shared.hold()
-        if is_ahead or not self._idle:
-            self._make_room(is_ahead)
-        job = Job(order, descriptor, key, what_follows)
+        self._queue.note(place)
+        if is_ahead or not self._idle or not self._queue.may_begin(place):
+            self._make_room(place, is_ahead)
+        job = Job(order, descriptor, key, what_follows, place)
         self._stats.jobs += 1
         if key is not None:
             self._shared[key] = job
         self._queue.append(job)
         if self._is_closed:
             self.close()
-        elif self._idle:
+        elif self._idle and self._queue.may_begin(place):
             self._give_out()
         else:
             job.enter_queue(self._crew.starts)
         self._crew.check()
         return job
 
-    def _make_room(self, is_ahead: bool) -> None:
+    def _make_room(self, place: Place, is_ahead: bool) -> None:
         """Raises BlockingIOError."""
         # Helpers that will soon be free have room for a job each.
-        soon_free = self._crew.starting + self._closing
-        bound = self._ahead_bound if is_ahead else self._queue_bound + soon_free
-        if len(self._queue) >= bound:
-            self._forget_unwanted()
-        if len(self._queue) >= bound:
-            raise BlockingIOError(errno.EAGAIN, "too many jobs wait for the disk helpers")
-
-    def _forget_unwanted(self) -> None:
-        """A job that nobody waits for any more must not keep the place of another."""
-        jobs = list(self._queue)
-        self._queue.clear()
-        for job in jobs:
-            if job.owners:
-                self._queue.append(job)
-            else:
+        bound = self._queue_bound + self._crew.starting + self._closing
+        bound_ahead = self._ahead_bound if is_ahead else None
+        if not self._queue.has_room(place, bound, bound_ahead):
+            # A job that nobody waits for any more must not keep the place of another.
+            for job in self._queue.take_unwanted():
                 self._finish(job, errno.ECANCELED)
+        if not self._queue.has_room(place, bound, bound_ahead):
+            raise BlockingIOError(errno.EAGAIN, "too many jobs wait for the disk helpers")
 
     async def result(self, job: Job) -> Result:
         """Wait for the result of a job, and drop it. Who takes it releases its descriptors.
@@ -150,8 +149,8 @@ class HelperPool:
         """Let go of the jobs that were not begun; the nursery ends the helpers."""
         self._is_closed = True
         self._stats.helpers = 0
-        while self._queue:
-            self._finish(self._queue.popleft(), errno.ECANCELED)
+        for job in self._queue.take_all():
+            self._finish(job, errno.ECANCELED)
 
     # ---------------------------------------------------------------- those who do it
 
@@ -179,12 +178,11 @@ class HelperPool:
                 self._finish(job, error.errno or errno.EIO)
                 self._idle.append(helper)
             else:
-                helper.job = job
+                helper.job, helper.place = job, job.place
                 self._note(helper, State.WORKS)
 
     def _next_job(self) -> Job | None:
-        while self._queue:
-            job = self._queue.popleft()
+        while job := self._queue.next():
             if job.owners:
                 return job
             self._finish(job, errno.ECANCELED)
@@ -192,7 +190,7 @@ class HelperPool:
 
     def _queue_again(self, job: Job) -> None:
         job.enter_queue(self._crew.starts)
-        self._queue.appendleft(job)
+        self._queue.put_back(job)
 
     def hear(self, helper: Channel, message: bytes, received: list[int]) -> None:
         """Do what follows from a message. Raises HelperDied for one that makes no sense."""
@@ -227,6 +225,10 @@ class HelperPool:
 
     def _note(self, helper: Channel, state: State) -> None:
         """Keep count of the helpers that are busy, and of those that are about to be free."""
+        if helper.state is State.IDLE and state is not State.IDLE:
+            self._queue.begin(helper.place)
+        elif helper.state is not State.IDLE and state is State.IDLE:
+            self._queue.end(helper.place)
         self._busy += (state is not State.IDLE) - (helper.state is not State.IDLE)
         self._closing += (state is State.CLOSES) - (helper.state is State.CLOSES)
         self._stats.helpers_busy = self._busy
