@@ -21,7 +21,7 @@ from .semantics.response import Response, redirect
 from .serving.body import BodySender
 from .serving.handler import handle
 from .serving.router import Router, open_router
-from .serving.transport import ClientGone, Outlet
+from .serving.transport import WINDOW, ClientGone, Outlet
 from .stats import Stats
 
 __all__ = ["StaticFiles"]
@@ -216,6 +216,8 @@ class _Opening:
 class _Outlet:
     """Implements transport.Outlet: the messages of one body, of which the last one says so."""
 
+    most_copied = room = WINDOW
+
     def __init__(self, send: Send, stats: Stats, *, can_send_files: bool) -> None:
         self.can_send_files = can_send_files
         self.is_gone = False  # the client: nothing more is sent
@@ -234,11 +236,11 @@ class _Outlet:
         if not self._left:
             await self._send({"type": "http.response.body"})
 
-    async def send(self, data: bytes, more: bool = False) -> None:
+    async def send(self, data: bytes | memoryview, more: bool = False) -> None:
         if data:
             self._note(len(data))
             await self._send(
-                {"type": "http.response.body", "body": data, "more_body": self._left > 0}
+                {"type": "http.response.body", "body": bytes(data), "more_body": self._left > 0}
             )
 
     async def send_file(self, fd: int, offset: int, length: int) -> int:

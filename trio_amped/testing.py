@@ -189,8 +189,13 @@ class SimDisk:
         return min(end, (window + 1) * self.window) - offset
 
     async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
-        count = await self.ready(file, offset, end)
-        return self._open[file].content[offset : offset + count]
+        return await self.copy(file, offset, offset + await self.ready(file, offset, end))
+
+    async def copy(self, file: OpenFile, offset: int, end: int) -> bytes:
+        inode = self._open[file]
+        if inode.mtime_ns != file.status.mtime_ns or len(inode.content) <= offset:
+            raise FileChanged
+        return inode.content[offset:end]
 
     # What it can do at once: all of it without latencies, and nothing where a fault is due.
 

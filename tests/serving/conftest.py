@@ -1,9 +1,11 @@
 """The clock on the wall stands still, so that answers can be compared byte by byte; and what is
 asked by `converse` is asked of h11 alone, of kept answers, and of the fast lane."""
 
+import ssl
 import time
 
 import pytest
+import trustme
 
 from tests.serving.peers import WAYS, Ways
 from tests.simulated import NOW
@@ -26,3 +28,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ways, "name", request.param)
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def of_server(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("a.example").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def of_client(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

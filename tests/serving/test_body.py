@@ -1,10 +1,13 @@
 """A body is data: bytes and parts of a file in any order, over any link."""
 
-from typing import Final
+import ssl
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any, Final
 
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.serving.cases import LARGE
 from tests.serving.peers import Link, by_lockstep, by_memory, by_unix_socket
@@ -89,13 +92,14 @@ class Recorder:
     """An outlet that takes all, each part of a file in `seconds`, and notes what it was told."""
 
     can_send_files = True
+    most_copied = room = 1 << 30
 
     def __init__(self, seconds: float = 0.0, at_once: int = 1 << 30) -> None:
         self.sent: list[tuple[str, bool]] = []
         self._seconds = seconds
         self._at_once = at_once
 
-    async def send(self, data: bytes, more: bool = False) -> None:
+    async def send(self, data: bytes | memoryview, more: bool = False) -> None:
         self.sent.append(("bytes", more))
 
     async def send_file(self, fd: int, offset: int, length: int) -> int:
@@ -145,3 +149,77 @@ async def test_the_gate_is_asked_again_in_time(
     await sender.send(b"head;")
     disk.close(file)
     assert len(times) == asked
+
+
+# ---------------------------------------------------------------- a client that does not read
+
+HELD: Final = 64 * 1024  # bytes: the most that may be in memory for it
+
+
+class Stuck(trio.abc.SendStream):
+    """The network below TLS: takes some bytes, and then nothing more for ever."""
+
+    def __init__(self, taken: int) -> None:
+        self._left = taken
+        self.held = 0  # bytes that wait to be taken
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self._left -= len(data)
+        if self._left < 0:
+            self.held = len(data)
+            await trio.sleep_forever()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def held_in_memory() -> int:
+    """The bytes of all large objects that were made since tracemalloc was started."""
+    return sum(each.size for each in tracemalloc.take_snapshot().traces if each.size > 1000)
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("is_by_copy", [False, True])
+@pytest.mark.parametrize("taken", [0, 5 * 1024, 700_000])
+@pytest.mark.parametrize("size", [16 * 1024, 16 * 1024 + 1, 32 * 1024, 64 * 1024, 2 * 2**20])
+@pytest.mark.parametrize("minimum", [1024, 16 * 1024, 2**20])
+async def test_little_is_in_memory_for_a_client_of_tls_that_does_not_read(
+    is_by_copy: bool,
+    taken: int,
+    size: int,
+    minimum: int,
+    of_server: ssl.SSLContext,
+    of_client: ssl.SSLContext,
+    traced: None,
+) -> None:
+    """Whatever its pace must be: what was read of the file, and what was encrypted and not sent."""
+    client, server = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        theirs = trio.SSLStream(client, of_client, server_hostname="a.example")
+        ours: trio.SSLStream[Any] = trio.SSLStream(server, of_server, server_side=True)
+        nursery.start_soon(theirs.do_handshake)
+        await ours.do_handshake()
+        network = Stuck(taken)
+        ours.transport_stream = trio.StapledStream(network, server)
+        disk = SimDisk({b"large": bytes(size)}, window=512 * 1024, is_by_copy=is_by_copy)
+        file = await disk.open(b"large")
+        pace = Pace(Config(send_minimum=minimum, send_timeout=1e9), Stats())
+        sender = BodySender(StreamTransport(ours, pace), disk, file, (FileSpan(0, size),))
+        tracemalloc.start()
+        await sender.prepare()
+        nursery.start_soon(sender.send, b"head;")
+        await wait_all_tasks_blocked()
+        buffer = ours._outgoing.pending + (network.held + 3) // 3 * 4  # OpenSSL's BUF_MEM_grow
+        assert held_in_memory() + buffer <= HELD
+        assert bool(network.held) == (taken < size)
+        nursery.cancel_scope.cancel()
+        disk.close(file)

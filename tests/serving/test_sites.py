@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.rig import GUARD
@@ -45,25 +44,6 @@ def root(tmp_path: Path) -> Path:
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))  # what was written just now is not kept
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def of_server(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("a.example").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def of_client(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 def simulated(disk: SimDisk, config: Config | None = None) -> Sites:

@@ -51,6 +51,12 @@ class Disk(Protocol):
     async def read(self, file: OpenFile, offset: int, end: int) -> bytes:
         """The next bytes, at least one and not past `end`. Raises FileChanged, OSError."""
 
+    async def copy(self, file: OpenFile, offset: int, end: int) -> bytes:
+        """Read bytes that `ready` has just promised; fewer where the file has been cut off.
+
+        Raises FileChanged when it is another version, or ends before `offset`; OSError.
+        """
+
     def close(self, file: OpenFile) -> None:
         """Give an open file back."""
 

@@ -318,12 +318,21 @@ class LocalDisk:
             key = Operation.READ, file.fd, offset, end
             size, mtime_ns, data = await self._read_by_helper(file, offset, end - offset, key)
             file.check(size, mtime_ns)
-        else:
-            count = await self.ready(file, offset, end)
-            data = self._pages.read(file, offset, count)
-            if not data and file.locks_reads:
-                size, mtime_ns, data = await self._read_locked(file, offset, count)
-                file.check(size, mtime_ns)
+            if not data:
+                raise FileChanged
+            return data
+        return await self.copy(file, offset, offset + await self.ready(file, offset, end))
+
+    async def copy(self, file: OpenFile, offset: int, end: int) -> bytes:
+        """Read bytes that `ready` has just promised; fewer where the file has been cut off.
+
+        Raises FileChanged when it is another version, or ends before `offset`; OSError.
+        """
+        count = self._pages.clamp(file, offset, end - offset)
+        data = self._pages.read(file, offset, count)
+        if not data and file.locks_reads:
+            size, mtime_ns, data = await self._read_locked(file, offset, count)
+            file.check(size, mtime_ns)
         if not data:
             raise FileChanged
         return data

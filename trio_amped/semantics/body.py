@@ -18,9 +18,10 @@ class FileSpan:
 Body: TypeAlias = tuple[bytes | FileSpan, ...]
 
 
-def inlined(body: Body, content: bytes | memoryview) -> tuple[bytes, ...]:
-    """Return the parts of a body whose file has this content."""
+def inlined(body: Body, content: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
+    """Return the parts of a body whose file has this content, which is not copied."""
+    view = memoryview(content)
     return tuple(
-        part if isinstance(part, bytes) else bytes(content[part.offset : part.offset + part.length])
+        view[part.offset : part.offset + part.length] if isinstance(part, FileSpan) else part
         for part in body
     )

@@ -37,9 +37,16 @@ _OF_THE_CLIENT: Final = frozenset(
     )
 )
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+WINDOW: Final = 512 * 1024  # bytes of a file in one turn
 # trio sets 16 KiB, which makes every sendfile of a window into dozens. With this much unsent in
 # the kernel a window goes in one or two calls, and a slow client still holds little memory.
-_NOT_SENT_LOWAT: Final = 512 * 1024
+_NOT_SENT_LOWAT: Final = WINDOW
+
+# Bytes of a body that a stream which is no plain socket gets at a time: one record of TLS. While
+# the client does not read, trio.SSLStream holds them twice more, encrypted: the bytes that it
+# sends, and the buffer of the memory BIO that they came from, which OpenSSL makes a third larger
+# and keeps. In all that is 3.4 times as much, and must stay below 64 KiB.
+_RECORD: Final = 16 * 1024
 
 
 Socket: TypeAlias = socket.socket | trio.socket.SocketType
@@ -53,8 +60,13 @@ class Outlet(Protocol):
     """What sends a body to a client."""
 
     can_send_files: bool  # whether `send_file` may be called
+    most_copied: int  # bytes that go in one piece, where they are copied
 
-    async def send(self, data: bytes, more: bool = False) -> None:
+    @property
+    def room(self) -> int:
+        """So many bytes, at least one, are best copied next: at most `most_copied`."""
+
+    async def send(self, data: bytes | memoryview, more: bool = False) -> None:
         """Send all of it; `more`: it need not leave before what follows. Raises ClientGone."""
 
     async def send_file(self, fd: int, offset: int, length: int) -> int:
@@ -157,6 +169,7 @@ class SocketTransport:
     """A plain TCP or UNIX socket: every call is tried first, and awaited only when it must be."""
 
     can_send_files = True
+    most_copied = room = WINDOW
 
     def __init__(self, sock: socket.socket, pace: Pace, turns: Turns) -> None:
         """Takes the socket over, which must be non-blocking."""
@@ -186,7 +199,7 @@ class SocketTransport:
         except OSError as error:
             raise ClientGone(str(error)) from None
 
-    async def send(self, data: bytes, more: bool = False) -> None:
+    async def send(self, data: bytes | memoryview, more: bool = False) -> None:
         rest = memoryview(data)
         while rest:
             try:
@@ -304,6 +317,7 @@ class StreamTransport:
     """Any trio stream (TLS, memory): the bytes are copied."""
 
     can_send_files = False
+    most_copied = _RECORD
 
     def __init__(self, stream: trio.abc.Stream, pace: Pace) -> None:
         self._stream = stream
@@ -318,6 +332,10 @@ class StreamTransport:
     def sent(self) -> int:
         return self._pace.sent
 
+    @property
+    def room(self) -> int:
+        return min(_RECORD, self._pace.due)
+
     async def receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(_RECEIVE))
@@ -327,11 +345,11 @@ class StreamTransport:
     def try_receive(self) -> bytes | None:
         return None
 
-    async def send(self, data: bytes, more: bool = False) -> None:
+    async def send(self, data: bytes | memoryview, more: bool = False) -> None:
         # In pieces of what must go in one timeout, since a stream does not tell its progress.
         rest = memoryview(data)
         while rest:
-            piece, rest = rest[: self._pace.due], rest[self._pace.due :]
+            piece, rest = rest[: self.room], rest[self.room :]
             with self._pace.waiting():
                 try:
                     await self._stream.send_all(piece)
