@@ -373,8 +373,7 @@ def open_waiting(root: int, path: bytes, crosses: bool = True) -> Opened:
 
 def _way_out(root: int, path: bytes) -> bytes:
     """The first part of a path that leaves the mount of the root."""
-    ends = [place for place, byte in enumerate(path) if byte == b"/"[0]]
-    for end in ends:
+    for end in (place for place, byte in enumerate(path) if byte == b"/"[0]):
         try:
             os.close(kernel.openat2(root, path[:end], os.O_PATH, _ON_ROOT_DEVICE))
         except OSError as error:

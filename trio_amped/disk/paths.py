@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Final, NamedTuple, TypeVar
 
 import trio
@@ -41,7 +41,6 @@ class WouldWait(Exception):
 
 # What the caches' answer may mean: not known, beyond a mount (or outside of the root), stale.
 _ASK_A_HELPER: Final = frozenset((errno.EAGAIN, errno.EXDEV, errno.ESTALE, errno.EINTR))
-_SLASH: Final = b"/"[0]
 _MOST_MOUNTS: Final = 1024  # below a root, links that lead outside included
 _PATH_MAX: Final = 4096  # bytes, with the NUL at the end; linux/limits.h
 
@@ -94,10 +93,8 @@ def _loading(result: Result) -> Sequel | None:
     return Sequel(order, descriptor, key)
 
 
-def _ends(path: bytes) -> Iterator[int]:
-    """Where the parts of a path end that lead to it, and the path itself."""
-    yield from (place for place, byte in enumerate(path) if byte == _SLASH)
-    yield len(path)
+def _leads_through(path: bytes, folder: bytes) -> bool:
+    return path.startswith(folder) and path[len(folder) : len(folder) + 1] in (b"", b"/")
 
 
 def load_key(status: Status, start: int, stop: int) -> Hashable:
@@ -179,7 +176,7 @@ class PathGate:
         leads to is not known before. Those that lead away have their own share of the helpers.
         Raises OSError.
         """
-        mount = next((path[:end] for end in _ends(path) if path[:end] in self._mounts), None)
+        mount = next((mount for mount in self._mounts if _leads_through(path, mount)), None)
         if mount is None:
             try:
                 return await self._ask_at(self.root.status.device, order, path, what_follows)
