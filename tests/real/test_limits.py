@@ -70,6 +70,26 @@ def test_out_of_descriptors(place: Path, helpers: str) -> None:
 
 
 @needs("pids")
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_no_descriptor_makes_the_table_of_descriptors_grow(
+    root: Path, options: tuple[str, ...]
+) -> None:
+    """It is as large as it may have to be before anybody is served."""
+
+    def limited(argv: list[str]) -> list[str]:
+        return ["prlimit", "--nofile=6000:6000", *argv]
+
+    with running_server(*options, root=root, wrap=limited) as server:
+        pid = server.process.pid
+        eventually(lambda: all(has_room(each) for each in (children(pid) if options else [pid])))
+
+
+def has_room(pid: int) -> bool:
+    """Whether the table of a process is as large as its limit."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("FDSize:")[2].split()[0]) >= 6000
+
+
 @pytest.mark.parametrize("helpers", ["thread", "process"])
 def test_no_process_and_no_thread_can_start(helpers: str, root: Path) -> None:
     """For a while: what needs one waits, or is refused, and all others go on."""

@@ -1,10 +1,12 @@
 """Owns descriptors: how they are shared out, who uses one, where it is closed. Never blocks."""
 
 import contextlib
+import fcntl
 import functools
 import logging
 import os
 import resource
+import socket
 import stat
 import time
 from collections import deque
@@ -18,8 +20,6 @@ log = logging.getLogger("trio_amped.disk")
 _PATIENCE: Final = 1.0  # seconds
 _PAUSE: Final = 0.1  # seconds before a thread is asked for again
 _WRITTEN_OUT: Final = 60.0  # seconds; the kernel writes dirty pages out after 30 by default
-
-
 _OTHERS: Final = 64  # descriptors: of listeners, logs, roots, jobs under way
 
 
@@ -35,8 +35,23 @@ def of_folders() -> int:
 
 def of_connections(files: int, helpers: int) -> int:
     """How many are left for connections beside so many files and helpers; at least a quarter."""
-    kept = min(files, of_files()) + of_folders() + 2 * helpers
-    return max(_allowed() // 4, _allowed() - kept - _OTHERS)
+    return max(_allowed() // 4, _allowed() - _beside_connections(files, helpers))
+
+
+def have_room(connections: int, files: int, helpers: int) -> None:
+    """Have the kernel's table of descriptors hold as many as may be needed, from now on.
+
+    The kernel makes the table twice as large when it is full. Where threads share it, whoever asks
+    for the next descriptor waits until no CPU looks at the old table any more (fs/file.c,
+    expand_fdtable: synchronize_rcu; 5 to 17 ms were measured), and that would be the event loop.
+    """
+    most = min(_allowed(), connections + _beside_connections(files, helpers))
+    with contextlib.suppress(OSError), socket.socket() as any_one:  # else it grows when it must
+        os.close(fcntl.fcntl(any_one, fcntl.F_DUPFD_CLOEXEC, most - 1))
+
+
+def _beside_connections(files: int, helpers: int) -> int:
+    return min(files, of_files()) + of_folders() + 2 * helpers + _OTHERS
 
 
 def _allowed() -> int:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import trio
 
 from ..config import Config
+from ..disk.descriptors import have_room
 from ..disk.misses import Arrivals
 from ..semantics.printable import printable
 from ..stats import Stats
@@ -95,6 +96,8 @@ class Server:
             raise RuntimeError("a Server serves once: make another one")
         if listeners is None:
             listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
+        config = self.config
+        have_room(config.max_connections, config.max_open_files, config.max_helpers)
         async with contextlib.AsyncExitStack() as stack:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
