@@ -34,15 +34,8 @@ def widened(offset: int, end: int, size: int) -> tuple[int, int]:
 
 
 def touch(descriptor: int, offset: int, length: int) -> None:
-    """Load a part of a file by a mapping that is not kept. A `Load` for processes."""
-    if not (length := _announce(descriptor, offset, length)):
-        return
-    try:
-        kernel.populate(descriptor, offset, length)
-    except OSError as error:
-        if error.errno not in _NOT_BY_TOUCH:
-            raise
-        Reader().load(descriptor, offset, length)
+    """Load a part of a file by mappings that are not kept. A `Load` for processes."""
+    _load(_touch, descriptor, offset, length)
 
 
 class Reader:
@@ -55,14 +48,62 @@ class Reader:
 
     def load(self, descriptor: int, offset: int, length: int) -> None:
         """Load a part of a file. A `Load` for threads: os.preadv gives the GIL away."""
-        end = offset + _announce(descriptor, offset, length)
+        _load(self._read, descriptor, offset, length)
+
+    def _read(self, descriptor: int, offset: int, length: int) -> None:
+        end = offset + length
         while offset < end:
-            blocks, rest = divmod(min(end - offset, _AT_ONCE), _SCRATCH)
+            blocks, rest = divmod(end - offset, _SCRATCH)
             buffers = [self._scratch] * blocks + [self._scratch[:rest]]
             count = os.preadv(descriptor, buffers, offset)
             if count == 0:
                 return
             offset += count
+
+
+def _touch(descriptor: int, offset: int, length: int) -> None:
+    try:
+        kernel.populate(descriptor, offset, length)
+    except OSError as error:
+        if error.errno not in _NOT_BY_TOUCH:
+            raise
+        Reader()._read(descriptor, offset, length)
+
+
+def _load(use: Load, descriptor: int, offset: int, length: int) -> None:
+    """Have the disk begin with a part of a file, and wait until it is there.
+
+    To wait for a page is to `use` it, and the kernel takes a page that was used twice, here and
+    when it is sent, for one of those that are used often: a scan would evict the hot set. So of
+    what the disk reads in one go only the last page is used, if mincore then says that the others
+    are there as well.
+    """
+    end = offset + _announce(descriptor, offset, length)
+    for start in range(offset, end, _AT_ONCE):
+        stop = min(end, start + _AT_ONCE)
+        use(descriptor, stop - 1, 1)
+        if not _is_in_memory(descriptor, start, stop):
+            use(descriptor, start, stop - start)
+
+
+def _is_in_memory(descriptor: int, start: int, stop: int) -> bool:
+    """Return whether mincore says so, and knows. Asks nothing of the disk.
+
+    Only for a part that was used before: mmap as well writes an access time that is due, and that
+    is a wait for the journal with mmap_lock in our hands.
+    """
+    if not kernel.owns(os.fstat(descriptor).st_uid):
+        return False
+    try:
+        mapping = kernel.ShadowMapping(descriptor, stop)
+    except OSError:
+        return False
+    try:
+        return mapping.resident(start, stop - start) == stop - start
+    except OSError:
+        return False
+    finally:
+        mapping.close()
 
 
 def _announce(descriptor: int, offset: int, length: int) -> int:
