@@ -2,8 +2,11 @@
 
 import io
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -63,7 +66,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_write", stream.write)
     with logs.to_stderr("info"):
         log.info("one %s", "line")
         log.debug("too much")
@@ -79,7 +82,7 @@ def test_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_name_stands_before_the_lines_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_write", stream.write)
     with logs.to_stderr("info") as begin_with:
         log.info("first")
         begin_with("worker 7: ")
@@ -96,7 +99,7 @@ def test_a_name_stands_before_the_lines_that_come_later(monkeypatch: pytest.Monk
 
 def test_a_reader_that_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StuckStream()
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_write", stream.write)
     monkeypatch.setattr(logs, "_WAITING", 10)
     with logs.to_stderr("info"):
         log.info("first")
@@ -116,7 +119,7 @@ def test_each_time_it_is_told_how_many_were_lost_since(
 ) -> None:
     """The first that has no place is; what waits is as much as there is room for."""
     stream = StuckStream()
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_write", stream.write)
     if room < logs._WAITING:
         monkeypatch.setattr(logs, "_WAITING", room)
     with logs.to_stderr("info"):
@@ -134,9 +137,57 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stream = StuckStream()
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_write", stream.write)
     monkeypatch.setattr(logs, "_PATIENCE", 0.01)
     with logs.to_stderr("info"):
         log.info("a line")
         assert stream.has_begun.wait(GUARD)
     stream.may_go_on.set()
+
+
+# ---------------------------------------------------------------- the descriptor
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Of a pipe that stderr is."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stderr:
+        monkeypatch.setattr(sys, "__stderr__", stderr)
+        yield reader
+        with suppress(OSError):
+            os.close(reader)
+
+
+def test_all_of_a_line_is_written_to_a_descriptor_that_does_not_wait(reader: int) -> None:
+    """Some other program that has the same terminal may have made it so."""
+    assert sys.__stderr__ is not None
+    os.set_blocking(sys.__stderr__.fileno(), False)
+    text = "a line that is longer than a pipe; " * 10_000
+    writer = threading.Thread(target=logs._write, args=(text,))
+    writer.start()
+    found = b""
+    while len(found) < len(text):
+        found += os.read(reader, 1000)
+    writer.join(GUARD)
+    assert found.decode() == text
+
+
+def test_what_cannot_be_encoded_is_written_all_the_same(reader: int) -> None:
+    logs._write("\udcff\n")
+    assert os.read(reader, 1000) == b"\\udcff\n"
+
+
+def test_a_reader_that_has_ended_is_no_error(reader: int) -> None:
+    os.close(reader)
+    logs._write("a line\n")
+
+
+def test_where_stderr_was_closed_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its descriptor may be that of a file that was opened later."""
+    monkeypatch.setattr(sys, "__stderr__", None)
+    with logs.to_stderr("info"):
+        log.info("a line")
+    assert capfd.readouterr() == ("", "")

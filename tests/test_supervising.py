@@ -336,6 +336,46 @@ async def test_one_that_dies_during_its_renewal_has_one_successor(
         await stage.end()
 
 
+async def test_one_that_dies_while_its_successor_hangs_is_replaced(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor, if it ever serves, takes that one's place."""
+    async with supervised(2) as stage:
+        first, second = Puppet.all
+        monkeypatch.setattr(Puppet, "starting", 50.0)
+        await stage.signal(signal.SIGHUP)
+        monkeypatch.setattr(Puppet, "starting", 1.0)
+        await trio.sleep(0.5)
+        first.end()
+        died_at = trio.current_time()
+        await trio.sleep(40)
+        _, _, successor, another = Puppet.all
+        assert stage.alive == [second, successor, another]
+        assert another.started_at == pytest.approx(died_at + 5.1)
+        assert another.is_serving
+        await trio.sleep(20)
+        assert another.told == [(RETIRE, RETIRING, successor.served_at)]
+        assert successor.told == []
+        await stage.end()
+
+
+async def test_a_restart_is_faster_than_the_time_until_the_next_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with supervised(2) as stage:
+        await trio.sleep(LASTING)
+        Puppet.all[0].end()
+        for _ in range(6):  # so that the time is five seconds
+            await trio.sleep(5)
+            Puppet.all[-1].end()
+        died = len(Puppet.all)
+        await stage.signal(signal.SIGHUP)
+        await trio.sleep(20)
+        assert len(Puppet.all) == died + 2
+        assert [each.is_alive for each in Puppet.all[-2:]] == [True, True]
+        await stage.end()
+
+
 # ---------------------------------------------------------------- workers that die
 
 

@@ -23,7 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.real.support import MIB, content, put
 from tests.serving.cases import get
 from tests.serving.client import parse
-from trio_amped import worker
+from trio_amped import logs, worker
 from trio_amped.config import Config
 from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, STACKS, STOP, Worker, _persistently
 
@@ -198,6 +198,35 @@ async def test_who_is_accepted_at_this_very_moment_can_still_ask(
                     await client.send_all(get("/small"))
                     received = await client.receive_some()
                 assert received, "it was closed on"
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("order", [RETIRE, DRAIN], ids=["retire", "drain"])
+async def test_who_waits_for_a_place_when_nobody_is_to_be_accepted_any_more(
+    order: bytes, way: dict[str, Any], root: Path, autojump_clock: MockClock
+) -> None:
+    """One that has been accepted has its answer, for no successor can serve it; the others wait
+    for that one."""
+    patience = {"send_timeout": 100.0, "drain_timeout": 100.0}
+    async with at_work(root, max_connections=1, **patience, **way) as desk:
+        busy = await desk.connect()
+        await busy.send_all(get("/big"))
+        assert await busy.receive_some()
+        waiting = [await desk.connect() for _ in range(2)]
+        for stream in waiting:
+            await stream.send_all(get("/small"))
+        await desk.tell(order)
+        await rest_of(busy)
+        await busy.aclose()
+        await trio.sleep(MOMENT)
+        accepted = [] if way == {} else waiting[:1]
+        for stream in waiting:
+            answer: bytes | None = None
+            with trio.move_on_after(MOMENT):
+                answer = await stream.receive_some()
+            assert bool(answer) == (stream in accepted)
+            assert answer != b"", "it was closed on"
+            await stream.aclose()
 
 
 @EVERY_WAY
@@ -381,7 +410,7 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
 ) -> None:
     """Where and how it serves, and which pages are missing; its end is said by all of them."""
     stream, before = io.StringIO(), logging.getLogger().level
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_write", stream.write)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
     stacks: list[int] = []

@@ -60,10 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     _allow_descriptors()
     collect_rarely()
-    with logs.to_stderr(settings.log_level):
-        if settings.is_supervised:
-            return trio.run(_run_workers, Supervisor(config, settings.workers, options), config)
-        return trio.run(_run, config)
+    try:
+        with logs.to_stderr(settings.log_level):
+            if settings.is_supervised:
+                return trio.run(_run_workers, Supervisor(config, settings.workers, options))
+            return trio.run(_run, config)
+    except OSError as error:  # said out of the event loop: who does not read it can still end us
+        return _fail(_explain(config, error))
 
 
 def _check_rights(settings: Settings) -> None:
@@ -244,21 +247,23 @@ def collect_rarely() -> None:
 
 
 async def _run(config: Config) -> int:
+    """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
     server = Server(config)
-    status = 0
+    unusable: OSError | None = None
     async with trio.open_nursery() as around:
         await around.start(_stop_on_signals, server, around.cancel_scope)
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(server.serve)
             except OSError as error:
-                status = _fail(_explain(config, error))
+                unusable = error
             else:
                 warn_of_root()
         around.cancel_scope.cancel()
-    if status == 0:
-        log.info("stopped; %s", _summary(server.stats))
-    return status
+    if unusable:
+        raise unusable
+    log.info("stopped; %s", _summary(server.stats))
+    return 0
 
 
 def warn_of_root() -> None:
@@ -267,11 +272,9 @@ def warn_of_root() -> None:
         log.warning("as root it can read every file; --user NAME serves as somebody else")
 
 
-async def _run_workers(supervisor: Supervisor, config: Config) -> int:
-    try:
-        status = await supervisor.run()
-    except OSError as error:
-        return _fail(_explain(config, error))
+async def _run_workers(supervisor: Supervisor) -> int:
+    """The same for workers, like Supervisor.run."""
+    status = await supervisor.run()
     dead = f"; not counted: {supervisor.uncounted} dead workers" if supervisor.uncounted else ""
     log.info("stopped; %s%s", _summary(supervisor.stats), dead)
     return status

@@ -42,7 +42,7 @@ class Seat:
         self.worker: Worker | None = None
         self.retiring: list[Worker] = []  # the oldest one first
         self.delay = _FIRST_DELAY  # seconds before the next one that dies is replaced
-        self.changing = trio.Lock()  # held by whoever puts another worker here
+        self.renewing = trio.Lock()  # held while a restart puts another worker here
 
 
 class Supervisor:
@@ -171,17 +171,20 @@ class Supervisor:
         elif worker.has_process or not self._has_served.is_set():
             # Later the system may have no room for a process, but will have it again.
             self._failures += 1
-        async with seat.changing:
-            if worker is not seat.worker or self._ending.is_set():
-                return  # a restart was faster
-            if self._failures >= _FAILURES * sum(seat.worker is not None for seat in self._seats):
-                log.error("worker %d: %s", seat.number, end)
-                log.error("%d workers in a row ended at once: given up", self._failures)
-                self._end(status=1)
-                return
-            log.error("worker %d: %s; the next one in %g s", seat.number, end, seat.delay)
-            with trio.move_on_after(seat.delay):
-                await self._ending.wait()
+        with trio.move_on_after(_LAST_DELAY):  # a successor that hangs is not waited for
+            async with seat.renewing:
+                pass
+        if worker is not seat.worker or self._ending.is_set():
+            return  # a restart was faster
+        if self._failures >= _FAILURES * sum(seat.worker is not None for seat in self._seats):
+            log.error("worker %d: %s", seat.number, end)
+            log.error("%d workers in a row ended at once: given up", self._failures)
+            self._end(status=1)
+            return
+        log.error("worker %d: %s; the next one in %g s", seat.number, end, seat.delay)
+        with trio.move_on_after(seat.delay):
+            await self._ending.wait()
+        if worker is seat.worker:
             seat.delay = min(2 * seat.delay, _LAST_DELAY)
             seat.worker = self._start(seat)
 
@@ -197,11 +200,11 @@ class Supervisor:
             log.info("all workers are new")
 
     async def _renew(self, seat: Seat) -> bool:
-        async with seat.changing:
-            old, new = seat.worker, self._start(seat, announces=seat is self._seats[0])
+        async with seat.renewing:
+            new = self._start(seat, announces=seat is self._seats[0])
             await new.is_settled.wait()
             if new.is_serving and new in self._workers and not self._ending.is_set():
-                seat.worker = new
+                old, seat.worker = seat.worker, new
                 if old in self._workers:
                     self._retire(old, seat)
             elif not self._ending.is_set():

@@ -157,6 +157,7 @@ async def test_streams_without_an_address_are_not_counted() -> None:
         bounded = _BoundedListener(Once(*streams, unix), room)
         for _ in range(3):
             async with await bounded.accept() as arrival:
+                await arrival.enter()
                 assert arrival.guest == ""
 
 
@@ -167,8 +168,11 @@ async def test_who_waits_for_a_place_counts_and_stops_counting_when_cancelled() 
         room = Room(Stats(), 1, 1)
         room.enter()
         with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_BoundedListener(Once(stream), room).accept)
+            async with (
+                await _BoundedListener(Once(stream), room).accept() as arrival,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(arrival.enter)
                 await trio.testing.wait_all_tasks_blocked()
                 assert room.guests._open == {"127.0.0.1": 1}
                 scope.cancel()

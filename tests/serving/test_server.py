@@ -223,8 +223,8 @@ async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> No
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     bounded = _BoundedListener(listener, room)
     async with await trio.open_tcp_stream(*listener.socket.getsockname()) as client:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bounded.accept)
+        async with await bounded.accept() as arrival, trio.open_nursery() as nursery:
+            nursery.start_soon(arrival.enter)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert await client.receive_some() == b""

@@ -138,6 +138,7 @@ class Server:
         """Start a task for each connection."""
 
         async def handler(arrival: _Arrival) -> None:
+            await arrival.enter()
             try:
                 transport = transport_of(arrival.stream, Pace(self.config, self.stats), self._turns)
                 first_deadline = trio.current_time() + self.config.head_timeout
@@ -299,31 +300,44 @@ class Server:
 class _Arrival(trio.abc.AsyncResource):
     """A stream that was accepted, and whom it is counted for."""
 
-    def __init__(self, stream: trio.abc.Stream, guest: str) -> None:
+    def __init__(self, stream: trio.abc.Stream, guest: str, room: Room) -> None:
         self.stream = stream
         self.guest = guest
+        self.has_entered = trio.Event()
+        self._room = room
+
+    async def enter(self) -> None:
+        """Wait for a place; whoever is cancelled meanwhile is counted no more."""
+        try:
+            await self._room.wait_to_enter()
+        except BaseException:
+            self._room.guests.leave(self.guest)
+            raise
+        finally:
+            self.has_entered.set()
 
     async def aclose(self) -> None:
         await self.stream.aclose()
 
 
 class _BoundedListener(trio.abc.Listener[_Arrival]):
-    """Leaves connections in the kernel's queue, all but one, while there is no room for them."""
+    """Leaves connections in the kernel's queue, all but one, while there is no room for them.
+
+    Room is waited for with a connection in hand: one that waits for a connection must not keep the
+    last place from another listener. The connection itself waits (`enter`), whose client is served
+    also when nothing more is to be accepted.
+    """
 
     def __init__(self, listener: trio.abc.Listener[Any], room: Room) -> None:
         self._listener = listener
         self._room = room
+        self._last: trio.Event | None = None  # the last one that was accepted has entered
 
     async def accept(self) -> _Arrival:
-        # Room is waited for with a connection in hand: one that waits for a connection must not
-        # keep the last place from another listener.
+        if self._last is not None:
+            await self._last.wait()
         arrival = await self._accept_counted()
-        try:
-            await self._room.wait_to_enter()
-        except BaseException:
-            self._room.guests.leave(arrival.guest)
-            await trio.aclose_forcefully(arrival)
-            raise
+        self._last = arrival.has_entered
         return arrival
 
     async def _accept_counted(self) -> _Arrival:
@@ -333,7 +347,7 @@ class _BoundedListener(trio.abc.Listener[_Arrival]):
             sock = socket_of(stream)
             guest = self._room.guests.admit(sock and peer_name(sock))
             if guest is not None:
-                return _Arrival(stream, guest)
+                return _Arrival(stream, guest, self._room)
             if sock is not None:
                 end_by_reset(sock)
             await trio.aclose_forcefully(stream)
