@@ -132,7 +132,11 @@ def naive(spec: str, data: bytes) -> bytes:
     return data[int(first) : int(last) + 1] if last else data[int(first) :]
 
 
-@given(st.lists(SPECS, min_size=1), st.integers(0, 40), st.sampled_from([",", ", ", " ,\t,"]))
+@given(
+    st.lists(SPECS, min_size=1, max_size=12),
+    st.integers(0, 40),
+    st.sampled_from([",", ", ", " ,\t,"]),
+)
 def test_ranges_are_slices(specs: list[str], size: int, comma: str) -> None:
     data = bytes(range(size))
     found = parse_range(b"bytes=" + comma.join(specs).encode(), size)
