@@ -133,8 +133,9 @@ def _may_be_coded(method: str, fields: Fields) -> bool:
     if_range = _lines(fields, "if-range")
     if if_range and (len(if_range) > 1 or not if_range[0].startswith(('"', "W/"))):
         return True
-    tags = [*if_range, *_lines(fields, "if-match")]
-    return any(re.search(r'-[0-9a-f]+-[a-z]+"', tag) for tag in tags)
+    tags = [*if_range, _combined(fields, "if-match") or ""]
+    # Policy: in a longer field nobody looks for one.
+    return any(re.search(r'-[0-9a-f]+-[a-z]+"', tag) for tag in tags if len(tag) <= 1024)
 
 
 def _precondition(fields: Fields, etag: str, modified: int, now: float) -> int | None:
@@ -161,8 +162,8 @@ def _precondition(fields: Fields, etag: str, modified: int, now: float) -> int |
 
 
 def _listed(value: str) -> list[str]:
-    """Policy: a list that is malformed, or has more than 128 commas, has no member."""
-    return (value.count(",") <= 128 and entity_tags(value)) or []
+    """Policy: a list that is malformed, or has more than 32 commas, has no member."""
+    return (value.count(",") <= 32 and entity_tags(value)) or []
 
 
 def _wanted_runs(method: str, fields: Fields, form: Form, now: float) -> list[list[int]] | None:
@@ -227,8 +228,8 @@ def runs_of(value: str, size: int) -> list[list[int]] | None:
     parted = [spec.partition("-") for spec in specs]
     if not size and any(int(first) == 0 if first else int(last) > 0 for first, _, last in parted):
         return None
-    # Policy: more than 256 commas or 64 parts are ignored.
-    return runs if members.count(",") <= 256 and len(runs) <= 64 else None
+    # Policy: more than 24 members, empty ones too, or 1024 characters, are ignored.
+    return runs if members.count(",") < 24 and len(value) <= 1024 else None
 
 
 def _positions(spec: str, size: int) -> set[int] | None:
@@ -269,7 +270,7 @@ def choose_coding(value: str | None, available: Sequence[str]) -> str:
     the server's order decides, with the plain file last; it is also sent when nothing is wanted.
     """
     weights: dict[str, Decimal] = {}
-    if value is not None and value.count(",") > 128:  # Policy: who sends so much gets it plain
+    if value is not None and value.count(",") > 32:  # Policy: who sends so much gets it plain
         return "identity"
     for member in (value or "").split(","):
         name, *rest = (part.strip(" \t") for part in member.split(";"))
@@ -294,7 +295,7 @@ def media_weight(accept: str | None, media_type: str) -> Decimal:
     member is ignored; of two weights the higher counts.
     """
     found = {media_type: Decimal(-1), f"{media_type.partition('/')[0]}/*": Decimal(-1)}
-    if accept is not None and accept.count(",") > 128:  # Policy: as if it was not there
+    if accept is not None and accept.count(",") > 32:  # Policy: as if it was not there
         accept = None
     found["*/*"] = Decimal(0 if accept is not None else 1)
     for member in _split(accept or "", ","):

@@ -21,6 +21,7 @@ _COSTS: Final = {
     "cancellations": 12,
     "common": 0.5,
     "deadlines": 2,
+    "dear": 3,
     "drains": 2,
     "drips": 3,
     "farewells": 5,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trio_amped.semantics.ranges import parse_range
 
-HUGE = b"9" * 65536
+HUGE = b"9" * 1000
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ HUGE = b"9" * 65536
         (b"bytes=0-" + HUGE, ((0, 10000),)),
         (b"bytes=-" + HUGE, ((0, 10000),)),
         (b"bytes=" + HUGE + b"-", ()),
-        (b"bytes=" + HUGE + b"-" + HUGE, ()),
-        (b"bytes=" + HUGE + b"-" + HUGE[1:], None),
-        (b"bytes=" + b"0" * 65536 + b"1-2", ((1, 2),)),
+        (b"bytes=" + HUGE[500:] + b"-" + HUGE[500:], ()),
+        (b"bytes=" + HUGE[500:] + b"-" + HUGE[501:], None),
+        (b"bytes=" + b"0" * 1000 + b"1-2", ((1, 2),)),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -132,7 +132,11 @@ def naive(spec: str, data: bytes) -> bytes:
     return data[int(first) : int(last) + 1] if last else data[int(first) :]
 
 
-@given(st.lists(SPECS, min_size=1), st.integers(0, 40), st.sampled_from([",", ", ", " ,\t,"]))
+@given(
+    st.lists(SPECS, min_size=1, max_size=12),
+    st.integers(0, 40),
+    st.sampled_from([",", ", ", " ,\t,"]),
+)
 def test_ranges_are_slices(specs: list[str], size: int, comma: str) -> None:
     data = bytes(range(size))
     found = parse_range(b"bytes=" + comma.join(specs).encode(), size)
@@ -151,7 +155,7 @@ def test_ranges_are_slices(specs: list[str], size: int, comma: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "found"), [(64, 64), (65, None), (1, 1), (256, None)], ids=lambda value: str(value)
+    ("count", "found"), [(24, 24), (25, None), (1, 1), (256, None)], ids=lambda value: str(value)
 )
 def test_too_many_ranges_are_ignored(count: int, found: int | None) -> None:
     apart = b",".join(b"%d-%d" % (n * 2, n * 2) for n in range(count))
@@ -159,12 +163,17 @@ def test_too_many_ranges_are_ignored(count: int, found: int | None) -> None:
     assert (ranges and len(ranges)) == found
 
 
-@pytest.mark.parametrize(("count", "expected"), [(257, ((0, 1),)), (258, None)])
+@pytest.mark.parametrize(("count", "expected"), [(24, ((0, 1),)), (25, None)])
 def test_too_many_members_are_ignored_whatever_they_say(count: int, expected: object) -> None:
     assert parse_range(b"bytes=" + b",".join([b"0-0"] * count), 10) == expected
 
 
-@given(st.integers(0, 10**4299), st.integers(0, 10**4299), st.integers(1, 2**63))
+@pytest.mark.parametrize(("length", "expected"), [(1024, ((0, 1),)), (1025, None)])
+def test_what_is_too_long_is_ignored(length: int, expected: object) -> None:
+    assert parse_range(b"bytes=0-0,".ljust(length), 10) == expected
+
+
+@given(st.integers(0, 10**500), st.integers(0, 10**500), st.integers(1, 2**63))
 def test_long_numbers_are_numbers(first: int, last: int, size: int) -> None:
     found = parse_range(b"bytes=%d-%d" % (first, last), size)
     if last < first:

@@ -67,10 +67,11 @@ RANGES: Final = st.one_of(
     st.builds(str.__add__, st.sampled_from(["bytes=", "Bytes=", "lines="]), lists_of(SPECS)),
     lists_of(st.integers(0, 9).map("{0}-{0}".format), 3).map("bytes={}".format),
     soup("bytes", "=", "bytes=", "-", ",", " ", "\t", "0", "5", "12", "1-", "-3", "\xb2", "+", "_"),
-    st.sampled_from([63, 64, 65]).map(
+    st.sampled_from([23, 24, 25]).map(
         lambda n: "bytes=" + ",".join(f"{2 * at}-{2 * at}" for at in range(n))
     ),
-    st.sampled_from([255, 256, 257]).map(lambda n: "bytes=0-0" + "," * n),
+    st.sampled_from([22, 23, 24]).map(lambda n: "bytes=0-0" + "," * n),
+    st.sampled_from([1017, 1018]).map(lambda n: "bytes=0-" + "9" * n),
 )
 
 

@@ -153,7 +153,7 @@ def _ranges_of(size: int) -> st.SearchStrategy[str]:
     spans = [f"{first}-{last}" for first in edges for last in edges if first <= last]
     suffixes, rests = [f"-{at}" for at in edges], [f"{at}-" for at in edges]
     specs = [*spans, *suffixes, *suffixes, *rests, *rests, "2-1", "-", "1"]
-    apart = [",".join(f"{2 * at}-{2 * at}" for at in range(count)) for count in (63, 64, 65)]
+    apart = [",".join(f"{2 * at}-{2 * at}" for at in range(count)) for count in (23, 24, 25)]
     many = [*apart, *("0-0" + "," * count for count in (256, 257))]
     units = st.sampled_from(["bytes="] * 12 + ["Bytes=", "BYTES=", "bytes =", "lines=", ""])
     short = [f"{at}-{at + more}" for at in range(9) for more in (0, 0, 1)]  # many are adjacent

@@ -31,7 +31,7 @@ _MOST_PAUSES: Final = 4096
 _AT_ONCE: Final = 2  # folders that are being read
 _TIMES_ITS_COST: Final = 30  # so a folder that always changes takes 3 % of a helper
 _HOPELESS: Final = 60.0  # seconds until a folder that cannot be read is tried again
-_DEEPEST: Final = 32  # folders above a name that are looked at; a client makes up a thousand
+_DEEPEST: Final = 32  # names in the path of a folder, in which one is looked for that is missing
 _SPECIAL: Final = frozenset((b"", b".", b".."))  # names that lead somewhere in any folder
 _STEP: Final = 16 * 1024  # bytes, some 700 names, after which others have their turn
 
@@ -106,14 +106,19 @@ class Folders:
         return self._is_missing(folder, now, moment) or None
 
     def _is_missing(self, folder: bytes, now: float, moment: int | None) -> bool:
-        """Return whether a folder above says that this one is missing: no name, or a file's."""
-        for _ in range(_DEEPEST):
-            if not folder or not self._snapshots:
-                break
-            folder, _, name = folder.rpartition(b"/")
-            snapshot = self._snapshots.get(folder)
-            if snapshot is not None and self._holds(folder, snapshot, now, moment):
-                return name not in snapshot.folders
+        """Return whether a folder above says that this one is missing: no name, or a file's.
+
+        From the root down: a client makes up as many names as it likes below one that is not there.
+        """
+        if not folder or not self._snapshots:
+            return False
+        above = b""
+        for name in folder.split(b"/", _DEEPEST)[:_DEEPEST]:
+            snapshot = self._snapshots.get(above)
+            is_missing = snapshot is not None and name not in snapshot.folders
+            if snapshot is not None and is_missing and self._holds(above, snapshot, now, moment):
+                return True
+            above = above + b"/" + name if above else name
         return False
 
     def _holds(self, folder: bytes, snapshot: _Snapshot, now: float, moment: int | None) -> bool:

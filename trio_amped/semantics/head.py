@@ -7,6 +7,8 @@ from .errors import HttpError
 LINE_SLACK = 32
 """Bytes of a request line besides its target: method, two spaces, version, CRLF."""
 
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
+
 # NUL, a CR that is not followed by LF, a LF that does not follow CR. The last byte of the match
 # is the first one at which the fault is certain. (RFC 9112 2.2 allows a bare LF; refusing it
 # is what keeps us and any proxy in front of us of one opinion about where a line ends.)
@@ -73,6 +75,8 @@ class HeadReader:
         if self._seen == 0 and self._fault is None and (end := self._end_of_usual_head()):
             return self._take(end)
         while self._fault is None:
+            if self._lines == 0 and self._seen == self._line:
+                self._skip_empty_lines()
             newline = self._buffer.find(b"\n", self._seen)
             stop = newline + 1 or len(self._buffer)
             empty = newline == self._line + 1
@@ -97,9 +101,21 @@ class HeadReader:
         end = self._buffer.find(b"\r\n\r\n") + 4
         if end < 4 or end > self._max_head or self._buffer.startswith(b"\r\n"):
             return 0
-        if self._buffer.find(b"\n") >= self._max_line or _FAULT.search(self._buffer, 0, end):
+        if self._buffer.find(b"\n") >= self._max_line or self._buffer.find(b"\0", 0, end) >= 0:
             return 0
-        return end if self._buffer.count(b"\n", 0, end) <= self._max_lines + 1 else 0
+        # Where there are as many of either as of both together, none is alone. To search for
+        # _FAULT takes a hundred times as long.
+        lines = self._buffer.count(b"\n", 0, end)
+        pairs = self._buffer.count(b"\r\n", 0, end)
+        if pairs != lines or pairs != self._buffer.count(b"\r", 0, end):
+            return 0
+        return end if lines <= self._max_lines + 1 else 0
+
+    def _skip_empty_lines(self) -> None:
+        """Pass over the empty lines before a head, of which there may be thousands, at once."""
+        empty = _EMPTY_LINES.match(self._buffer, self._seen)
+        assert empty is not None
+        self._head = self._line = self._seen = empty.end()
 
     def _take(self, stop: int) -> bytes:
         head = bytes(self._buffer[self._head : stop])

@@ -18,13 +18,13 @@ def multipart(ranges: Ranges, size: int, media_type: bytes, tag: bytes) -> tuple
     its entity tag. It need not be secret: who writes it into a file spoils their own file.
     """
     delimiter = blake2s(tag, digest_size=15).hexdigest().encode()
+    # CRLF comes before the first delimiter as well: RFC 2046 5.1.1 allows it, zsync needs it.
+    start = b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: bytes " % (delimiter, media_type)
     body: list[bytes | FileSpan] = []
     for offset, length in ranges:
-        # CRLF comes before the first delimiter as well: RFC 2046 5.1.1 allows it, zsync needs it.
-        body.append(
-            b"\r\n--%s\r\nContent-Type: %s\r\nContent-Range: %s\r\n\r\n"
-            % (delimiter, media_type, content_range(offset, length, size))
+        body += (
+            b"%b%d-%d/%d\r\n\r\n" % (start, offset, offset + length - 1, size),
+            FileSpan(offset, length),
         )
-        body.append(FileSpan(offset, length))
     body.append(b"\r\n--%s--\r\n" % delimiter)
     return b"multipart/byteranges; boundary=" + delimiter, tuple(body)

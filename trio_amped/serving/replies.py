@@ -1,11 +1,12 @@
 """The answers to recognised requests, ready for the wire. Never waits: it raises Miss."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from ..disk.interface import FileChanged, WouldWait
 from ..disk.misses import Arrivals, PageMiss
-from ..semantics.body import Body, FileSpan
+from ..semantics.body import Body, FileSpan, inlined
 from ..semantics.errors import NOT_UNDERSTOOD, HttpError
 from ..semantics.policy import Policy
 from ..semantics.ranges import Ranges
@@ -100,6 +101,7 @@ class Replies:
         self._groups = number(("plain", "method", "accept_encoding", "usual"))
         self._others = number(("close", "old", *Asked._fields))
         self._closing = number(("close", "old"))
+        self._last: tuple[Match, tuple[Asked, Route]] | None = None  # that was read as a whole
 
     def at_hand(self, match: Match) -> Reply | None:
         """Return an answer that is kept, or a part of a file that is; None: make it."""
@@ -139,8 +141,14 @@ class Replies:
 
     def _locate(self, match: Match) -> Located | None:
         """Return which file a request names, and of which root; None: there can be none."""
-        _, route = self._router.read(match)
+        _, route = self._read_whole(match)
         return _located(route)
+
+    def _read_whole(self, match: Match) -> tuple[Asked, Route]:
+        """Return what a request asks, and where it leads: read once, whoever needs it first."""
+        if self._last is None or self._last[0] is not match:
+            self._last = match, self._router.read(match)
+        return self._last[1]
 
     def _read(self, match: Match) -> tuple[Asked, bool]:
         """Return what is asked, and whether the connection is to be closed."""
@@ -204,7 +212,7 @@ class Replies:
 
         `came`: what misses have brought before.
         """
-        asked, route = self._router.read(match)
+        asked, route = self._read_whole(match)
         closes = match.group(*self._closing) != (None, None)
         found = None
         try:
@@ -259,26 +267,42 @@ class Replies:
         if found is not None and found.file.is_by_copy:
             return None
         try:
-            if length > _COPIED and found is not None and root.resources.body(found) is None:
+            pieces: Sequence[bytes | memoryview]
+            if found is None:
+                pieces = inlined(body, b"")
+            elif (content := root.resources.body(found)) is not None:
+                pieces = inlined(body, content)
+            elif length > _COPIED:
                 return self._with_rest(status, head, body, found, came, closes)
-            pieces = [self._copy(root, part, found, came) for part in body]
+            else:
+                pieces = self._copies(root, body, found, came)
         except (WouldWait, FileChanged, OSError):
             return None
         return Reply(status, b"".join((head, *pieces)), length, closes)
 
-    def _copy(
-        self, root: DocumentRoot, part: bytes | FileSpan, found: Found | None, came: Arrivals
-    ) -> bytes | memoryview:
+    def _copies(
+        self, root: DocumentRoot, body: Body, found: Found, came: Arrivals
+    ) -> Sequence[bytes | memoryview]:
+        """Return the parts of a body as bytes, which are read at once where they are not far apart.
+
+        Raises PageMiss, WouldWait, FileChanged, OSError.
+        """
+        if len(body) == 1:
+            return [self._copy(root, body[0], found, came)]
+        spans = [part for part in body if isinstance(part, FileSpan)]
+        start = min([part.offset for part in spans])
+        end = max([part.offset + part.length for part in spans])
+        if end - start > _COPIED:
+            return [self._copy(root, part, found, came) for part in body]
+        return inlined(body, self._copy(root, FileSpan(start, end - start), found, came), start)
+
+    @staticmethod
+    def _copy(root: DocumentRoot, part: bytes | FileSpan, found: Found, came: Arrivals) -> bytes:
         """Return the bytes of a part. Raises PageMiss, WouldWait, FileChanged, OSError."""
         if isinstance(part, bytes):
             return part
-        assert found is not None
-        offset, length = part.offset, part.length
-        content = root.resources.body(found)
-        if content is not None:
-            return content if length == len(content) else content[offset : offset + length]
         try:
-            return root.resources.read(found.file, offset, length)
+            return root.resources.read(found.file, part.offset, part.length)
         except WouldWait:
             raise _missing(part, found, came) from None
 
