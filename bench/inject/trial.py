@@ -19,6 +19,7 @@ from tests.rig import ServerProcess, public_directory, running_server
 RECOVERY: Final = 30.0  # seconds, after which it must answer everything again
 _GIVEN_BACK: Final = 12.0  # seconds for what is let go of; idle threads end after ten
 _END: Final = 20.0  # seconds
+_DETACHED: Final = 3.0  # seconds
 _OPTIONS: Final = ("--listing", "--disk-timeout", "5", "--drain-timeout", "5")
 # The kernel closes and unmaps even where it says that something was wrong; a call that is made to
 # fail is not made at all.
@@ -39,9 +40,16 @@ class Trace:
         return "(INJECTED)" in self.text()
 
     def stop(self) -> None:
-        """Detach; once more does nothing."""
+        """Detach; once more does nothing.
+
+        strace cannot let go of a process that waits for its vfork(2): where strace is no more, the
+        kernel does.
+        """
         if self._process.poll() is None:
             self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.communicate(timeout=_DETACHED)
+            self._process.kill()
             self._process.communicate()
 
 
