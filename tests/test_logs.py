@@ -140,3 +140,49 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end(
         log.info("a line")
         assert stream.has_begun.wait(GUARD)
     stream.may_go_on.set()
+
+
+class NoThreads:
+    """A limit of processes, until it is lifted; pthread_create(3)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._is_there = True
+        start_really = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            if self._is_there:
+                raise RuntimeError("can't start new thread")
+            start_really(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+    def lift(self) -> None:
+        self._is_there = False
+
+
+@pytest.mark.parametrize("is_at_the_end", [False, True])
+def test_lines_wait_for_a_thread(is_at_the_end: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever logs does not suffer, nor write."""
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    limit = NoThreads(monkeypatch)
+    with logs.to_stderr("info"):
+        log.info("first")
+        log.info("second")
+        assert not stream.getvalue()
+        limit.lift()
+        if not is_at_the_end:
+            log.info("third")
+    words = [line.split()[-1] for line in stream.getvalue().splitlines()]
+    assert words == ["first", "second", "third"][: 2 + (not is_at_the_end)]
+
+
+def test_it_ends_where_no_thread_has_ever_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "_WAITING", 2)
+    NoThreads(monkeypatch)
+    with logs.to_stderr("info"):
+        for _ in range(3):
+            log.info("a line")
+    assert not stream.getvalue()

@@ -14,17 +14,55 @@ _PATIENCE: Final = 1.0  # seconds for the last lines
 
 
 class _Lines(logging.handlers.QueueHandler):
-    """Puts lines into a bounded queue, and counts those that it has no room for."""
+    """Puts lines into a bounded queue, counts those that it has no room for, and has them written.
 
-    def __init__(self, lines: "queue.Queue[logging.LogRecord | None]") -> None:
-        super().__init__(lines)
-        self.dropped = 0
+    Where the thread that writes cannot start at first, a later line starts it.
+    """
+
+    def __init__(self, stream: logging.Handler) -> None:
+        self._lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
+        super().__init__(self._lines)
+        self._stream = stream
+        self._writer: threading.Thread | None = None
+        self._dropped = 0
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
-            self.queue.put_nowait(record)
+            self._lines.put_nowait(record)
         except queue.Full:
-            self.dropped += 1
+            self._dropped += 1
+        self.start()
+
+    def start(self) -> None:
+        """Start the thread that writes, if there is none; where none can start, do nothing."""
+        if self._writer is None:
+            writer = threading.Thread(target=self._write, name="trio_amped log", daemon=True)
+            with contextlib.suppress(RuntimeError):  # a limit of processes; pthread_create(3)
+                writer.start()
+                self._writer = writer
+
+    def _write(self) -> None:
+        while (record := self._lines.get()) is not None:
+            self._stream.handle(record)
+            if self._dropped and self._lines.empty():
+                count, self._dropped = self._dropped, 0
+                text = f"{count} lines of this log were lost: nobody read them"
+                self._stream.handle(
+                    self.prepare(
+                        logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
+                    )
+                )
+
+    def finish(self) -> None:
+        """Have the last lines written, if that takes no more than a second.
+
+        Not here, where nobody else can: who does not read a pipe must not hold up the end.
+        """
+        self.start()
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=_PATIENCE if self._writer else 0)
+        if self._writer:
+            self._writer.join(_PATIENCE)
 
 
 @contextlib.contextmanager
@@ -33,28 +71,14 @@ def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
 
     Yields a function: what it is given stands before each message from then on.
     """
-    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    handler = _Lines(lines)
-
-    def write() -> None:
-        while (record := lines.get()) is not None:
-            stream.handle(record)
-            if handler.dropped and lines.empty():
-                count, handler.dropped = handler.dropped, 0
-                text = f"{count} lines of this log were lost: nobody read them"
-                stream.handle(
-                    handler.prepare(
-                        logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
-                    )
-                )
+    handler = _Lines(stream)
 
     def begin_with(name: str) -> None:
         handler.setFormatter(logging.Formatter(f"{name}%(message)s"))
 
-    writer = threading.Thread(target=write, name="trio_amped log", daemon=True)
-    writer.start()
+    handler.start()
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -62,6 +86,4 @@ def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
         yield begin_with
     finally:
         root.removeHandler(handler)
-        with contextlib.suppress(queue.Full):
-            lines.put(None, timeout=_PATIENCE)
-            writer.join(_PATIENCE)
+        handler.finish()

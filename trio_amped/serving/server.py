@@ -12,6 +12,7 @@ import trio
 
 from ..config import Config
 from ..disk.misses import Arrivals
+from ..listening import open_listeners
 from ..semantics.printable import printable
 from ..stats import Stats
 from .connection import Connection, Unfinished
@@ -94,7 +95,7 @@ class Server:
         if self._has_served:
             raise RuntimeError("a Server serves once: make another one")
         if listeners is None:
-            listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
+            listeners = await open_listeners(self.config)
         async with contextlib.AsyncExitStack() as stack:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
