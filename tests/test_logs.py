@@ -177,12 +177,17 @@ def test_lines_wait_for_a_thread(is_at_the_end: bool, monkeypatch: pytest.Monkey
     assert words == ["first", "second", "third"][: 2 + (not is_at_the_end)]
 
 
-def test_it_ends_where_no_thread_has_ever_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_writes_lines_for_which_no_thread_has_ever_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(logs, "_WAITING", 2)
     NoThreads(monkeypatch)
     with logs.to_stderr("info"):
-        for _ in range(3):
-            log.info("a line")
-    assert not stream.getvalue()
+        for number in range(3):
+            log.info("line %d", number)
+        assert not stream.getvalue()
+    *lines, lost = stream.getvalue().splitlines()
+    assert [line.split()[-1] for line in lines] == ["0", "1"]
+    assert "WARNING 1 lines of this log were lost" in lost

@@ -41,27 +41,31 @@ class _Lines(logging.handlers.QueueHandler):
                 writer.start()
                 self._writer = writer
 
-    def _write(self) -> None:
-        while (record := self._lines.get()) is not None:
-            self._stream.handle(record)
-            if self._dropped and self._lines.empty():
-                count, self._dropped = self._dropped, 0
-                text = f"{count} lines of this log were lost: nobody read them"
-                self._stream.handle(
-                    self.prepare(
-                        logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
-                    )
-                )
+    def _write(self, waits: bool = True) -> None:
+        """Write lines until there comes None or, if it does not wait, no more."""
+        with contextlib.suppress(queue.Empty):
+            while (record := self._lines.get(waits)) is not None:
+                self._stream.handle(record)
+                if self._dropped and self._lines.empty():
+                    self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        count, self._dropped = self._dropped, 0
+        text = f"{count} lines of this log were lost: nobody read them"
+        record = logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
+        self._stream.handle(self.prepare(record))
 
     def finish(self) -> None:
         """Have the last lines written, if that takes no more than a second.
 
-        Not here, where nobody else can: who does not read a pipe must not hold up the end.
+        Here, however long it takes, where no thread could ever start: they say why it ends.
         """
         self.start()
+        if self._writer is None:
+            self._write(waits=False)
+            return
         with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=_PATIENCE if self._writer else 0)
-        if self._writer:
+            self._lines.put(None, timeout=_PATIENCE)
             self._writer.join(_PATIENCE)
 
 
