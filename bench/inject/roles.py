@@ -29,13 +29,22 @@ class Role(NamedTuple):
 
 
 def children(pid: int) -> list[int]:
-    """The processes that any thread of a process has started, the first one first."""
+    """The processes that any thread of a process has started, the first one first.
+
+    Without those that have ended: `subprocess` reaps those of a failed start at the next one.
+    """
     found: list[str] = []
     with suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError):
                 found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-    return sorted(map(int, found))
+    return sorted(each for each in map(int, found) if not _has_ended(each))
+
+
+def _has_ended(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
 
 
 def _main(server: ServerProcess) -> int:

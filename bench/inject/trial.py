@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.inject.load import Client, Site, Tally
 from bench.inject.outcome import Case, Seen, is_harm, judge
-from bench.inject.roles import Role, restart, until
+from bench.inject.roles import Role, children, restart, until
 from bench.soak import Process
 from tests.rig import ServerProcess, public_directory, running_server
 
@@ -175,7 +175,8 @@ class Trial:
             wrong="; ".join(self._tally.wrong[:1]),
             left=self._what_is_left(before, 1 if case.call in _NOT_DONE else 0),
             was_replaced=any(not Path(f"/proc/{pid}").exists() for pid in before),
-            traceback=_traceback(self._server.log[self._lines :]),
+            # That of a helper process whose interpreter cannot start is none of ours.
+            traceback="" if self._role.follows else _traceback(self._server.log[self._lines :]),
         )
 
     def end(self) -> int | None:
@@ -192,11 +193,12 @@ class Trial:
         """Have the call fail while the server is busy; return whether it was made."""
         action = f"inject={case.call}:error={case.error}:when={case.when}"
         with traced(self._role, tracee, "-e", f"trace={case.call}", "-e", action) as trace:
+            has_injected = False
             for _ in range(self._role.times):
                 self.stir()
-                if trace.has_injected():
-                    return True
-        return trace.has_injected()
+                if has_injected := trace.has_injected():
+                    break
+        return has_injected
 
     def _what_is_left(self, before: dict[int, Process], allowed: int) -> str:
         """What processes still hold, after a while, that they did not hold before."""
@@ -221,7 +223,7 @@ def _excess(before: dict[int, Process], root: Path, allowed: int) -> str:
                 "sockets of helpers": new.helper_links - old.helper_links - allowed,
                 "mappings": new.mapped - old.mapped - allowed,
                 "threads": new.threads - old.threads,
-                "children": new.children - old.children,
+                "children": len(children(pid)) - old.children,
             }
             if more := [f"{count} {name}" for name, count in excess.items() if count > 0]:
                 return ", ".join(more)

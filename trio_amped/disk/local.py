@@ -56,6 +56,7 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
             pages = PageGate(config.gate)
             folders = [_start_folders(config, paths, pool, closer, nursery) for paths in gates]
             try:
+                await pool.begun()
                 yield [
                     LocalDisk(
                         config, stats, pool, closer, remote_closer, paths, names, listings, pages
