@@ -62,6 +62,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'a listener cannot be watched: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
         "error: 'accepting a connection failed: %s', error.strerror",
+        "error: 'accepting a connection failed: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
         "debug: 'a client is gone: %s', error",
     ),
@@ -77,6 +78,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "serving/server.py": (
         "info: 'serving %s at %s', printable(roots), printable(_url(listener))",
         "warning: '%d connections at most: %s', most, why",
+        "error: 'a connection cannot be served: %s', error.strerror",
     ),
     "supervisor.py": (
         "info: '%d workers serve', sum((worker.is_serving for worker in self._workers))",

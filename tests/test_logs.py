@@ -191,3 +191,23 @@ def test_the_end_writes_lines_for_which_no_thread_has_ever_started(
     *lines, lost = stream.getvalue().splitlines()
     assert [line.split()[-1] for line in lines] == ["0", "1"]
     assert "WARNING 1 lines of this log were lost" in lost
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is a traceback written in its place."""
+
+    class BadStream(io.StringIO):
+        def write(self, text: str) -> int:
+            if "bad" in text:
+                raise BrokenPipeError
+            return super().write(text)
+
+    stream = BadStream()
+    monkeypatch.setattr("sys.stderr", stream)
+    with logs.to_stderr("info"):
+        log.info("bad")
+        log.info("good")
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith("good")

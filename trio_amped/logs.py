@@ -7,10 +7,20 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TextIO
 
 _WAITING: Final = 10_000  # lines that may wait to be written; more are dropped
 _PATIENCE: Final = 1.0  # seconds for the last lines
+
+
+class _Stream(logging.StreamHandler[TextIO]):
+    """Writes lines; nothing is said of one that cannot be written, and there is nowhere to say it.
+
+    The default is to write a traceback to stderr, which is where the line could not be written.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on with the next line."""
 
 
 class _Lines(logging.handlers.QueueHandler):
@@ -75,7 +85,7 @@ def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
 
     Yields a function: what it is given stands before each message from then on.
     """
-    stream = logging.StreamHandler(sys.stderr)
+    stream = _Stream(sys.stderr)
     stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler = _Lines(stream)
 

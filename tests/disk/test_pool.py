@@ -848,6 +848,27 @@ async def test_a_helper_that_never_starts(
         assert outcome.said == "at last"
 
 
+@pytest.mark.parametrize("flag", [True, False])  # the helper's end, and ours
+async def test_a_socket_that_cannot_be_used(
+    flag: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is made a little later; this one is closed."""
+    real, failures = socket.socket.setblocking, [OSError(errno.ENOMEM, "no memory")]
+
+    def setblocking(self: socket.socket, value: bool) -> None:
+        if value is flag and self.family == socket.AF_UNIX and failures:
+            raise failures.pop()
+        real(self, value)
+
+    monkeypatch.setattr(socket.socket, "setblocking", setblocking)
+    async with a_pool(size=1) as hands:
+        assert not hands.helpers
+        job = hands.pool.submit(load())
+        await trio.sleep(0.1)
+        (await hands.the_order())[0].answer()
+        assert await taken(job) == Result(b"")
+
+
 async def test_the_beginning_waits_for_the_first_helper(autojump_clock: MockClock) -> None:
     """Clients that come before could take the descriptors that its start needs."""
     has_begun = trio.Event()

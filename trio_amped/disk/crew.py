@@ -126,12 +126,10 @@ class Crew:
     @contextlib.contextmanager
     def _new_helper(self) -> Iterator[Channel]:
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            helper, theirs = self._new_channel()
         except OSError as error:
             log.error("cannot start a disk helper: %s", error)
             raise HelperDied from None
-        theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
-        helper = Channel(ours, self._close, self._has_own_privileges)
         has_died = False
         try:
             self._nursery.start_soon(self._carry, theirs)
@@ -142,6 +140,17 @@ class Crew:
         finally:
             helper.close()
             self._foreman.lose(helper, has_died)
+
+    def _new_channel(self) -> tuple[Channel, socket.socket]:
+        """A channel, and the helper's end of its socket. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
+            return Channel(ours, self._close, self._has_own_privileges), theirs
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
 
     async def _start(self, helper: Channel) -> None:
         """Wait for the first word of a helper. Raises HelperDied.

@@ -393,7 +393,10 @@ class LocalDisk:
         """
         if file.fd < 0:
             return False
-        found = os.fstat(file.fd)
+        try:
+            found = os.fstat(file.fd)
+        except OSError:  # whoever opens the file anew is told
+            return False
         return found.st_ctime_ns == file.ctime_ns and found.st_size == file.size
 
     def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:

@@ -31,7 +31,7 @@ from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
 from .room import Room, given
 from .router import Router
-from .transport import ClientGone, end_by_reset, peer_of, send_file
+from .transport import ClientGone, close_socket, end_by_reset, peer_of, send_file
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -146,7 +146,7 @@ class Lane:
         It is closed if the lane has ended meanwhile.
         """
         if self._epoll.closed:
-            sock.close()
+            close_socket(sock)
             self._room.leave(guest)
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
@@ -199,7 +199,7 @@ class Lane:
 
     def _close(self, fd: int) -> None:
         parked = self._unpark(fd)
-        parked.sock.close()
+        close_socket(parked.sock)
         self.make_room(parked.guest)
 
     def make_room(self, guest: str) -> None:
@@ -451,9 +451,15 @@ class Lane:
                 continue  # it is gone already; accept(2)
             if (guest := self._room.guests.admit(name)) is None:
                 end_by_reset(sock)
-                sock.close()
+                close_socket(sock)
                 continue
-            sock.setblocking(False)
+            try:
+                sock.setblocking(False)
+            except OSError as error:  # ENOMEM; this client suffers
+                log.error("accepting a connection failed: %s", error.strerror)
+                close_socket(sock)
+                self._room.guests.leave(guest)
+                continue
             self._room.enter()
             yield sock, guest
 

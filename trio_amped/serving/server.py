@@ -138,6 +138,9 @@ class Server:
         async def handler(arrival: _Arrival) -> None:
             try:
                 transport = transport_of(arrival.stream, Pace(self.config, self.stats), self._turns)
+            except OSError as error:
+                log.error("a connection cannot be served: %s", error.strerror)
+            else:
                 first_deadline = trio.current_time() + self.config.head_timeout
                 connection = self._connection(transport, router, first_deadline)
                 await self._run(connection)
