@@ -51,7 +51,7 @@ def judge(seen: Seen) -> str:
         return f"ENDS with status {seen.status}"
     if seen.left:
         return f"LEAK: {seen.left}"
-    if seen.traceback:
+    if seen.traceback and not seen.was_replaced:  # what died of it may say why
         return f"TRACEBACK: {seen.traceback}"
     if seen.hung:
         return f"REQUESTS HUNG: {seen.hung}"
