@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         wanted.sort(key=lambda case: list(ERRORS).index(case.call))
     todo = [case for case in wanted if _is_due(outcomes, case, options.again)]
+    todo.sort(key=lambda case: case not in outcomes.known)
     print(f"{len(wanted)} cases, of which {len(todo)} are to be tried", flush=True)
     _try_all(todo, outcomes, deadline, options.parallel)
     if options.write:
@@ -85,7 +86,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=1, metavar="N", help="servers at a time")
     parser.add_argument("--role", action="append", choices=[role.name for role in ROLES])
     parser.add_argument("--call", action="append", choices=list(ERRORS))
-    parser.add_argument("--again", action="store_true", help="those that must not be, once more")
+    parser.add_argument("--again", action="store_true", help="first those that must not be")
     parser.add_argument("--write", action="store_true", help=f"{PAGE.relative_to(REPOSITORY)}")
     parser.add_argument("--results", type=Path, default=results, metavar="FILE")
     return parser.parse_args(arguments)
