@@ -30,6 +30,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'cannot start a disk helper: %s', error",
         "error: 'cannot start a disk helper: %s', error",
         "error: 'cannot watch a disk helper: %s', error",
+        "error: 'cannot watch a disk helper: %s', error",
     ),
     "disk/crew.py": (
         "warning: 'a disk helper ended: another one takes its place'",
@@ -58,6 +59,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "serving/exchange.py": ("error: 'the application failed: %s', target, exc_info=error",),
     "serving/lane.py": (
+        "error: 'the connections cannot be watched: %s', error.strerror",
         "error: 'a connection cannot be watched: %s', error.strerror",
         "error: 'a listener cannot be watched: %s', error.strerror",
         "exception: 'a bug in the fast lane'",

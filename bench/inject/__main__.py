@@ -31,11 +31,11 @@ PAGE: Final = REPOSITORY / "docs/inject.md"
 INTRODUCTION: Final = """\
 # What a failed system call costs
 
-`make inject` makes one system call of a running server fail (strace), and looks what suffers. It
-wrote this page. A number stands for so many cases: errors, and whether the first call of its kind
-fails, the second, the third, the seventh or the twentieth. *A few* requests are at most five.
-What must not be is in capitals. A call that is made to fail is not made at all, so one descriptor
-or mapping may be left of a `close` or `munmap`.
+`make inject` makes one system call of a running server fail (strace), and looks what suffers;
+`OPTIONS=--write` wrote this page. A number stands for so many cases: errors, and whether the first
+call of its kind fails, the second, the third, the seventh or the twentieth. *A few* requests are at
+most five. What must not be is in capitals. A call that is made to fail is not made at all, so one
+descriptor or mapping may be left of a `close` or `munmap`.
 """
 
 _ON_ONE_SERVER: Final = 20  # cases
@@ -87,7 +87,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--role", action="append", choices=[role.name for role in ROLES])
     parser.add_argument("--call", action="append", choices=list(ERRORS))
     parser.add_argument("--again", action="store_true", help="first those that must not be")
-    parser.add_argument("--write", action="store_true", help=f"{PAGE.relative_to(REPOSITORY)}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write {PAGE.relative_to(REPOSITORY)}"
+    )
     parser.add_argument("--results", type=Path, default=results, metavar="FILE")
     return parser.parse_args(arguments)
 

@@ -113,9 +113,10 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _counted(outcomes: Iterable[str]) -> str:
-    """Outcomes and how often each was seen; those that must not be are bold."""
-    counts = Counter(outcome.partition(":")[0] for outcome in outcomes)
+    """Outcomes and how often each was seen; those that must not be are bold, and first."""
+    found = sorted(outcomes, key=is_harm, reverse=True)
+    counts = Counter(outcome.partition(":")[0] for outcome in found)
     return ", ".join(
         f"**{outcome}** {count}" if is_harm(outcome) else f"{outcome} {count}"
-        for outcome, count in counts.most_common()
+        for outcome, count in counts.items()
     )

@@ -540,6 +540,24 @@ async def test_a_client_whose_socket_cannot_be_used_suffers_alone(
     assert "accepting a connection failed" in caplog.text
 
 
+async def test_without_memory_to_wait_it_looks_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failures = trio.lowlevel.wait_readable, [failure(errno.ENOMEM)]
+
+    async def wait_readable(fd: int | trio.socket.SocketType) -> None:
+        if isinstance(fd, int) and failures:  # the lane's epoll object
+            raise failures.pop()
+        await real(fd)
+
+    async with by_unix_socket(SimDisk(FILES)) as peer:
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_readable)
+        for _ in range(3):
+            assert (await ask(await peer.connect(), get("/a.txt"))).body == A
+    assert not failures
+    assert caplog.messages == ["the connections cannot be watched: Cannot allocate memory"]
+
+
 async def test_a_close_that_fails_is_a_close(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

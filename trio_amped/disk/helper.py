@@ -81,9 +81,7 @@ def _answer(channel: socket.socket, number: int, done: Done) -> None:
 
 
 def _say(channel: socket.socket, message: bytes, beside: Rights = ()) -> None:
-    # A BrokenPipe: the event loop is gone, and so is the one who asked.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        channel.sendmsg([message], beside)
+    channel.sendmsg([message], beside)
 
 
 def close(descriptor: int) -> None:

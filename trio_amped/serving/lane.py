@@ -121,7 +121,7 @@ class Lane:
                 self._nursery = nursery
                 nursery.start_soon(self._sweep_for_ever)
                 while True:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    await self._wait_for_events()
                     while self._take_turn():
                         await trio.lowlevel.checkpoint()
         finally:
@@ -131,6 +131,14 @@ class Lane:
             for fd in list(self._parked):
                 self._hand_over(self._left(self._unpark(fd)))
             self._epoll.close()
+
+    async def _wait_for_events(self) -> None:
+        """Wait until a connection has something; to wait takes memory as well, epoll_ctl(2)."""
+        try:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+        except OSError as error:
+            log.error("the connections cannot be watched: %s", error.strerror)
+            await trio.sleep(_PAUSE)
 
     def _left(self, parked: Parked) -> Handover:
         """What a task does about it in the end: wait for the end of their side, or answer what was
