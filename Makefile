@@ -5,12 +5,13 @@ ROOT    ?= examples/site
 PORT    ?= 8000
 OPTIONS ?=
 MINUTES ?= 5
+SEED    ?= $(shell date +%s)
 
 VENV := .venv
 BIN  := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: help serve check check-pure check-serving lint test test-simulated test-unmeasured test-machine test-programs test-long test-plain fuzz soak packages bench bench-cold bench-listing bench-asgi docs check-all clean
+.PHONY: help serve check check-pure check-serving lint test test-simulated test-unmeasured test-machine test-programs test-long test-plain fuzz soak inject packages bench bench-cold bench-listing bench-asgi docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -103,17 +104,21 @@ bench-asgi: $(VENV)/bench  ## measure the ASGI application beside Starlette's un
 soak: $(VENV)/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
+inject: $(VENV)/test  ## make each system call fail, for hours; a random draw for MINUTES (as root)
+	$(BIN)/python -m bench.inject --seed $(SEED) --minutes $(MINUTES) $(OPTIONS)
+
 docs: $(VENV)/docs  ## make the documentation, into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
-check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
+check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind) and of inject, the full benches (as root)
 	$(MAKE) test
 	$(MAKE) test-long
 	$(MAKE) test-plain
 	$(MAKE) docs
 	$(MAKE) fuzz MINUTES=30 OPTIONS=
 	$(MAKE) soak MINUTES=15
+	$(MAKE) inject MINUTES=30 OPTIONS=
 	$(MAKE) bench OPTIONS=
 	$(MAKE) bench-cold OPTIONS=
 	$(MAKE) bench-listing OPTIONS=

@@ -9,7 +9,16 @@ import pytest
 
 from tests.rig import GUARD, REPOSITORY
 
-STEPS: Final = ("test", "test-plain", "docs", "fuzz", "soak", "bench-cold", "bench-listing")
+STEPS: Final = (
+    "test",
+    "test-plain",
+    "docs",
+    "fuzz",
+    "soak",
+    "inject",
+    "bench-cold",
+    "bench-listing",
+)
 TOOLS: Final = ("bash", "dirname", "grep", "sh", "sort")
 
 

@@ -46,9 +46,10 @@ SHOWN: Final = {"text", "{toctree}", "{eval-rst}"}  # diagrams, output, and what
 # What is not run, and why. That the target or the option is there is checked all the same.
 NOT_RUN: Final = {
     r"pip install \.": "it needs an index of packages; make does the same for each environment",
-    r"make (check(-all)?|test(-long|-plain)?|fuzz|soak|bench(-cold|-listing|-asgi)?|docs)\b.*": (
+    r"make (check(-all)?|test(-long|-plain)?|fuzz|soak|inject|docs)\b.*": (
         "it takes long, or is what runs this test"
     ),
+    r"make bench(-cold|-listing|-asgi)?\b.*": "it takes long",
     r"make packages": "it installs, as root",
     r"python -m fuzz (run|repro|minimise|cover|report|mutants)\b.*": (
         "a campaign takes long, or there must have been one"

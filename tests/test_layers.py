@@ -19,7 +19,7 @@ LEAVES: Final = frozenset({"config", "stats"})
 MAY_IMPORT: Final = {
     "semantics": frozenset[str](),
     "disk": LEAVES | {"semantics"},
-    "serving": LEAVES | {"semantics", "disk"},
+    "serving": LEAVES | {"semantics", "disk", "listening"},
     # Not a room: the serving room for clients whom an ASGI server awaits.
     "asgi": LEAVES | {"semantics", "disk", "serving"},
     # The serving room, for the tests of others.
@@ -27,7 +27,8 @@ MAY_IMPORT: Final = {
     "config": frozenset({"semantics"}),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
-    "supervisor": LEAVES | {"worker_process"},
+    "supervisor": LEAVES | {"listening", "worker_process"},
+    "listening": frozenset({"config"}),
     "worker_process": frozenset[str](),
     "worker": LEAVES | {"cli", "logs", "privileges", "serving", "worker_process"},
     "privileges": frozenset[str](),

@@ -30,6 +30,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'cannot start a disk helper: %s', error",
         "error: 'cannot start a disk helper: %s', error",
         "error: 'cannot watch a disk helper: %s', error",
+        "error: 'cannot watch a disk helper: %s', error",
     ),
     "disk/crew.py": (
         "warning: 'a disk helper ended: another one takes its place'",
@@ -58,9 +59,11 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "serving/exchange.py": ("error: 'the application failed: %s', target, exc_info=error",),
     "serving/lane.py": (
+        "error: 'the connections cannot be watched: %s', error.strerror",
         "error: 'a connection cannot be watched: %s', error.strerror",
         "error: 'a listener cannot be watched: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
+        "error: 'accepting a connection failed: %s', error.strerror",
         "error: 'accepting a connection failed: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
         "debug: 'a client is gone: %s', error",
@@ -77,6 +80,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "serving/server.py": (
         "info: 'serving %s at %s', printable(roots), printable(_url(listener))",
         "warning: '%d connections at most: %s', most, why",
+        "error: 'a connection cannot be served: %s', error.strerror",
     ),
     "supervisor.py": (
         "info: '%d workers serve', sum((worker.is_serving for worker in self._workers))",

@@ -66,7 +66,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr(logs, "_write", stream.write)
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     with logs.to_stderr("info"):
         log.info("one %s", "line")
         log.debug("too much")
@@ -82,7 +82,7 @@ def test_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_name_stands_before_the_lines_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr(logs, "_write", stream.write)
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     with logs.to_stderr("info") as begin_with:
         log.info("first")
         begin_with("worker 7: ")
@@ -99,7 +99,7 @@ def test_a_name_stands_before_the_lines_that_come_later(monkeypatch: pytest.Monk
 
 def test_a_reader_that_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StuckStream()
-    monkeypatch.setattr(logs, "_write", stream.write)
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     monkeypatch.setattr(logs, "_WAITING", 10)
     with logs.to_stderr("info"):
         log.info("first")
@@ -119,7 +119,7 @@ def test_each_time_it_is_told_how_many_were_lost_since(
 ) -> None:
     """The first that has no place is; what waits is as much as there is room for."""
     stream = StuckStream()
-    monkeypatch.setattr(logs, "_write", stream.write)
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     if room < logs._WAITING:
         monkeypatch.setattr(logs, "_WAITING", room)
     with logs.to_stderr("info"):
@@ -137,12 +137,63 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stream = StuckStream()
-    monkeypatch.setattr(logs, "_write", stream.write)
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     monkeypatch.setattr(logs, "_PATIENCE", 0.01)
     with logs.to_stderr("info"):
         log.info("a line")
         assert stream.has_begun.wait(GUARD)
     stream.may_go_on.set()
+
+
+class NoThreads:
+    """A limit of processes, until it is lifted; pthread_create(3)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._is_there = True
+        start_really = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            if self._is_there:
+                raise RuntimeError("can't start new thread")
+            start_really(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+    def lift(self) -> None:
+        self._is_there = False
+
+
+@pytest.mark.parametrize("is_at_the_end", [False, True])
+def test_lines_wait_for_a_thread(is_at_the_end: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever logs does not suffer, nor write."""
+    stream = io.StringIO()
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
+    limit = NoThreads(monkeypatch)
+    with logs.to_stderr("info"):
+        log.info("first")
+        log.info("second")
+        assert not stream.getvalue()
+        limit.lift()
+        if not is_at_the_end:
+            log.info("third")
+    words = [line.split()[-1] for line in stream.getvalue().splitlines()]
+    assert words == ["first", "second", "third"][: 2 + (not is_at_the_end)]
+
+
+def test_the_end_writes_lines_for_which_no_thread_has_ever_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
+    monkeypatch.setattr(logs, "_WAITING", 2)
+    NoThreads(monkeypatch)
+    with logs.to_stderr("info"):
+        for number in range(3):
+            log.info("line %d", number)
+        assert not stream.getvalue()
+    *lines, lost = stream.getvalue().splitlines()
+    assert [line.split()[-1] for line in lines] == ["0", "1"]
+    assert "WARNING 1 lines of this log were lost" in lost
 
 
 # ---------------------------------------------------------------- the descriptor
@@ -191,3 +242,19 @@ def test_where_stderr_was_closed_nothing_is_written(
     with logs.to_stderr("info"):
         log.info("a line")
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_nobody_reads_the_last_lines_are_given_up(reader: int) -> None:
+    """No thread has ever started: the end itself writes, and must end."""
+    assert not logs._write("a line that is longer than a pipe; " * 10_000, patience=0.0)
+    assert os.read(reader, 1000)
+
+
+def test_the_end_does_not_wait_for_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(logs, "_write", lambda text, patience: tried.append(patience))
+    NoThreads(monkeypatch)
+    with logs.to_stderr("info"):
+        log.info("a line")
+        log.info("another one")
+    assert tried == [GUARD]

@@ -18,20 +18,64 @@ from typing import Final
 
 _WAITING: Final = 10_000  # lines that may wait to be written; more are dropped
 _PATIENCE: Final = 1.0  # seconds for the last lines
+_SHAPE: Final = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
 
 
 class _Lines(logging.handlers.QueueHandler):
-    """Puts lines into a bounded queue, and counts those that it has no room for."""
+    """Puts lines into a bounded queue, counts those that it has no room for, and has them written.
 
-    def __init__(self, lines: "queue.Queue[logging.LogRecord | None]") -> None:
-        super().__init__(lines)
-        self.dropped = 0
+    Where the thread that writes cannot start at first, a later line starts it.
+    """
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
+        super().__init__(self._lines)
+        self._writer: threading.Thread | None = None
+        self._dropped = 0
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
-            self.queue.put_nowait(record)
+            self._lines.put_nowait(record)
         except queue.Full:
-            self.dropped += 1
+            self._dropped += 1
+        self.start()
+
+    def start(self) -> None:
+        """Start the thread that writes, if there is none; where none can start, do nothing."""
+        if self._writer is None:
+            writer = threading.Thread(target=self._write_all, name="trio_amped log", daemon=True)
+            with contextlib.suppress(RuntimeError):  # a limit of processes; pthread_create(3)
+                writer.start()
+                self._writer = writer
+
+    def _write_all(self, waits: bool = True) -> None:
+        """Write lines until there comes None or, if it does not wait, no more or no reader."""
+        patience = None if waits else _PATIENCE
+        with contextlib.suppress(queue.Empty):
+            while (record := self._lines.get(waits)) is not None:
+                if not _write(f"{_SHAPE.format(record)}\n", patience):
+                    return
+                if self._dropped and self._lines.empty():
+                    _write(f"{_SHAPE.format(self._loss())}\n", patience)
+
+    def _loss(self) -> logging.LogRecord:
+        count, self._dropped = self._dropped, 0
+        text = f"{count} lines of this log were lost: nobody read them"
+        record = logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
+        return self.prepare(record)  # type: ignore[no-any-return]
+
+    def finish(self) -> None:
+        """Have the last lines written, if that takes no more than a second or two.
+
+        Here, where no thread could ever start: they say why it ends.
+        """
+        self.start()
+        if self._writer is None:
+            self._write_all(waits=False)
+            return
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=_PATIENCE)
+            self._writer.join(_PATIENCE)
 
 
 @contextlib.contextmanager
@@ -41,24 +85,12 @@ def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
     Yields a function: what it is given stands before each message from then on. On leaving, the
     last lines have a second or two; what nobody reads by then is lost.
     """
-    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
-    shape = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
-    handler = _Lines(lines)
-
-    def write() -> None:
-        while (record := lines.get()) is not None:
-            _write(f"{shape.format(record)}\n")
-            if handler.dropped and lines.empty():
-                count, handler.dropped = handler.dropped, 0
-                text = f"{count} lines of this log were lost: nobody read them"
-                lost = logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
-                _write(f"{shape.format(handler.prepare(lost))}\n")
+    handler = _Lines()
 
     def begin_with(name: str) -> None:
         handler.setFormatter(logging.Formatter(f"{name}%(message)s"))
 
-    writer = threading.Thread(target=write, name="trio_amped log", daemon=True)
-    writer.start()
+    handler.start()
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -66,20 +98,24 @@ def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
         yield begin_with
     finally:
         root.removeHandler(handler)
-        with contextlib.suppress(queue.Full):
-            lines.put(None, timeout=_PATIENCE)
-            writer.join(_PATIENCE)
+        handler.finish()
 
 
-def _write(text: str) -> None:
-    """Write to the descriptor of stderr, in as many steps as it takes; or not at all, if nobody can
-    read any more. Waits for the reader."""
+def _write(text: str, patience: float | None = None) -> bool:
+    """Write to the descriptor of stderr, in as many steps as it takes.
+
+    What nobody can read any more is lost. Return False, and lose the rest, where the reader takes
+    nothing for `patience` seconds; None: it is waited for.
+    """
     if sys.__stderr__ is None:  # it was closed when we started: the descriptor is another file's
-        return
+        return True
     fd, rest = sys.__stderr__.fileno(), text.encode(sys.__stderr__.encoding, "backslashreplace")
     with contextlib.suppress(OSError):  # EPIPE, EIO: a reader that has ended; ENOSPC
         while rest:
-            try:
-                rest = rest[os.write(fd, rest) :]
-            except BlockingIOError:  # who shares the descriptor with us has made it so
-                select.select([], [fd], [])
+            _, writable, _ = select.select([], [fd], [], patience)
+            if not writable:
+                return False
+            # Whoever shares the descriptor with us may have taken the room meanwhile.
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[os.write(fd, rest[: select.PIPE_BUF]) :]
+    return True

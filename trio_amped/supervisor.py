@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from .config import Config
+from .listening import open_listeners
 from .stats import Stats
 from .worker_process import DRAIN, RETIRE, SIGNALS, STOP, Worker
 
@@ -226,7 +227,7 @@ async def listen(config: Config, count: int) -> list[list[socket.socket]]:
 
     Raises OSError.
     """
-    opened = await trio.open_tcp_listeners(config.port, host=config.host)
+    opened = await open_listeners(config)
     first = [socket.socket(fileno=listener.socket.detach()) for listener in opened]
     for listener in first:
         # Not before it was bound: it must fail where another server listens, one of ours included.

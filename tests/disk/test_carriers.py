@@ -40,6 +40,29 @@ def carrier(kind: str, helpers: int = 1) -> carriers.Carrier:
     return carriers.in_threads(trio.CapacityLimiter(helpers))
 
 
+async def test_without_memory_to_watch_a_process_it_is_watched_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on meanwhile, and is not left as a zombie."""
+    real, failures = trio.lowlevel.wait_readable, [OSError(errno.ENOMEM, "no memory")]
+
+    async def wait_readable(fd: object) -> None:
+        if isinstance(fd, int) and failures:
+            raise failures.pop()
+        await real(fd)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_readable)
+    before = children()
+    ours, theirs = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(carrier("process"), theirs)
+        with ours:
+            assert await ours.recv(MAX_MESSAGE) == FREE
+    assert not failures
+    assert children() == before
+    assert caplog.messages == ["cannot watch a disk helper: [Errno 12] no memory"]
+
+
 async def ask(channel: trio.socket.SocketType, order: Order) -> Reply:
     """Of a helper that is new."""
     await channel.send(order.pack(1))

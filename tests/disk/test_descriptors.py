@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -89,6 +90,20 @@ async def test_a_file_that_was_just_written_is_closed_in_a_thread(
     await closer.finish()
     assert closings.in_thread == [fd]
     assert closings.here == []
+
+
+async def test_what_nothing_can_be_known_of_is_closed_in_a_thread(
+    root: Path, closings: Closings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file system fails; the descriptor must not be left."""
+    closer = Closer()
+    fd = open_new(root / "file")
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "fstat", mock.Mock(side_effect=OSError(errno.ESTALE, "stale")))
+        closer.close(fd)
+    await closer.finish()
+    assert closings.in_thread == [fd]
+    assert descriptors(root) == []
 
 
 async def test_a_deleted_file_is_closed_in_a_thread(root: Path, closings: Closings) -> None:

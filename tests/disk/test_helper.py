@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,54 @@ class Peer:
 
     def has_ended(self) -> bool:
         return self.channel.recv(1) == b""
+
+
+class Faulty(socket.socket):
+    """A helper's end of its socket, of which the second message, or the first order, fails."""
+
+    def __init__(self, sock: socket.socket, fails: str) -> None:
+        super().__init__(fileno=sock.detach())
+        self._fails = fails
+        self._sent = 0
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self._sent += 1
+        if self._fails == "sendmsg" and self._sent == 2:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        return super().sendmsg(*arguments)
+
+    def recvmsg(self, *arguments: Any) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        if self._fails == "recvmsg":
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return super().recvmsg(*arguments)
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error(root: Path) -> None:
+    """Else the one who waits for the answer would wait for ever, and all who ask for the same."""
+    (root / "file").write_bytes(b"content")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    faulty = Faulty(theirs, "sendmsg")
+    thread = threading.Thread(target=helper.serve, args=(faulty, Reader().load))
+    thread.start()
+    with ours:
+        peer = Peer(ours)
+        order = Order(Operation.FILE, os.fsencode(root / "file"))
+        assert peer.ask(order).errno == errno.ENOBUFS
+        peer.send(order)
+        reply, received = peer.receive()
+        assert reply.errno == 0
+        for each in received:
+            os.close(each)
+    thread.join()
+    assert descriptors(root) == []
+
+
+def test_a_socket_of_no_use_is_the_end_and_no_bug() -> None:
+    """The other end finds another helper then."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    helper.serve(Faulty(theirs, "recvmsg"), Reader().load)
+    with ours:
+        assert Peer(ours).has_ended()
 
 
 @pytest.fixture

@@ -55,6 +55,12 @@ def stats() -> Stats:
     return Stats()
 
 
+def test_what_nothing_can_be_known_of_is_not_unchanged(stats: Stats) -> None:
+    """It is opened anew, and whoever asks for it is told of the error."""
+    file = mock.Mock(fd=1_000_000)
+    assert not LocalDisk.is_unchanged(mock.Mock(), file)
+
+
 def a_file(path: Path, size: int = 4 * WINDOW, *, is_cold: bool = True) -> bytes:
     content = os.urandom(size)
     path.write_bytes(content)

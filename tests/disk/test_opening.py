@@ -461,6 +461,13 @@ def test_a_kernel_that_does_not_show_the_inode(monkeypatch: pytest.MonkeyPatch) 
     assert opening.identity(0) is None
 
 
+def test_a_read_of_proc_that_cannot_be_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    monkeypatch.setattr(file, "read", lambda _: None)  # EAGAIN
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: file)
+    assert opening.identity(0) is None
+
+
 def test_without_proc_nothing_is_known_of_a_descriptor() -> None:
     assert opening.identity(1_000_000) is None
 

@@ -99,6 +99,7 @@ class Hands:
         self.stats = Stats()
         self.nursery = nursery
         self.closer = closer
+        self.began = trio.current_time()
 
     async def carry(self, channel: socket.socket) -> None:
         helper = Hand(channel)
@@ -845,6 +846,57 @@ async def test_a_helper_that_never_starts(
         (await hands.the_order())[0].answer(Reply(0, b"at last"))
         await wait_all_tasks_blocked()
         assert outcome.said == "at last"
+
+
+@pytest.mark.parametrize("flag", [True, False])  # the helper's end, and ours
+async def test_a_socket_that_cannot_be_used(
+    flag: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is made a little later; this one is closed."""
+    real, failures = socket.socket.setblocking, [OSError(errno.ENOMEM, "no memory")]
+
+    def setblocking(self: socket.socket, value: bool) -> None:
+        if value is flag and self.family == socket.AF_UNIX and failures:
+            raise failures.pop()
+        real(self, value)
+
+    monkeypatch.setattr(socket.socket, "setblocking", setblocking)
+    async with a_pool(size=1) as hands:
+        assert not hands.helpers
+        job = hands.pool.submit(load())
+        await trio.sleep(0.1)
+        (await hands.the_order())[0].answer()
+        assert await taken(job) == Result(b"")
+
+
+async def test_the_beginning_waits_for_the_first_helper(autojump_clock: MockClock) -> None:
+    """Clients that come before could take the descriptors that its start needs."""
+    has_begun = trio.Event()
+
+    async def begin(hands: Hands) -> None:
+        await hands.pool.begun()
+        has_begun.set()
+
+    async with a_pool(starts_at_once=False) as hands:
+        hands.nursery.start_soon(begin, hands)
+        await wait_all_tasks_blocked()
+        assert not has_begun.is_set()
+        hands.helpers[1].start()
+        await has_begun.wait()
+        assert trio.current_time() == hands.began
+
+
+@pytest.mark.parametrize(
+    ("size", "dies", "seconds"), [(0, False, 0), (4, True, 0), (4, False, 1)]
+)  # there is to be none; none can start; the start takes long
+async def test_the_beginning_does_not_wait_in_vain(
+    size: int, dies: bool, seconds: int, autojump_clock: MockClock
+) -> None:
+    async with a_pool(size=size, starts_at_once=False) as hands:
+        if dies:
+            hands.helpers[0].die()
+        await hands.pool.begun()
+        assert trio.current_time() == hands.began + seconds
 
 
 async def test_a_helper_that_never_starts_is_no_excuse_for_the_others(

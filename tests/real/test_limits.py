@@ -115,16 +115,32 @@ def test_no_process_and_no_thread_can_start(helpers: str, root: Path) -> None:
 
 
 @needs("pids")
-def test_a_server_that_may_start_no_thread(root: Path) -> None:
-    with cgroup("pids") as group:
-        allow(group, 2)  # the second one writes the log
-        argv = [sys.executable, "-m", "trio_amped", "--root", str(root), "--port", "0"]
-        done = subprocess.run(inside(group, argv), capture_output=True, text=True)
+@pytest.mark.parametrize("tasks", [1, 2])  # the second one writes the log
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_that_may_start_no_thread(tasks: int, host: str, root: Path) -> None:
+    done = with_so_few(tasks, root, "--host", host)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"trio-amped: error: cannot serve {root}: can't start new thread; "
         "allow more processes, see ulimit -u"
     ]
+
+
+@needs("pids")
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_supervisor_that_may_start_nothing(tasks: int, root: Path) -> None:
+    done = with_so_few(tasks, root, "--workers", "2")
+    assert done.returncode == 1
+    assert "ERROR   5 workers in a row ended at once: given up" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def with_so_few(tasks: int, root: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """What becomes of a server that may be no more than so many threads and processes."""
+    argv = [sys.executable, "-m", "trio_amped", "--root", str(root), "--port", "0", *options]
+    with cgroup("pids") as group:
+        allow(group, tasks)
+        return subprocess.run(inside(group, argv), capture_output=True, text=True)
 
 
 def allow(group: Path, tasks: int) -> None:

@@ -515,6 +515,76 @@ async def test_a_client_that_is_gone_before_it_is_accepted(
         assert trio.current_time() == 0
 
 
+async def test_a_client_whose_socket_cannot_be_used_suffers_alone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Useless(socket.socket):
+        def setblocking(self, flag: bool) -> None:
+            raise failure(errno.ENOMEM)
+
+    real, is_first = socket.socket.accept, True
+
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal is_first
+        sock, name = real(self)
+        if is_first:
+            is_first = False
+            sock = Useless(fileno=sock.detach())
+        return sock, name
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    async with by_unix_socket(SimDisk(FILES)) as peer:
+        assert not await (await peer.connect()).receive_all()
+        assert (await ask(await peer.connect(), get("/a.txt"))).body == A
+        assert peer.laned.stats.connections_open == 1
+    assert "accepting a connection failed" in caplog.text
+
+
+async def test_without_memory_to_wait_it_looks_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failures = trio.lowlevel.wait_readable, [failure(errno.ENOMEM)]
+
+    async def wait_readable(fd: int | trio.socket.SocketType) -> None:
+        if isinstance(fd, int) and failures:  # the lane's epoll object
+            raise failures.pop()
+        await real(fd)
+
+    async with by_unix_socket(SimDisk(FILES)) as peer:
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_readable)
+        for _ in range(3):
+            assert (await ask(await peer.connect(), get("/a.txt"))).body == A
+    assert not failures
+    assert caplog.messages == ["the connections cannot be watched: Cannot allocate memory"]
+
+
+async def test_a_close_that_fails_is_a_close(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The descriptor is released, and so is the place."""
+
+    class Failing(socket.socket):
+        def close(self) -> None:
+            super().close()
+            raise failure(errno.EIO)
+
+    real = socket.socket.accept
+
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
+        sock, name = real(self)
+        return Failing(fileno=sock.detach()), name
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    async with by_unix_socket(SimDisk(FILES)) as peer:
+        client = await peer.connect()
+        await client.send(get("/a.txt", "Connection: close"))
+        assert A in await client.receive_all()
+        await client.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert peer.laned.stats.connections_open == 0
+    assert not caplog.records
+
+
 # ------------------------------------------------------------------ the end
 
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -230,6 +231,39 @@ async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> No
         assert await client.receive_some() == b""
     assert stats.connections_open == 1
     await bounded.aclose()
+
+
+async def test_a_client_whose_socket_cannot_be_used_suffers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the lane, whose test is its own."""
+    (tmp_path / "a").write_bytes(b"content")
+    real, is_first = socket.socket.__init__, True
+
+    def init(self: socket.socket, *arguments: Any, **options: Any) -> None:
+        nonlocal is_first
+        real(self, *arguments, **options)
+        if is_first and list(options) == ["fileno"]:
+            is_first = False
+            self.detach()
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    async with trio.open_nursery() as nursery:
+        server = Server(Config(root=tmp_path, port=0, fast_lane=False))
+        (address,) = await nursery.start(server.serve)
+        monkeypatch.setattr(socket.socket, "__init__", init)
+        for expected in (b"", b"content"):
+            async with await trio.open_tcp_stream(*address) as client:
+                await client.send_all(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                answer = b""
+                with contextlib.suppress(trio.BrokenResourceError):  # it was closed with this in it
+                    async for data in client:
+                        answer += data
+            assert answer.endswith(expected)
+            assert bool(answer) is bool(expected)
+        nursery.cancel_scope.cancel()
+    assert "a connection cannot be served: No buffer space available" in caplog.text
+    assert server.stats.connections_open == 0
 
 
 async def test_a_server_serves_once(tmp_path: Path) -> None:

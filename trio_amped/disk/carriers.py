@@ -31,6 +31,7 @@ from trio_amped.disk.helper import main
 main()
 """
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_PAUSE = 0.1  # seconds before the end of a process is waited for again
 _KILL_TIMEOUT = 1.0  # seconds; a process in an uninterruptible read outlives even SIGKILL
 
 
@@ -100,16 +101,26 @@ async def _end_of(process: subprocess.Popen[bytes]) -> None:
         _reap_later(process)
         return
     try:
-        await trio.lowlevel.wait_readable(pidfd)
+        await _ended(pidfd)
     finally:
         process.kill()  # does nothing to one that has ended
         with trio.move_on_after(_KILL_TIMEOUT, shield=True) as patience:
-            await trio.lowlevel.wait_readable(pidfd)
+            await _ended(pidfd)
         os.close(pidfd)
         if patience.cancelled_caught:  # stuck in the kernel
             _reap_later(process)
         else:
             process.wait()
+
+
+async def _ended(pidfd: int) -> None:
+    """Wait for the end of a process; again, where there is no memory for that, epoll_ctl(2)."""
+    while True:
+        try:
+            return await trio.lowlevel.wait_readable(pidfd)
+        except OSError as error:
+            log.error("cannot watch a disk helper: %s", error)
+            await trio.sleep(_PAUSE)
 
 
 def _reap_later(process: subprocess.Popen[bytes]) -> None:

@@ -107,4 +107,5 @@ class Channel:
         trio.lowlevel.notify_closing(self._socket)
 
     def close(self) -> None:
-        self._socket.close()
+        with contextlib.suppress(OSError):  # the descriptor is released all the same; close(2)
+            self._socket.close()

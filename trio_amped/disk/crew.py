@@ -68,6 +68,7 @@ class Crew:
         self._has_own_privileges = has_own_privileges
         self._stuck = 0  # do not start
         self._need = trio.lowlevel.ParkingLot()
+        self._has_begun = trio.Event()  # a helper is there, or cannot start now
         self.count = 0  # of helpers, those that are being replaced included
         self.starting = 0  # helpers that will soon be there
         self.starts = StartClock()
@@ -79,6 +80,15 @@ class Crew:
         """Start another helper, if there is work for all."""
         if self.count < self._size:
             self._need.unpark()
+
+    async def begun(self) -> None:
+        """Wait for the first helper, for a second at most; not where none can start.
+
+        To start one takes descriptors, which clients may have taken by then.
+        """
+        if self._size:
+            with trio.move_on_after(_START_PATIENCE):
+                await self._has_begun.wait()
 
     async def _grow(self) -> None:
         """Keep one helper idle, up to the bound: to start one takes longer than a job.
@@ -103,10 +113,12 @@ class Crew:
         while True:
             with contextlib.suppress(HelperDied), self._new_helper() as helper:
                 await self._start(helper)
+                self._has_begun.set()
                 self._foreman.be_free(helper)
                 while True:
                     self._foreman.hear(helper, *await helper.heard())
                     pause = _FIRST_PAUSE
+            self._has_begun.set()
             log.warning("a disk helper ended: another one takes its place")
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -114,12 +126,10 @@ class Crew:
     @contextlib.contextmanager
     def _new_helper(self) -> Iterator[Channel]:
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            helper, theirs = self._new_channel()
         except OSError as error:
             log.error("cannot start a disk helper: %s", error)
             raise HelperDied from None
-        theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
-        helper = Channel(ours, self._close, self._has_own_privileges)
         has_died = False
         try:
             self._nursery.start_soon(self._carry, theirs)
@@ -130,6 +140,17 @@ class Crew:
         finally:
             helper.close()
             self._foreman.lose(helper, has_died)
+
+    def _new_channel(self) -> tuple[Channel, socket.socket]:
+        """A channel, and the helper's end of its socket. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
+            return Channel(ours, self._close, self._has_own_privileges), theirs
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
 
     async def _start(self, helper: Channel) -> None:
         """Wait for the first word of a helper. Raises HelperDied.

@@ -105,7 +105,11 @@ class Closer:
 
     def close(self, fd: int) -> None:
         """Close a descriptor on a local file system: here, if that cannot wait."""
-        found = os.fstat(fd)
+        try:
+            found = os.fstat(fd)
+        except OSError:  # of the file system; it is to be closed all the same
+            self.close_in_thread(fd)
+            return
         is_folder = stat.S_ISDIR(found.st_mode)
         is_old = stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _WRITTEN_OUT
         if found.st_nlink > 0 and (is_folder or is_old):

@@ -34,13 +34,12 @@ from .messages import (
 
 def serve(channel: socket.socket, load: Load) -> None:
     """Answer the orders that arrive on `channel` until it ends; closes it."""
-    with channel:
+    # An OSError is the socket's: it ended before our last answer was read, or is of no use. Its
+    # other end then finds another helper.
+    with contextlib.suppress(OSError), channel:
         _say(channel, FREE)
         while True:
-            try:
-                message, received = receive(channel)
-            except ConnectionResetError:  # it ended before our last answer was read
-                return
+            message, received = receive(channel)
             if not message:
                 return
             try:
@@ -67,24 +66,22 @@ class Done(NamedTuple):
 
 
 def _answer(channel: socket.socket, number: int, done: Done) -> None:
-    last = Reply(0)
+    last = Reply(0) if done.reply.is_first else None
     try:
         _say(channel, done.reply.pack(number), rights(*done.descriptors))
         if done.rest:
             done.rest()
-    except OSError as error:
+    except OSError as error:  # of the socket, or of the rest: whoever waits is to know
         last = Reply(error.errno or errno.EIO)
     finally:
         for each in done.descriptors:
             close(each)
-    if done.reply.is_first:
+    if last:
         _say(channel, last.pack(number))
 
 
 def _say(channel: socket.socket, message: bytes, beside: Rights = ()) -> None:
-    # A BrokenPipe: the event loop is gone, and so is the one who asked.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        channel.sendmsg([message], beside)
+    channel.sendmsg([message], beside)
 
 
 def close(descriptor: int) -> None:

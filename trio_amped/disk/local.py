@@ -56,6 +56,7 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
             pages = PageGate(config.gate)
             folders = [_start_folders(config, paths, pool, closer, nursery) for paths in gates]
             try:
+                await pool.begun()
                 yield [
                     LocalDisk(
                         config, stats, pool, closer, remote_closer, paths, names, listings, pages
@@ -392,7 +393,10 @@ class LocalDisk:
         """
         if file.fd < 0:
             return False
-        found = os.fstat(file.fd)
+        try:
+            found = os.fstat(file.fd)
+        except OSError:  # whoever opens the file anew is told
+            return False
         return found.st_ctime_ns == file.ctime_ns and found.st_size == file.size
 
     def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:

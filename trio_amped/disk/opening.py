@@ -440,7 +440,7 @@ def identity(descriptor: int) -> Identity | None:
     """
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", "rb", buffering=0) as fdinfo:
-            fields = dict(line.split(b":", 1) for line in fdinfo.read(4096).splitlines())
+            fields = dict(line.split(b":", 1) for line in (fdinfo.read(4096) or b"").splitlines())
         return Identity(fields[b"mnt_id"], fields[b"ino"])
     except (OSError, KeyError):  # no /proc here, or no such field
         return None

@@ -364,7 +364,11 @@ class PathGate:
         if identity == known:
             found.release()
             return
-        status = opening.Status.of(found.fd)
+        try:
+            status = opening.Status.of(found.fd)
+        except OSError:
+            found.release()
+            raise WouldWait from None
         self._change_root(Opened(found.fd, status, self.root.volume, noatime=True), found)
 
     def _keep_root(self, error: OSError) -> None:

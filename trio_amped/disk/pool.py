@@ -75,6 +75,10 @@ class HelperPool:
         )
         nursery.start_soon(self._waiters.watch)
 
+    async def begun(self) -> None:
+        """Wait for the first helper, for a second at most; not where none can start."""
+        await self._crew.begun()
+
     # ---------------------------------------------------------------- those who need something
 
     def submit(

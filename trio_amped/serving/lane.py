@@ -31,7 +31,7 @@ from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
 from .room import Room, given
 from .router import Router
-from .transport import ClientGone, end_by_reset, peer_of, send_file
+from .transport import ClientGone, close_socket, end_by_reset, peer_of, send_file
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -121,7 +121,7 @@ class Lane:
                 self._nursery = nursery
                 nursery.start_soon(self._sweep_for_ever)
                 while True:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    await self._wait_for_events()
                     while self._take_turn():
                         await trio.lowlevel.checkpoint()
         finally:
@@ -131,6 +131,14 @@ class Lane:
             for fd in list(self._parked):
                 self._hand_over(self._left(self._unpark(fd)))
             self._epoll.close()
+
+    async def _wait_for_events(self) -> None:
+        """Wait until a connection has something; to wait takes memory as well, epoll_ctl(2)."""
+        try:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+        except OSError as error:
+            log.error("the connections cannot be watched: %s", error.strerror)
+            await trio.sleep(_PAUSE)
 
     def _left(self, parked: Parked) -> Handover:
         """What a task does about it in the end: wait for the end of their side, or answer what was
@@ -146,7 +154,7 @@ class Lane:
         It is closed if the lane has ended meanwhile.
         """
         if self._epoll.closed:
-            sock.close()
+            close_socket(sock)
             self._room.leave(guest)
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
@@ -199,7 +207,7 @@ class Lane:
 
     def _close(self, fd: int) -> None:
         parked = self._unpark(fd)
-        parked.sock.close()
+        close_socket(parked.sock)
         self.make_room(parked.guest)
 
     def make_room(self, guest: str) -> None:
@@ -451,9 +459,15 @@ class Lane:
                 continue  # it is gone already; accept(2)
             if (guest := self._room.guests.admit(name)) is None:
                 end_by_reset(sock)
-                sock.close()
+                close_socket(sock)
                 continue
-            sock.setblocking(False)
+            try:
+                sock.setblocking(False)
+            except OSError as error:  # ENOMEM; this client suffers
+                log.error("accepting a connection failed: %s", error.strerror)
+                close_socket(sock)
+                self._room.guests.leave(guest)
+                continue
             self._room.enter()
             yield sock, guest
 

@@ -13,6 +13,7 @@ import trio
 from ..config import Config
 from ..disk.descriptors import have_room
 from ..disk.misses import Arrivals
+from ..listening import open_listeners
 from ..semantics.printable import printable
 from ..stats import Stats
 from .connection import Connection, Unfinished
@@ -95,7 +96,7 @@ class Server:
         if self._has_served:
             raise RuntimeError("a Server serves once: make another one")
         if listeners is None:
-            listeners = await trio.open_tcp_listeners(self.config.port, host=self.config.host)
+            listeners = await open_listeners(self.config)
         config = self.config
         have_room(config.max_connections, config.max_open_files, config.max_helpers)
         async with contextlib.AsyncExitStack() as stack:
@@ -141,6 +142,9 @@ class Server:
             await arrival.enter()
             try:
                 transport = transport_of(arrival.stream, Pace(self.config, self.stats), self._turns)
+            except OSError as error:
+                log.error("a connection cannot be served: %s", error.strerror)
+            else:
                 first_deadline = trio.current_time() + self.config.head_timeout
                 connection = self._connection(transport, router, first_deadline)
                 await self._run(connection)

@@ -251,7 +251,7 @@ class SocketTransport:
         await _read_out(self)
 
     async def close(self) -> None:
-        self._socket.close()
+        close_socket(self._socket)
 
 
 def prepare(sock: socket.socket) -> None:
@@ -289,6 +289,12 @@ def end_by_reset(sock: Socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+def close_socket(sock: socket.socket) -> None:
+    """Close a socket; its descriptor is released, whatever error close(2) may tell."""
+    with contextlib.suppress(OSError):
+        sock.close()
+
+
 def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | None:
     """What the socket takes now; None: it takes nothing; 0: the file ends before `offset`.
 
@@ -305,11 +311,19 @@ def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | N
 
 
 def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns) -> Transport:
-    """For a stream that is taken over: a plain socket as such, since it needs no copies."""
+    """For a stream that is taken over: a plain socket as such, since it needs no copies.
+
+    Raises OSError, and has closed the socket then.
+    """
     if type(stream) is not trio.SocketStream or stream.socket.fileno() < 0:  # it is closed
         return StreamTransport(stream, pace)
-    sock = socket.socket(fileno=stream.socket.detach())
-    sock.setblocking(False)  # whatever socket.setdefaulttimeout says
+    number, sock = stream.socket.detach(), None
+    try:
+        sock = socket.socket(fileno=number)  # it asks for the family; getsockname(2): ENOBUFS
+        sock.setblocking(False)  # whatever socket.setdefaulttimeout says
+    except OSError:
+        close_socket(sock) if sock else socket.close(number)
+        raise
     return SocketTransport(sock, pace, turns)
 
 
