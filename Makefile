@@ -100,20 +100,20 @@ bench-listing: $(VENV)/test  ## measure while directories of 100 000 names are l
 bench-asgi: $(VENV)/bench  ## measure the ASGI application beside Starlette's under one Hypercorn
 	$(BIN)/python -m bench.asgi $(OPTIONS)
 
-soak: $(VENV)/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
-	$(BIN)/python -m bench.soak --minutes $(MINUTES)
+soak: $(VENV)/test  ## all kinds of clients and faults, MINUTES for each of three servers (as root)
+	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(OPTIONS)
 
 docs: $(VENV)/docs  ## make the documentation, into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
-check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind), the full benches (as root)
+check-all:  ## test, 30 minutes of fuzz, 30 of soak (10 of each server), the full benches (as root)
 	$(MAKE) test
 	$(MAKE) test-long
 	$(MAKE) test-plain
 	$(MAKE) docs
 	$(MAKE) fuzz MINUTES=30 OPTIONS=
-	$(MAKE) soak MINUTES=15
+	$(MAKE) soak MINUTES=10 OPTIONS=
 	$(MAKE) bench OPTIONS=
 	$(MAKE) bench-cold OPTIONS=
 	$(MAKE) bench-listing OPTIONS=
