@@ -34,17 +34,11 @@ from tests.rig.tools import run_tool
 
 MIB = 1 << 20
 AFTERWARDS = 30.0  # seconds until everything is given back
-MORE_TASKS = 2 * (processes.HELPERS + processes.RENDERERS)  # those that look after a helper
+MORE_TASKS = 2 * processes.MOST  # those that look after a helper
 LOGS = REPOSITORY / "build"
-OPTIONS: tuple[str, ...] = (
-    "--listing",
-    "--max-helpers",
-    str(processes.HELPERS),
-    "--disk-timeout",
-    "2",
-)
-OPTIONS += ("--max-connections", str(faults.CONNECTIONS), "--head-timeout", "3")
+OPTIONS: tuple[str, ...] = ("--listing", "--disk-timeout", "5", "--head-timeout", "3")
 OPTIONS += ("--keep-alive-timeout", "5", "--send-timeout", "5")
+OPTIONS += ("--max-helpers", str(processes.HELPERS), "--max-connections", str(faults.CONNECTIONS))
 SERVERS: dict[str, tuple[str, ...]] = {
     "threads": ("--helpers", "thread"),
     "processes": ("--helpers", "process"),
@@ -101,12 +95,12 @@ class Look(NamedTuple):
 
     def excess(self, start: "Look", warm: "Look") -> list[str]:
         """Return what there is more of than may remain."""
-        found = self.main.excess(start.main, warm.main)
+        found = self.main.excess(start.main, warm.main, 0 if start.workers else processes.MOST)
         if len(self.workers) != len(start.workers):
             found.append(f"workers: {len(self.workers)}")
         for worker in self.workers:
             largest = max(warm.workers, key=lambda each: each.rss)
-            found += worker.excess(start.workers[0], largest)
+            found += worker.excess(start.workers[0], largest, processes.MOST)
         return found
 
     def __str__(self) -> str:
@@ -118,8 +112,7 @@ async def run(world: World, seconds: float, seed: int, kinds: list[str]) -> Look
     load, warm, begun = world.load, Look.at(world), trio.current_time()
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
-            groups = [clients.KINDS, *map(clients.on_disk, world.prefixes)]
-            for number, kind in enumerate(kind for group in groups for kind in group):
+            for number, kind in enumerate(clients.KINDS + clients.on_disks(world.prefixes)):
                 for each in range(kind.number):
                     rng = random.Random(f"{seed} {number} {each}")
                     nursery.start_soon(clients.repeat, kind, load, rng)
@@ -201,6 +194,7 @@ def soak_server(name: str, seconds: float, seed: int) -> bool:
             judge.wrong(f"exit status {status}, {'before' if has_ended else 'after'} SIGTERM")
         LOGS.mkdir(exist_ok=True)
         (LOGS / f"soak-{name}.log").write_text("\n".join(server.log) + "\n")
+        (LOGS / f"soak-{name}.faults").write_text("\n".join(judge.story) + "\n")
         for line in bad_lines(server.log, [faults.KINDS[each].says for each in judge.met]):
             judge.wrong(f"the server said: {line}")
     print(f"\n{name}, {seconds:g} s, seed {seed}: {len(judge.problems)} violations")

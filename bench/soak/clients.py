@@ -6,7 +6,7 @@ import re
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -284,10 +284,13 @@ KINDS += [Kind(resident, 2, HOT), Kind(once, 1, HOT), Kind(listed, 1, NAMES)]
 KINDS += [Kind(resident, 1, REWRITTEN), Kind(once, 1, REWRITTEN, is_slow=True)]
 
 
-def on_disk(prefix: str) -> list[Kind]:
-    """The clients of a disk that may hang, below this prefix; each can keep a helper waiting."""
-    kinds = [Kind(visit, 1, prefix + PLAIN) for visit in (resident, cold, special)]
-    return [*kinds, Kind(listed, 1, prefix + NAMES)]
+def on_disks(prefixes: Sequence[str]) -> list[Kind]:
+    """The clients of disks that may hang, below these prefixes; each can keep a helper waiting.
+
+    Two folders that hang would take all that makes listings, so one of them is listed.
+    """
+    kinds = [Kind(v, 1, each + PLAIN) for each in prefixes for v in (resident, cold, special)]
+    return kinds + [Kind(listed, 1, each + NAMES) for each in prefixes[:1]]
 
 
 async def repeat(kind: Kind, load: Load, rng: random.Random) -> None:

@@ -85,6 +85,7 @@ class Judge:
         self.problems: list[str] = []
         self.excused: Counter[str] = Counter()  # failures, by fault
         self.met: Counter[str] = Counter()  # how often each fault came
+        self.story: list[str] = []  # what happened, with the time of day
         self._faults: list[Fault] = []
         self.now = clock
 
@@ -94,10 +95,12 @@ class Judge:
         fault = Fault(name, reach, self.now())
         self._faults.append(fault)
         self.met[name] += 1
+        self._tell(f"{name} begins")
         try:
             yield
         finally:
             fault.ended = self.now()
+            self._tell(f"{name} ends")
 
     def excuse(self, trouble: Trouble) -> Fault | None:
         """Return the fault that may be the reason of a failure; one that hits less, rather."""
@@ -108,14 +111,18 @@ class Judge:
         """Note a failure: it is excused, or a problem."""
         if fault := self.excuse(trouble):
             self.excused[fault.name] += 1
+            self._tell(f"{fault.name} may have hit {trouble}: {reason!r}")
         else:
             self.wrong(f"{reason}; asked for: {', '.join(trouble.names)}")
+
+    def _tell(self, event: str) -> None:
+        self.story.append(f"{time.strftime('%H:%M:%S')} {event}")
 
     def wrong(self, reason: str) -> None:
         """Note a problem."""
         self.problems.append(reason)
-        there = [each.name for each in self._faults if each.ended + each.reach.margin > self.now()]
-        print("WRONG:", reason, f"(at {self.now():.2f}, during {there})", flush=True)
+        self._tell(f"WRONG: {reason}")
+        print(self.story[-1], flush=True)
 
 
 def bad_lines(log: Sequence[str], expected: Sequence[str]) -> Iterator[str]:

@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 
 from tests.rig import GUARD, ServerProcess
 
-HELPERS = 16
-RENDERERS = 2  # processes that make listings
+HELPERS = 16  # --max-helpers
+MOST = HELPERS + 2  # with the processes that make listings
 GROWTH = 32.0  # MiB of RSS that a process may have more than when it was warm
 
 
@@ -42,18 +42,17 @@ class Process(NamedTuple):
         threads = len(os.listdir(proc / "task"))
         return cls(own, *counts, threads, len(children(pid)), int(found[1]) / 1024)
 
-    def excess(self, start: "Process", warm: "Process") -> list[str]:
+    def excess(self, start: "Process", warm: "Process", helpers: int) -> list[str]:
         """Return what there is more of than may remain: than at the start, or when it was warm.
 
         A thread has its stack and its guard page, and may have an arena of malloc with two more.
         """
-        helpers = HELPERS + RENDERERS
         most = {
             "files": 0,
-            "listings": 16,
+            "listings": helpers,
             "helper_links": start.helper_links + 2 * helpers,
-            "maps": warm.maps + 4 * HELPERS,
-            "threads": HELPERS + 6,
+            "maps": warm.maps + 4 * helpers,
+            "threads": start.threads + helpers,
             "children": start.children + helpers,
             "rss": warm.rss + GROWTH,
         }
@@ -93,12 +92,14 @@ def children(pid: int) -> list[int]:
 
 def workers(server: ServerProcess) -> list[int]:
     """Return the processes that serve: the workers of a supervisor, or the one that there is."""
+    if "--workers" not in cast(list[str], server.process.args):
+        return [server.pid]
     found = []
     for pid in children(server.pid):
-        with contextlib.suppress(OSError):
-            if b"trio_amped.worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        with contextlib.suppress(OSError):  # one that starts, or ends, has no event loop
+            if "anon_inode:[eventpoll]" in links_of(pid):
                 found.append(pid)
-    return found or [server.pid]
+    return found
 
 
 def ports_of_clients(pid: int, port: int) -> frozenset[int]:

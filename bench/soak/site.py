@@ -118,9 +118,13 @@ class Site:
                 os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def switch(self) -> str:
-        """Have the link lead to the other release, and return the text of its file "release"."""
-        number = 1 - self.releases.index(self.root.resolve())
-        self._new.symlink_to(self.releases[number].name)
+    @property
+    def release(self) -> str:
+        """The text of the file "release" where the link leads to."""
+        return str(self.releases.index(self.root.resolve()))
+
+    def switch(self) -> None:
+        """Have the link lead to the other release."""
+        other = self.releases[1 - int(self.release)]
+        self._new.symlink_to(other.name)
         self._new.rename(self.root)
-        return str(number)

@@ -12,13 +12,16 @@ class _Wait(NamedTuple):
     job: Job
     begin: float
     excused: float  # seconds of the job that are not the waiter's
+    put_off: float  # seconds by which deadlines had been put off before
 
 
 class Waiters:
     """Who waits for which job: at most `timeout` seconds, since that is how long a disk may take.
 
     While helpers start that could take the job, the deadline is put off, by `patience` seconds at
-    most. One task looks after all deadlines, since a cancel scope for each would cost as much as
+    most. When deadlines are found to have passed some time ago, the process has stood still
+    (SIGSTOP, a suspended machine), and the disk may have answered long since, or be about to: all
+    deadlines are put off by that time, and by as much again to hear of it. One task looks after all deadlines, since a cancel scope for each would cost as much as
     the job.
     """
 
@@ -28,11 +31,12 @@ class Waiters:
         # The first to come is the first whose time is over, but for those that are put off.
         self._waits: OrderedDict[trio.lowlevel.Task, _Wait] = OrderedDict()
         self._first = trio.lowlevel.ParkingLot()
+        self._put_off = 0.0  # seconds, for all who waited then
 
     async def wait(self, job: Job) -> None:
         """Wait until a job is done, or the time is over. A checkpoint."""
         task = trio.lowlevel.current_task()
-        self._waits[task] = _Wait(job, trio.current_time(), job.excused)
+        self._waits[task] = _Wait(job, trio.current_time(), job.excused, self._put_off)
         if len(self._waits) == 1:
             self._first.unpark()
         try:
@@ -45,13 +49,16 @@ class Waiters:
         while True:
             while not self._waits:
                 await self._first.park()
-            await trio.sleep_until(self._let_late_ones_go(trio.current_time()))
+            deadline = self._let_late_ones_go(trio.current_time())
+            await trio.sleep_until(deadline)
+            late = trio.current_time() - deadline
+            self._put_off += late + min(late, self._timeout)
 
     def _let_late_ones_go(self, now: float) -> float:
         """Return when to look again: the next deadline, or earlier."""
         earliest = now + self._timeout  # of those who are still to come
         for task, wait in self._waits.items():
-            deadline = wait.begin + self._timeout
+            deadline = wait.begin + self._timeout + self._put_off - wait.put_off
             if deadline > now:
                 return min(earliest, deadline)
             deadline += min(wait.job.excused - wait.excused, self._patience)
