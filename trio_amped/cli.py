@@ -1,6 +1,7 @@
 """The command line: options to settings, signals to drain, errors to one line and exit 2."""
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import gc
@@ -60,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     _allow_descriptors()
     collect_rarely()
-    with logs.to_stderr(settings.log_level):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(logs.to_stderr(settings.log_level))
+        except OSError as error:
+            return _fail(_explain(config, error))
         if settings.is_supervised:
             return trio.run(_run_workers, Supervisor(config, settings.workers, options), config)
         return trio.run(_run, config)

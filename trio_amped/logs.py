@@ -1,6 +1,7 @@
 """Writes the log of the command line to stderr, from a thread: a terminal or a disk may be slow."""
 
 import contextlib
+import errno
 import logging
 import logging.handlers
 import queue
@@ -31,7 +32,8 @@ class _Lines(logging.handlers.QueueHandler):
 def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
     """Inside, the log goes to stderr; whoever logs never waits for it.
 
-    Yields a function: what it is given stands before each message from then on.
+    Yields a function: what it is given stands before each message from then on. Raises OSError
+    (EAGAIN) where no thread can be started.
     """
     lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
     stream = logging.StreamHandler(sys.stderr)
@@ -54,7 +56,10 @@ def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
         handler.setFormatter(logging.Formatter(f"{name}%(message)s"))
 
     writer = threading.Thread(target=write, name="trio_amped log", daemon=True)
-    writer.start()
+    try:
+        writer.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from None
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level.upper())

@@ -3,6 +3,7 @@
 `python -m trio_amped.worker NUMBER,announce|quiet CHANNEL,LISTENER... OPTIONS`, by Worker.run.
 """
 
+import contextlib
 import faulthandler
 import json
 import logging
@@ -34,13 +35,13 @@ def main(arguments: list[str]) -> int:
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
     settings = cli.parse(options)
     cli.collect_rarely()
-    try:
-        _give_up_rights(settings)
-    except OSError as error:
-        with channel:
+    with channel, contextlib.ExitStack() as stack:
+        try:
+            _give_up_rights(settings)
+            begin_with = stack.enter_context(logs.to_stderr(settings.log_level))
+        except OSError as error:
             channel.send(json.dumps({"unusable": _reason(error)}).encode())
-        return 2
-    with channel, logs.to_stderr(settings.log_level) as begin_with:
+            return 2
         if manner == "quiet":
             # The first worker has said it all: where it serves, how, and which pages are missing.
             logging.disable(logging.WARNING)

@@ -69,9 +69,9 @@ class Client:
         self.socket, self._early = trio.socket.socket(), b""
         if self._is_slow:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        self._answers, self._opened = 0, self.load.judge.now()  # or a little later
         await self.socket.connect(("127.0.0.1", self.load.port))
-        self._answers = 0
-        self._opened, self._port = self.load.judge.now(), self.socket.getsockname()[1]
+        self._port = self.socket.getsockname()[1]
 
     async def send(self, *asks: Ask) -> None:
         now = self.load.judge.now()
@@ -243,7 +243,7 @@ async def resets(client: Client) -> None:
 
 async def nonsense(client: Client) -> None:
     behaviour, answer = client.rng.choice(("leave", "reset", "end", "wait")), b""
-    with contextlib.suppress(ConnectionError):  # the server may reset what it does not want
+    with contextlib.suppress(OSError):  # the server may reset what it does not want
         await client.send_bytes(
             client.rng.choice((*NONSENSE, client.rng.randbytes(500) + b"\r\n\r\n"))
         )

@@ -36,7 +36,9 @@ class Process(NamedTuple):
         listings = [link for link in links if link.startswith("/memfd:listing")]
         own = [link for link in links if link not in helpers and link not in listings]
         maps = (proc / "maps").read_text()
-        found = cast(re.Match[str], re.search(r"VmRSS:\s+(\d+)", (proc / "status").read_text()))
+        found = re.search(r"VmRSS:\s+(\d+)", (proc / "status").read_text())
+        if not found:
+            raise ProcessLookupError(f"process {pid} has just ended")
         helper_links = len(links) - len(own) - len(listings)
         counts = helper_links, len(listings), maps.count(str(base)), len(maps.splitlines())
         threads = len(os.listdir(proc / "task"))

@@ -95,10 +95,12 @@ def test_no_process_and_no_thread_can_start(helpers: str, root: Path) -> None:
 
 
 @needs("pids")
-def test_a_server_that_may_start_no_thread(root: Path) -> None:
+@pytest.mark.parametrize(("tasks", "options"), [(1, []), (2, []), (3, ["--workers", "2"])])
+def test_a_server_that_may_start_no_thread(tasks: int, options: list[str], root: Path) -> None:
+    """The second one writes the log, also that of the first worker, which is the third task."""
     with cgroup("pids") as group:
-        allow(group, 2)  # the second one writes the log
-        argv = [sys.executable, "-m", "trio_amped", "--root", str(root), "--port", "0"]
+        allow(group, tasks)
+        argv = [sys.executable, "-m", "trio_amped", "--root", str(root), "--port", "0", *options]
         done = subprocess.run(inside(group, argv), capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
