@@ -101,8 +101,8 @@ bench-listing: $(VENV)/test  ## measure while directories of 100 000 names are l
 bench-asgi: $(VENV)/bench  ## measure the ASGI application beside Starlette's under one Hypercorn
 	$(BIN)/python -m bench.asgi $(OPTIONS)
 
-soak: $(VENV)/test  ## serve all kinds of clients, MINUTES with threads and with processes; what is left?
-	$(BIN)/python -m bench.soak --minutes $(MINUTES)
+soak: $(VENV)/test  ## all kinds of clients and faults, MINUTES for each of three servers (as root)
+	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(OPTIONS)
 
 inject: $(VENV)/test  ## make each system call fail, for hours; a random draw for MINUTES (as root)
 	$(BIN)/python -m bench.inject --seed $(SEED) --minutes $(MINUTES) $(OPTIONS)
@@ -111,13 +111,13 @@ docs: $(VENV)/docs  ## make the documentation, into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
-check-all:  ## test, 30 minutes of fuzz, 30 of soak (15 of each kind) and of inject, the full benches (as root)
+check-all:  ## test, 30 minutes of fuzz, of soak (10 of each server) and of inject, the full benches (as root)
 	$(MAKE) test
 	$(MAKE) test-long
 	$(MAKE) test-plain
 	$(MAKE) docs
 	$(MAKE) fuzz MINUTES=30 OPTIONS=
-	$(MAKE) soak MINUTES=15
+	$(MAKE) soak MINUTES=10 OPTIONS=
 	$(MAKE) inject MINUTES=30 OPTIONS=
 	$(MAKE) bench OPTIONS=
 	$(MAKE) bench-cold OPTIONS=

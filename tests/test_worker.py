@@ -410,7 +410,7 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
 ) -> None:
     """Where and how it serves, and which pages are missing; its end is said by all of them."""
     stream, before = io.StringIO(), logging.getLogger().level
-    monkeypatch.setattr(logs, "_write", stream.write)
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
     stacks: list[int] = []

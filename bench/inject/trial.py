@@ -13,7 +13,7 @@ from typing import Final
 from bench.inject.load import Client, Site, Tally
 from bench.inject.outcome import Case, Seen, is_harm, judge
 from bench.inject.roles import Role, children, restart, until
-from bench.soak import Process
+from bench.soak.processes import Process
 from tests.rig import ServerProcess, public_directory, running_server
 
 RECOVERY: Final = 30.0  # seconds, after which it must answer everything again
@@ -221,7 +221,7 @@ def _excess(before: dict[int, Process], root: Path, allowed: int) -> str:
             excess = {
                 "descriptors": surplus(new.links, root) - surplus(old.links, root) - allowed,
                 "sockets of helpers": new.helper_links - old.helper_links - allowed,
-                "mappings": new.mapped - old.mapped - allowed,
+                "mappings": new.files - old.files - allowed,
                 "threads": new.threads - old.threads,
                 "children": len(children(pid)) - old.children,
             }

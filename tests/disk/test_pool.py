@@ -821,6 +821,39 @@ async def test_a_hung_disk_has_no_more_time_than_that(size: int, autojump_clock:
         await Outcome(hands, load(9)).is_late_after(TIMEOUT)
 
 
+@pytest.mark.parametrize("stood", [0.5, 3600.0])
+async def test_the_disk_has_its_time_although_the_process_stood_still(
+    stood: float, mock_clock: MockClock
+) -> None:
+    """Stopped or suspended beyond the deadline: what the disk says meanwhile is heard later."""
+    async with a_pool(size=1, patience=TIMEOUT) as hands:
+        outcome = Outcome(hands, load())
+        helper, _ = await hands.the_order()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(TIMEOUT + stood)
+        await wait_all_tasks_blocked()
+        assert outcome.said == ""
+        helper.answer(Reply(0, b"content"))
+        await wait_all_tasks_blocked()
+        assert outcome.said == "content"
+        outcome = Outcome(hands, load())  # and the next one has no more than that
+        await wait_all_tasks_blocked()
+        mock_clock.jump(TIMEOUT)
+        await wait_all_tasks_blocked()
+        assert outcome.said == "the disk does not answer"
+
+
+async def test_a_disk_that_hangs_afterwards_is_given_up_all_the_same(mock_clock: MockClock) -> None:
+    async with a_pool(size=1, patience=TIMEOUT) as hands:
+        outcome = Outcome(hands, load())
+        await wait_all_tasks_blocked()
+        for seconds in (TIMEOUT + 3600, TIMEOUT):
+            assert outcome.said == ""
+            mock_clock.jump(seconds)
+            await wait_all_tasks_blocked()
+        assert outcome.said == "the disk does not answer"
+
+
 async def test_another_start_is_no_more_time_for_a_job_under_way(autojump_clock: MockClock) -> None:
     async with a_pool(size=3, patience=TIMEOUT) as hands:
         hands.starts_at_once = False  # those that come

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -36,6 +38,8 @@ class ServerProcess:
         self._lines: list[str] = []
         self._ended = False
         self._changed = threading.Condition()
+        self._is_read = threading.Event()
+        self._is_read.set()
         assert process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         self._reader.start()
@@ -70,8 +74,20 @@ class ServerProcess:
         self.process.send_signal(signal)
         return self.process.wait(timeout)
 
+    @contextmanager
+    def unread_log(self) -> Iterator[None]:
+        """Inside, nobody reads what the server says, and its pipe has room for a page of it."""
+        assert self.process.stdout is not None
+        fcntl.fcntl(self.process.stdout, fcntl.F_SETPIPE_SZ, resource.getpagesize())
+        self._is_read.clear()
+        try:
+            yield
+        finally:
+            self._is_read.set()
+
     def _read(self, output: IO[bytes]) -> None:
         for line in output:
+            self._is_read.wait()
             with self._changed:
                 self._lines.append(line.decode(errors="backslashreplace").rstrip("\n"))
                 self._changed.notify_all()

@@ -12,14 +12,17 @@ class _Wait(NamedTuple):
     job: Job
     begin: float
     excused: float  # seconds of the job that are not the waiter's
+    grace: float = 0.0  # seconds more, since this one was looked at too late
 
 
 class Waiters:
     """Who waits for which job: at most `timeout` seconds, since that is how long a disk may take.
 
     While helpers start that could take the job, the deadline is put off, by `patience` seconds at
-    most. One task looks after all deadlines, since a cancel scope for each would cost as much as
-    the job.
+    most. Where a deadline is found to have passed some time ago, the process has stood still
+    (SIGSTOP, a suspended machine), and the disk may have answered meanwhile, or be about to: who
+    waits has as much time again to hear of it, once. One task looks after all deadlines, since a
+    cancel scope for each would cost as much as the job.
     """
 
     def __init__(self, timeout: float, patience: float) -> None:
@@ -42,19 +45,30 @@ class Waiters:
 
     async def watch(self) -> None:
         """See to it that nobody waits for longer."""
+        late = 0.0
         while True:
             while not self._waits:
                 await self._first.park()
-            await trio.sleep_until(self._let_late_ones_go(trio.current_time()))
+                late = 0.0
+            deadline = self._let_late_ones_go(trio.current_time(), late)
+            await trio.sleep_until(deadline)
+            late = trio.current_time() - deadline
 
-    def _let_late_ones_go(self, now: float) -> float:
-        """Return when to look again: the next deadline, or earlier."""
+    def _let_late_ones_go(self, now: float, late: float) -> float:
+        """Return when to look again: the next deadline, or earlier.
+
+        `late`: by how many seconds this is later than it was to be.
+        """
         earliest = now + self._timeout  # of those who are still to come
         for task, wait in self._waits.items():
             deadline = wait.begin + self._timeout
             if deadline > now:
                 return min(earliest, deadline)
-            deadline += min(wait.job.excused - wait.excused, self._patience)
+            deadline += min(wait.job.excused - wait.excused, self._patience) + wait.grace
+            if late and not wait.grace and deadline <= now:
+                grace = min(late, self._timeout)
+                self._waits[task] = wait._replace(grace=now - deadline + grace)
+                deadline = now + grace
             if deadline > now:
                 earliest = min(earliest, deadline)
             else:
