@@ -162,8 +162,13 @@ def _precondition(fields: Fields, etag: str, modified: int, now: float) -> int |
 
 
 def _listed(value: str) -> list[str]:
-    """Policy: a list that is malformed, or has more than 32 commas, has no member."""
-    return (value.count(",") <= 32 and entity_tags(value)) or []
+    """Policy: a list that is malformed, or too long, has no member."""
+    return (not is_too_long(value) and entity_tags(value)) or []
+
+
+def is_too_long(value: str) -> bool:
+    """Policy: so are a list of more than 32 commas, and one of more than 4096 characters."""
+    return value.count(",") > 32 or len(value) > 4096
 
 
 def _wanted_runs(method: str, fields: Fields, form: Form, now: float) -> list[list[int]] | None:
@@ -270,7 +275,7 @@ def choose_coding(value: str | None, available: Sequence[str]) -> str:
     the server's order decides, with the plain file last; it is also sent when nothing is wanted.
     """
     weights: dict[str, Decimal] = {}
-    if value is not None and value.count(",") > 32:  # Policy: who sends so much gets it plain
+    if value is not None and is_too_long(value):  # Policy: who sends so much gets it plain
         return "identity"
     for member in (value or "").split(","):
         name, *rest = (part.strip(" \t") for part in member.split(";"))
@@ -295,7 +300,7 @@ def media_weight(accept: str | None, media_type: str) -> Decimal:
     member is ignored; of two weights the higher counts.
     """
     found = {media_type: Decimal(-1), f"{media_type.partition('/')[0]}/*": Decimal(-1)}
-    if accept is not None and accept.count(",") > 32:  # Policy: as if it was not there
+    if accept is not None and is_too_long(accept):  # Policy: as if it was not there
         accept = None
     found["*/*"] = Decimal(0 if accept is not None else 1)
     for member in _split(accept or "", ","):

@@ -66,8 +66,9 @@ _RANGE_UNITS: Final = st.sampled_from(["bytes="] * 6 + ["Bytes=", "lines=", "byt
 _RANGE_LISTS: Final = st.one_of(
     _list_of(_SPANS + 4 * _SUFFIXES),
     _list_of([f"{at}-{at + more}" for at in range(9) for more in (0, 0, 1)]),
-    st.integers(60, 70).map(lambda n: ",".join(f"{2 * at}-{2 * at}" for at in range(n))),
-    st.integers(250, 260).map(lambda n: "0-0" + "," * n),
+    st.integers(20, 30).map(lambda n: ",".join(f"{2 * at}-{2 * at}" for at in range(n))),
+    st.integers(20, 30).map(lambda n: "0-0" + "," * n),
+    st.integers(1010, 1030).map(lambda n: f"0-{'9' * n}"),
     st.integers(2, 300).map(lambda n: ",".join(f"{at}-" for at in range(n))),
     st.integers(2, 300).map(lambda n: ",".join(["0-"] * n)),  # CVE-2011-3192
 )
@@ -76,14 +77,16 @@ SIZES: Final = st.sampled_from([10, 0, 1, 2, 40, 150])
 
 
 def _spelled(value: str, digits: int) -> str:
-    """The same numbers for our code and for the reference, whose int() has a limit."""
+    """The value with so many digits for those without number."""
     return value.replace(_ENDLESS, "9" * digits).replace(_ZEROS, "0" * digits)
 
 
 def check_ranges(value: str, size: int) -> None:
-    """A Range is the runs of bytes that a naive reader finds, however long its numbers are."""
-    runs = reference.runs_of(_spelled(value, 30), size)
-    ranges = parse_range(_spelled(value, 6000).encode("latin-1"), size)
+    """A Range is the runs of bytes that a naive reader finds, or is ignored for its length."""
+    if _ENDLESS in value or _ZEROS in value:  # more digits than int() reads
+        assert parse_range(_spelled(value, 6000).encode("latin-1"), size) is None
+    runs = reference.runs_of(_spelled(value, 60), size)
+    ranges = parse_range(_spelled(value, 60).encode("latin-1"), size)
     if runs is None:
         assert ranges is None
     else:

@@ -26,6 +26,12 @@ def test_ranges_without_a_bound(way: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert dear.times_the_least(way, of_ranges(64)) > dear.MOST_TIMES
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_empty_lines_before_a_head(way: str) -> None:
+    head = b"\r\n" * 8000 + b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n"
+    assert dear.times_the_least(way, head) <= 2
+
+
 def test_it_is_found_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "_MOST", 1 << 20)
     monkeypatch.setattr(ranges, "MOST_RANGES", 1 << 20)

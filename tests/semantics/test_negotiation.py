@@ -354,3 +354,10 @@ def test_a_list_that_is_too_long_counts_for_nothing(commas: int, counts: bool) -
     assert media_weight(others + b"text/html;q=0.5,x/y", HTML) == (0.5 if counts else 1)
     assert names_html(others + b"text/html,x/y") == counts
     assert preferred_codings(b"a," * commas + b"br", [b"br"]) == [b"br"] * counts
+
+
+@pytest.mark.parametrize(("length", "counts"), [(4096, True), (4097, False)])
+def test_nor_does_one_of_many_bytes(length: int, counts: bool) -> None:
+    assert preferred_codings(b"br,".ljust(length, b"a"), [b"br"]) == [b"br"] * counts
+    accept = b"text/html;q=0.5,".ljust(length, b"a")
+    assert media_weight(accept, HTML) == (0.5 if counts else 1)

@@ -131,13 +131,12 @@ def read_target(target: bytes) -> Target:
     if not target or target.translate(None, _VISIBLE) or b"#" in target:
         raise HttpError(400, "target with bytes that are not allowed")
     raw, mark, query = _origin_form(target).partition(b"?")
-    is_escaped = b"%" in raw
-    dotted = _with_dots(raw) if is_escaped else raw
+    decoded, dotted = _decoded(raw) if b"%" in raw else (raw, raw)
     if raw.count(b"/") > MOST_SLASHES:
         raise HttpError(404, "too many segments")
     _, _, last = dotted.rpartition(b"/")
     names = _normalised(dotted)
-    path = _unescaped(names) if is_escaped else names
+    path = _part_of(decoded, raw, names)
     return Target(path, last in _SPECIAL, query if mark else None, _refusal(names, path))
 
 
@@ -154,8 +153,8 @@ def _origin_form(target: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
-def _with_dots(path: bytes) -> bytes:
-    """Return a path whose escapes are well-formed, of which those of dots are decoded."""
+def _decoded(path: bytes) -> tuple[bytes, bytes]:
+    """Return a path decoded, and with the escapes of dots decoded. Raises HttpError 400."""
     decoded = _unescaped(path)
     # Each escape is two bytes shorter, and a malformed one is not (nor are two of them together).
     if len(decoded) != len(path) - 2 * path.count(b"%"):
@@ -163,8 +162,17 @@ def _with_dots(path: bytes) -> bytes:
     if b"\0" in decoded:
         raise HttpError(400, "target with a NUL")
     if decoded.count(b".") == path.count(b"."):
-        return path
-    return path.replace(b"%2e", b".").replace(b"%2E", b".")
+        return decoded, path
+    return decoded, path.replace(b"%2e", b".").replace(b"%2E", b".")
+
+
+def _part_of(decoded: bytes, path: bytes, names: bytes) -> bytes:
+    """Return `names` decoded, which are mostly all of a path but for the slashes at its ends."""
+    if names == path[1:]:
+        return decoded[1:]
+    if names == path[1:-1]:
+        return decoded[1:-1]
+    return _unescaped(names)
 
 
 def _unescaped(path: bytes) -> bytes:
