@@ -38,8 +38,8 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'a disk helper has not started in %g s', START_LIMIT",
     ),
     "disk/descriptors.py": (
-        "error: 'files are closed later: %s', error",
         "warning: 'closing a descriptor failed: %s', error",
+        "error: 'files are closed later: %s', error",
     ),
     "disk/paths.py": (
         "warning: '%s: %s; serving what it was', printable(self._path), error",

@@ -99,7 +99,7 @@ def _cases(role: Role, counts: dict[str, int]) -> Iterator[Case]:
     if unknown := sorted(set(counts) - set(ERRORS) - SURE):
         print(f"{role.name}: no errors are known of {', '.join(unknown)}", flush=True)
     for call, errors in ERRORS.items():
-        for error in errors:
+        for error in errors if call not in role.without else ():
             yield from (
                 Case(role.name, call, error, when) for when in TIMES if when <= counts.get(call, 0)
             )

@@ -26,6 +26,7 @@ class Role(NamedTuple):
     stir: Callable[[ServerProcess, Client, Site], None]
     times: int = 6
     follows: bool = False  # what it starts is looked at as well
+    without: tuple[str, ...] = ()  # calls
 
 
 def children(pid: int) -> list[int]:
@@ -133,6 +134,9 @@ def until(is_so: Callable[[], bool], seconds: float = _SUPERVISED) -> bool:
     return True
 
 
+# trio's threads wake the event loop by it: what that costs is trio's, and lasts until the next one.
+_WAKE: Final = ("sendto",)
+
 ROLES: Final = (
     Role("event loop", _THREADS, _main, _visits),
     Role("thread helper", _THREADS, _waiting_helper, _visits),
@@ -140,7 +144,9 @@ ROLES: Final = (
     Role("event loop with helper processes", _PROCESSES, _main, _lose_helpers),
     Role("helper process", _PROCESSES, _helper_of_files, _visits),
     Role("listing helper", _PROCESSES, _helper_of_listings, _visits),
-    Role("helper processes that start", _PROCESSES, _main, _lose_helpers, follows=True),
+    Role(
+        "helper processes that start", _PROCESSES, _main, _lose_helpers, follows=True, without=_WAKE
+    ),
     Role("worker", (*_THREADS, "--confine"), _first_child, _visits),
     Role("supervisor", (*_THREADS, "--workers", "2"), _main, _lose_and_restart, times=1),
 )

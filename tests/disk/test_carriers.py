@@ -63,6 +63,34 @@ async def test_without_memory_to_watch_a_process_it_is_watched_later(
     assert caplog.messages == ["cannot watch a disk helper: [Errno 12] no memory"]
 
 
+async def test_a_process_that_was_watched_by_what_cannot_be_closed_well(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The descriptor is gone all the same; close(2)."""
+    pidfds: list[int] = []
+    close_really, open_really = os.close, os.pidfd_open
+
+    def pidfd_open(pid: int, flags: int = 0) -> int:
+        pidfds.append(open_really(pid, flags))
+        return pidfds[-1]
+
+    def close(fd: int) -> None:
+        close_really(fd)
+        if fd in pidfds:
+            raise InterruptedError(errno.EINTR, "interrupted")
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    monkeypatch.setattr(os, "close", close)
+    before = children()
+    ours, theirs = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(carrier("process"), theirs)
+        with ours:
+            assert await ours.recv(MAX_MESSAGE) == FREE
+    assert children() == before
+    assert caplog.messages == ["closing a descriptor failed: [Errno 4] interrupted"]
+
+
 async def ask(channel: trio.socket.SocketType, order: Order) -> Reply:
     """Of a helper that is new."""
     await channel.send(order.pack(1))

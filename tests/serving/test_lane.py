@@ -558,6 +558,32 @@ async def test_without_memory_to_wait_it_looks_again(
     assert caplog.messages == ["the connections cannot be watched: Cannot allocate memory"]
 
 
+async def test_what_cannot_be_watched_no_more_is_closed_all_the_same(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Epoll:
+        def __init__(self, epoll: select.epoll) -> None:
+            self._epoll = epoll
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._epoll, name)
+
+        def unregister(self, fd: int) -> None:
+            raise failure(errno.ENOMEM)
+
+    async with by_unix_socket(SimDisk(FILES)) as peer:
+        client = await peer.connect()
+        assert (await ask(client, get("/a.txt"))).body == A  # it is watched from now on
+        lane = peer.laned.lane
+        lane._epoll = Epoll(lane._epoll)  # type: ignore[assignment]
+        await client.send(get("/a.txt", "Connection: close"))
+        assert A in await client.receive_all()
+        await client.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert peer.laned.stats.connections_open == 0
+    assert not caplog.records
+
+
 async def test_a_close_that_fails_is_a_close(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

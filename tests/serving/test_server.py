@@ -20,10 +20,12 @@ from tests.serving.cases import LARGE, PATIENT, get
 from tests.serving.client import Answer, parse
 from tests.simulated import failure
 from trio_amped import Config, Server, Site, serve
+from trio_amped.serving import server as server_module
 from trio_amped.serving.lane import Handover
 from trio_amped.serving.room import Room
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import _BoundedListener
+from trio_amped.serving.transport import Transport, transport_of
 from trio_amped.stats import Stats
 from trio_amped.testing import SimDisk
 
@@ -238,20 +240,20 @@ async def test_a_client_whose_socket_cannot_be_used_suffers_alone(
 ) -> None:
     """Without the lane, whose test is its own."""
     (tmp_path / "a").write_bytes(b"content")
-    real, is_first = socket.socket.__init__, True
+    is_first = True
 
-    def init(self: socket.socket, *arguments: Any, **options: Any) -> None:
+    def transport_of_next(stream: trio.SocketStream, *arguments: Any) -> Transport:
         nonlocal is_first
-        real(self, *arguments, **options)
-        if is_first and list(options) == ["fileno"]:
+        if is_first:
             is_first = False
-            self.detach()
-            raise OSError(errno.ENOBUFS, "No buffer space available")
+            stream.socket.close()
+            raise failure(errno.ENOBUFS)
+        return transport_of(stream, *arguments)
 
+    monkeypatch.setattr(server_module, "transport_of", transport_of_next)
     async with trio.open_nursery() as nursery:
         server = Server(Config(root=tmp_path, port=0, fast_lane=False))
         (address,) = await nursery.start(server.serve)
-        monkeypatch.setattr(socket.socket, "__init__", init)
         for expected in (b"", b"content"):
             async with await trio.open_tcp_stream(*address) as client:
                 await client.send_all(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")

@@ -1,5 +1,6 @@
 """Plain sockets as the kernel has them, and streams that can do less."""
 
+import errno
 import logging
 import socket
 import struct
@@ -20,6 +21,7 @@ from trio_amped.serving.transport import (
     StreamTransport,
     Transport,
     Turns,
+    transport_of,
 )
 from trio_amped.stats import Stats
 from trio_amped.testing import SimDisk
@@ -237,3 +239,20 @@ async def test_the_least_begins_a_new_period(taken: int, autojump_clock: MockClo
     except ClientGone:
         assert trio.current_time() == 30.0
     assert has_time == (taken >= LEAST)
+
+
+@pytest.mark.parametrize("name", ["__init__", "setblocking"])
+async def test_a_socket_that_cannot_be_used_is_closed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure(errno.ENOBUFS)
+
+    ours, theirs = trio.socket.socketpair()
+    with ours:
+        stream = trio.SocketStream(theirs)
+        with monkeypatch.context() as patches:
+            patches.setattr(socket.socket, name, fail)
+            with pytest.raises(OSError, match="No buffer space"):
+                transport_of(stream, Pace(Config(), Stats()), Turns())
+        assert await ours.recv(1) == b""

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from . import helper
+from .descriptors import close
 from .loading import Reader
 
 log = logging.getLogger("trio_amped.disk")
@@ -106,7 +107,7 @@ async def _end_of(process: subprocess.Popen[bytes]) -> None:
         process.kill()  # does nothing to one that has ended
         with trio.move_on_after(_KILL_TIMEOUT, shield=True) as patience:
             await _ended(pidfd)
-        os.close(pidfd)
+        close(pidfd)
         if patience.cancelled_caught:  # stuck in the kernel
             _reap_later(process)
         else:

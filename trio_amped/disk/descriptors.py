@@ -59,12 +59,20 @@ def _allowed() -> int:
     return allowed
 
 
+def close(fd: int) -> None:
+    """Close a descriptor, which is gone afterwards, whatever error close(2) tells: into the log."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        log.warning("closing a descriptor failed: %s", error)
+
+
 class Descriptor:
     """An open descriptor with a count of its users; the last one to release it closes it."""
 
     __slots__ = ("_close", "_users", "fd")
 
-    def __init__(self, fd: int, close: Callable[[int], None] = os.close) -> None:
+    def __init__(self, fd: int, close: Callable[[int], None] = close) -> None:
         self.fd = fd
         self._close = close
         self._users = 1
@@ -113,7 +121,7 @@ class Closer:
         is_folder = stat.S_ISDIR(found.st_mode)
         is_old = stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _WRITTEN_OUT
         if found.st_nlink > 0 and (is_folder or is_old):
-            os.close(fd)
+            close(fd)
         else:
             self.close_in_thread(fd)
 
@@ -140,11 +148,7 @@ class Closer:
 
     def _close_all(self) -> None:
         while self._waiting:
-            fd = self._waiting.popleft()
-            try:
-                os.close(fd)
-            except OSError as error:  # the descriptor is gone all the same; close(2)
-                log.warning("closing a descriptor failed: %s", error)
+            close(self._waiting.popleft())
 
     def _finished(self, token: trio.lowlevel.TrioToken, _result: object) -> None:
         try:

@@ -202,7 +202,8 @@ class Lane:
         """The connection, whose owner is now the caller."""
         parked = self._parked.pop(fd)
         if parked.watched:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # then the end of the socket does it
+                self._epoll.unregister(fd)
         return parked
 
     def _close(self, fd: int) -> None:
@@ -297,7 +298,7 @@ class Lane:
         if self._is_accepting:
             self._is_accepting = False
             for fd in self._listeners:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # it was not registered
                     self._epoll.unregister(fd)
 
     def _take_turn(self) -> bool:
