@@ -37,7 +37,7 @@ AFTERWARDS = 30.0  # seconds until everything is given back
 MORE_TASKS = 2 * processes.MOST  # those that look after a helper
 LOGS = REPOSITORY / "build"
 OPTIONS: tuple[str, ...] = ("--listing", "--disk-timeout", "5", "--head-timeout", "3")
-OPTIONS += ("--keep-alive-timeout", "5", "--send-timeout", "5")
+OPTIONS += ("--keep-alive-timeout", "5", "--send-timeout", "5", "--open-file-timeout", "2")
 OPTIONS += ("--max-helpers", str(processes.HELPERS), "--max-connections", str(faults.CONNECTIONS))
 SERVERS: dict[str, tuple[str, ...]] = {
     "threads": ("--helpers", "thread"),
@@ -98,8 +98,8 @@ class Look(NamedTuple):
         found = self.main.excess(start.main, warm.main, 0 if start.workers else processes.MOST)
         if len(self.workers) != len(start.workers):
             found.append(f"workers: {len(self.workers)}")
+        largest = max(warm.workers + start.workers, key=lambda each: each.rss, default=start.main)
         for worker in self.workers:
-            largest = max(warm.workers, key=lambda each: each.rss)
             found += worker.excess(start.workers[0], largest, processes.MOST)
         return found
 
@@ -119,7 +119,10 @@ async def run(world: World, seconds: float, seed: int, kinds: list[str]) -> Look
             nursery.start_soon(faults.run, world, faults.draw(seed, seconds, kinds))
             while len(load.judge.problems) < 20 and world.server.process.poll() is None:
                 await trio.sleep(min(seconds / 4, 10))
-                now, passed = Look.at(world), trio.current_time() - begun
+                try:
+                    now, passed = Look.at(world), trio.current_time() - begun
+                except OSError:  # the server is gone, which is told later
+                    break
                 print(f"{passed:.0f} s: {load.requests} requests, {now}", flush=True)
                 if passed < 60:
                     warm = now
@@ -216,14 +219,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, metavar="N", help="for each server")
     parser.add_argument("--only", choices=SERVERS, help="one of the servers")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of clients and faults")
+    parser.add_argument("--seed", type=int, metavar="N", help="of clients and faults")
     options = parser.parse_args(arguments)
+    seed = random.randrange(1_000_000) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
     if reasons := list(filter(None, map(missing, NEEDS))):
         print(f"without faults of disks, memory and processes: {'; '.join(reasons)}")
     inside = str(Path(__file__).with_name("inside"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [inside, os.environ.get("PYTHONPATH")]))
     names = [options.only] if options.only else list(SERVERS)
-    failed = [each for each in names if not soak_server(each, options.minutes * 60, options.seed)]
+    failed = [each for each in names if not soak_server(each, options.minutes * 60, seed)]
     return 1 if failed else 0
 
 
