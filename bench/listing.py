@@ -6,7 +6,10 @@ A probe asks for a resident file of 1 KiB 400 times a second (an open loop, as i
 seconds and seconds in which a client lists the directory again and again take turns; before each
 listing the directory changes, so that it is rendered anew. Exit status: 1 if in the rounds with
 listings p99 is above 5 ms or the longest answer above 50 ms (and above twice those of the quiet
-seconds: the machine may stand still itself), or if memory grows without bound. All tries are shown.
+seconds: the machine may stand still itself), or if memory grows without bound. All tries are
+shown.
+At the end it is shown how long the plain view of a directory that has just changed takes when it is
+asked for just after all twelve views were, by HEAD and by GET.
 """
 
 import argparse
@@ -28,6 +31,12 @@ from tests import rig
 QUIET = 2.0  # seconds
 LISTINGS = 4  # in a round
 HOT_SIZE = 1024
+VIEWS = [
+    (kind, f"/large/?sort={sort}&order={order}")
+    for kind in ("text/html", "application/json")
+    for sort in ("size", "time", "name")
+    for order in ("desc", "asc")
+]
 MAX_GROWTH = 16 * 2**20  # bytes, of the event loop's process: listings are never in its memory
 MAX_HELPER = 256 * 2**20
 
@@ -67,6 +76,23 @@ def listing(port: int) -> tuple[float, int]:
     return time.monotonic() - start, size
 
 
+def beside(port: int, method: str) -> tuple[float, float]:
+    """The plain view while others have asked for all views: seconds for it, and for all of them."""
+
+    def ask(kind: str, target: str) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        connection.request(method, target, headers={"Accept": kind})
+        return connection
+
+    start = time.monotonic()
+    others = [ask(*view) for view in VIEWS]
+    seconds, _ = listing(port)
+    for other in others:
+        other.getresponse().read()
+        other.close()
+    return seconds, time.monotonic() - start
+
+
 def percentile(waits: list[float], share: float) -> float:
     return sorted(waits)[math.ceil(share * len(waits)) - 1]
 
@@ -96,9 +122,15 @@ def measure(root: Path, names: int, rounds: int) -> int:
                 raise RuntimeError("the probe did not end") from error
         growth = memory(server.pid, "VmHWM") - before
         largest = max(memory(child, "VmHWM") for child in helpers_of(server.pid))
+        crowded = {}
+        for method in ("HEAD", "GET"):
+            (large / f"new-{method}").touch()
+            crowded[method] = beside(port, method)
     report = ProbeReport(**json.loads(reported))
     print(f"{names} names: {size / 1e6:.1f} MB of HTML in {statistics.median(took):.2f} s (median)")
     print(f"memory: server +{growth / 2**20:.0f} MiB, largest helper {largest / 2**20:.0f} MiB")
+    for method, (first, last) in crowded.items():
+        print(f"beside 12 views by {method}: {first:.2f} s, all views {last:.2f} s")
     failed = list(report.errors)
     bounds = [MAX_P99, MAX_STALL]
     for kind in ("quiet", "listing"):

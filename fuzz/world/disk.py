@@ -17,7 +17,7 @@ from tests.reference import Form
 from tests.simulated import DAY, DIRECTORY, NANO, NOW, failure
 from trio_amped.disk.descriptors import Descriptor
 from trio_amped.disk.interface import FileChanged, Listing, OpenFile, Stamp, WouldWait
-from trio_amped.semantics.listing import View
+from trio_amped.semantics.listing import NOTHING, View
 from trio_amped.testing import Entry, SimDisk, SimFile
 
 _BELIEVED: Final = 0.1  # seconds; a page that was in memory so lately is not evicted yet
@@ -233,9 +233,10 @@ class WorldDisk(SimDisk):
         return await super().list(path, view)
 
     def rendered(self, path: bytes, view: View) -> bytes:
-        """Noted as one more version of the listing."""
+        """Noted as one more version of the listing; what HEAD does not ask for, as it would be."""
         content = super().rendered(path, view)
-        self.listings.setdefault(path + b"/" if path else b"", []).append(content)
+        shown = super().rendered(path, View()) if view == NOTHING else content
+        self.listings.setdefault(path + b"/" if path else b"", []).append(shown)
         return content
 
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:

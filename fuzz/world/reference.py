@@ -28,6 +28,7 @@ LINE_SLACK: Final = 32  # Policy: a request line may be longer than its target b
 
 Files = Mapping[bytes, Form | None]
 """None: a directory; with a slash at its end, what it shows where it has no index."""
+_PRECONDITIONS: Final = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 _PAGE: Final = b"404.html"  # Policy: what is sent with that status, where it is there
 
 
@@ -135,11 +136,17 @@ def _of(page: Form) -> dict[str, str]:
 
 
 def _listing(method: str, fields: Fields, listing: Form, now: float) -> Answer:
-    """It has no date, so no condition on one counts (RFC 9110 13.1.3, 13.1.4)."""
+    """It has no date, so no condition on one counts (RFC 9110 13.1.3, 13.1.4).
+
+    Policy: HEAD without any precondition leaves out what only the content tells (9.3.2).
+    """
     dated = ("if-modified-since", "if-unmodified-since")
     kept = [field for field in fields if field[0] not in dated]
     found = reference.answer(method, kept, Resource(listing, media_type(b"x.html")), now)
-    shown = {name: value for name, value in found.fields.items() if name != "last-modified"}
+    unknown = {"last-modified"}
+    if method == "HEAD" and not any(name in _PRECONDITIONS for name, _ in fields):
+        unknown |= {"etag", "content-length"}
+    shown = {name: value for name, value in found.fields.items() if name not in unknown}
     return replace(found, fields=shown)
 
 

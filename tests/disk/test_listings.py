@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -24,19 +27,26 @@ from tests.disk.support import (
 )
 from tests.disk.test_leaks import cancelled_at_every_checkpoint
 from tests.disk.test_pool import Hand, Hands, a_pool
-from trio_amped.disk import listings
+from trio_amped.disk import directories, listings
 from trio_amped.disk.descriptors import Descriptor
 from trio_amped.disk.jobs import Job, Result
 from trio_amped.disk.listings import Listings, Rendered
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.messages import Operation, Order, Reply
 from trio_amped.disk.opening import Opened, Status, Volume, pack_facts
-from trio_amped.semantics.listing import View
+from trio_amped.semantics.listing import NOTHING, View
 from trio_amped.stats import Stats
 
 VIEW: Final = View("json")
 AGE: Final = 10.0  # seconds
-DIRECTORY: Final = Status(0o040755, 0, 1, 2, 4096, 3, 4, 5)
+
+
+def directory_at(path: bytes) -> Status:
+    """Each has an inode of its own."""
+    return Status(0o040755, 0, 1, zlib.crc32(path), 4096, 3, 4, 5)
+
+
+DIRECTORY: Final = directory_at(b"path")
 DIGEST: Final = b"a digest"
 
 
@@ -65,16 +75,17 @@ class Desk:
         self.answers: list[Rendered | OSError] = []
 
     async def ask(
-        self, path: bytes = b"path", directory: Status = DIRECTORY, view: View = VIEW
+        self, path: bytes = b"path", directory: Status | None = None, view: View = VIEW
     ) -> None:
         """Ask, and keep what comes of it in `answers`."""
+        directory = directory or directory_at(path)
         try:
             self.answers.append(await self.listings.get(self.root, path, directory, view))
         except OSError as error:
             self.answers.append(error)
 
     async def get(
-        self, path: bytes = b"path", directory: Status = DIRECTORY, size: int = 5
+        self, path: bytes = b"path", directory: Status | None = None, size: int = 5
     ) -> Rendered:
         """Ask, and answer where a helper is asked."""
         before = self.stats.listings
@@ -103,13 +114,31 @@ def give(hand: Hand, size: int = 5) -> None:
 
 
 @asynccontextmanager
-async def a_desk(place: Path, age: float = AGE, queue: int = 8) -> AsyncIterator[Desk]:
+async def a_desk(
+    place: Path,
+    age: float = AGE,
+    queue: int = 8,
+    patience: float = math.inf,
+    size: int = 2,
+    starts_at_once: bool = True,
+    devices: Sequence[int] = (),
+) -> AsyncIterator[Desk]:
     """Nothing of it stays open."""
     root = Descriptor(os.open(place, os.O_PATH))
     try:
-        async with a_pool(size=2, queue=queue) as hands:
+        async with a_pool(
+            size=size, queue=queue, starts_at_once=starts_at_once, devices=devices
+        ) as hands:
             stats = Stats()
-            made = Listings(hands.pool, hands.closer, hands.nursery, stats, age)
+            made = Listings(
+                hands.pool,
+                hands.closer,
+                hands.nursery,
+                stats,
+                max_age=age,
+                timeout=patience,
+                queue=queue,
+            )
             desk = Desk(made, hands, root, stats)
             try:
                 yield desk
@@ -232,7 +261,7 @@ async def test_one_directory_leaves_a_helper_to_the_others(place: Path) -> None:
     """However many of its views are asked for."""
     async with a_desk(place) as desk:
         for view in (View(kind, sort) for kind in ("html", "json") for sort in ("name", "size")):
-            desk.hands.nursery.start_soon(desk.ask, b"large", DIRECTORY, view)
+            desk.hands.nursery.start_soon(desk.ask, b"large", None, view)
         await wait_all_tasks_blocked()
         desk.hands.nursery.start_soon(desk.ask, b"small")
         asked = []
@@ -242,7 +271,7 @@ async def test_one_directory_leaves_a_helper_to_the_others(place: Path) -> None:
                 give(hand)
         assert asked == [[b"large", b"small"], [b"large"], [b"large"], [b"large"]]
         assert len(desk.answers) == 5
-        assert desk.listings._turns == {}
+        assert desk.listings._directories == {}
 
 
 async def test_an_error_reaches_all_and_is_forgotten(
@@ -299,6 +328,175 @@ async def test_a_helper_that_dies_is_replaced_and_it_is_rendered_again(
         await wait_all_tasks_blocked()
         assert isinstance(desk.answers[0], Rendered)
         assert desk.stats.listings == 1
+
+
+# ---------------------------------------------------------------- turns, and directories that hang
+
+ALL_VIEWS: Final = [
+    View(kind, sort, order)
+    for kind, sort, order in product(("html", "json"), ("size", "time", "name"), ("desc", "asc"))
+]
+
+
+def shown(order: Order) -> tuple[bytes, View]:
+    """Which directory a helper is asked for, and which view."""
+    view, _, path = order.path.partition(b"\0")
+    return path, View.unpack(view)
+
+
+async def test_whoever_asks_waits_for_one_timeout(place: Path, autojump_clock: MockClock) -> None:
+    """And what nobody waits for any more is never begun: a directory that hangs has one helper."""
+    async with a_desk(place, queue=20, patience=3) as desk:
+        begin, times = trio.current_time(), []
+
+        async def ask(view: View) -> None:
+            await desk.ask(b"hung", view=view)
+            times.append(trio.current_time() - begin)
+
+        async with trio.open_nursery() as nursery:
+            for view in ALL_VIEWS:
+                nursery.start_soon(ask, view)
+        assert times == [pytest.approx(3)] * 12
+        assert [type(each) for each in desk.answers] == [TimeoutError] * 12
+        assert "was not read in time" in str(desk.answers[0])
+        hand, _ = await desk.hands.the_order()
+        give(hand)
+        assert await desk.hands.working() == []
+        assert desk.listings._directories == {}
+
+
+async def test_who_comes_later_has_a_timeout_of_its_own(
+    place: Path, autojump_clock: MockClock
+) -> None:
+    async with a_desk(place, patience=3) as desk:
+        desk.hands.nursery.start_soon(desk.ask)
+        hand, _ = await desk.hands.the_order()
+        await trio.sleep(2)
+        desk.hands.nursery.start_soon(desk.ask)
+        await trio.sleep(2)
+        assert [type(each) for each in desk.answers] == [TimeoutError]
+        give(hand)
+        await wait_all_tasks_blocked()
+        assert [type(each) for each in desk.answers] == [TimeoutError, Rendered]
+
+
+async def test_the_start_of_a_helper_is_not_held_against_the_directory(
+    place: Path, autojump_clock: MockClock
+) -> None:
+    async with a_desk(place, patience=3, starts_at_once=False) as desk:
+        desk.hands.nursery.start_soon(desk.ask)
+        await trio.sleep(5)
+        desk.hands.helpers[0].start()
+        hand, _ = await desk.hands.the_order()
+        await trio.sleep(2)
+        give(hand)
+        await wait_all_tasks_blocked()
+        assert [type(each) for each in desk.answers] == [Rendered]
+
+
+async def test_directories_that_hang_leave_helpers_to_others(
+    place: Path, autojump_clock: MockClock
+) -> None:
+    """Also to the one that is asked for last, before the time of its client is over."""
+    async with a_desk(place, patience=8, size=listings.HELPERS) as desk:
+        begun = []
+        for number in range(listings.HELPERS - 2):
+            desk.hands.nursery.start_soon(desk.ask, b"hung %d" % number)
+            await wait_all_tasks_blocked()
+        desk.hands.nursery.start_soon(desk.ask, b"well")
+        while not desk.answers:
+            for hand, order in await desk.hands.working():
+                path, _ = shown(order)
+                begun.append(path)
+                if path == b"well":
+                    give(hand)
+            await trio.sleep(0.5)
+        assert begun == [*(b"hung %d" % number for number in range(6)), b"well"]
+        assert [type(each) for each in desk.answers] == [Rendered]
+        desk.hands.nursery.start_soon(desk.ask, b"another one")
+        hand, order = await desk.hands.the_order()
+        assert shown(order) == (b"another one", VIEW), "at once"
+        give(hand)
+
+
+async def test_a_mount_that_hangs_has_half_of_the_helpers(
+    place: Path, autojump_clock: MockClock
+) -> None:
+    """However many of its directories are asked for; they keep no slot from others either."""
+    async with a_desk(
+        place, queue=20, patience=8, size=listings.HELPERS, devices=(DIRECTORY.device, 2)
+    ) as desk:
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                path = b"hung %d" % number
+                nursery.start_soon(desk.ask, path, directory_at(path)._replace(device=2))
+        assert [type(each) for each in desk.answers] == [TimeoutError] * 10
+        assert len(await desk.hands.working()) == listings.HELPERS // 2
+        for number in range(10):
+            path = b"more %d" % number
+            desk.hands.nursery.start_soon(desk.ask, path, directory_at(path)._replace(device=2))
+        await wait_all_tasks_blocked()
+        desk.hands.nursery.start_soon(desk.ask, b"well")
+        hand, order = await desk.hands.the_order()
+        assert shown(order) == (b"well", VIEW)
+        give(hand)
+
+
+async def test_two_are_rendered_at_a_time(place: Path) -> None:
+    """However many helpers there are: they take CPU."""
+    async with a_desk(place, size=listings.HELPERS) as desk:
+        for number in range(5):
+            desk.hands.nursery.start_soon(desk.ask, b"%d" % number)
+        counts = []
+        while working := await desk.hands.working():
+            counts.append(len(working))
+            for hand, _ in working:
+                give(hand)
+        assert counts == [2, 2, 1]
+
+
+async def test_a_plain_view_does_not_wait_for_all_others(place: Path) -> None:
+    """Of two that wait, one in another order and a plain one, the plain one is the next; but not
+    twice, or nobody would get the other one."""
+    async with a_desk(place, queue=20) as desk:
+        others = [view for view in ALL_VIEWS if not view.is_plain][:3]
+        for view in (*others, View(), View("json")):
+            desk.hands.nursery.start_soon(desk.ask, b"path", None, view)
+            await wait_all_tasks_blocked()
+        begun = []
+        while working := await desk.hands.working():
+            ((hand, order),) = working
+            begun.append(shown(order)[1])
+            give(hand)
+        assert begun == [others[0], View(), others[1], View("json"), others[2]]
+
+
+async def test_directories_take_turns(place: Path) -> None:
+    """Those of which all views are asked for do not keep a third one waiting."""
+    async with a_desk(place, queue=40) as desk:
+        for path in (b"a", b"b"):
+            for view in ALL_VIEWS:
+                desk.hands.nursery.start_soon(desk.ask, path, None, view)
+        await wait_all_tasks_blocked()
+        desk.hands.nursery.start_soon(desk.ask, b"c")
+        begun = []
+        while working := await desk.hands.working():
+            begun.append({shown(order)[0] for _, order in working})
+            for hand, _ in working:
+                give(hand)
+        assert begun[:2] in ([{b"a", b"b"}, {b"c", b"a"}], [{b"a", b"b"}, {b"c", b"b"}])
+
+
+async def test_head_is_one_for_all_views_and_renders_nothing(place: Path) -> None:
+    async with a_desk(place) as desk:
+        for _ in ALL_VIEWS:
+            desk.hands.nursery.start_soon(desk.ask, b"path", None, NOTHING)
+        hand, order = await desk.hands.the_order()
+        assert shown(order) == (b"path", NOTHING)
+        give(hand, 0)
+        await wait_all_tasks_blocked()
+        assert [type(each) for each in desk.answers] == [Rendered] * 12
+        assert desk.stats.listings == 0
 
 
 # ---------------------------------------------------------------- memory
@@ -502,6 +700,27 @@ async def test_what_it_counts(folder: Path) -> None:
         assert stats.misses == 0
         disk.close(listing.file)
         assert stats.files_open == 0
+
+
+async def test_a_directory_of_which_nothing_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For HEAD: that there is one, and that it can be opened."""
+    stats = Stats()
+    (folder / "a").touch()
+    async with serving(folder, stats, listing=True) as disk:
+        listing = await disk.list(b"", NOTHING)
+        assert (listing.file.status.size, stats.listings) == (0, 0)
+        disk.close(listing.file)
+    monkeypatch.setattr(directories, "_read", None)
+    root = os.open(folder, os.O_PATH)
+    try:
+        memory, _ = directories.render(root, b"", NOTHING)
+        os.close(memory)
+        with pytest.raises(FileNotFoundError):
+            directories.render(root, b"missing", NOTHING)
+    finally:
+        os.close(root)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from trio_amped.disk import kernel, local, opening, pages
 from trio_amped.disk.interface import Disk
 from trio_amped.disk.jobs import Job
 from trio_amped.disk.kernel import PAGE
+from trio_amped.disk.listings import HELPERS
 from trio_amped.disk.local import LocalDisk, open_disk, open_disks
 from trio_amped.disk.pages import LARGEST_WINDOW, WINDOW, FileChanged, Gate, OpenFile
 from trio_amped.stats import Stats
@@ -355,11 +356,11 @@ async def test_each_setting_is_where_it_belongs(
     async with open_disks(config, stats):
         pass
     for_files, for_listings = made["HelperPool"]
-    assert (for_files["size"], for_listings["size"]) == (3, 2)
+    assert (for_files["size"], for_listings["size"]) == (3, HELPERS)
     for pool in (for_files, for_listings):
         assert (pool["queue"], pool["timeout"]) == (18, 13.0)
     assert made["Folders"] == [{"max_age": 11.0, "unused_after": 12.0, "share": 2}] * 2
-    assert made["Listings"] == [{"max_age": 11.0}]
+    assert made["Listings"] == [{"max_age": 11.0, "timeout": 13.0, "queue": 18}]
 
 
 async def test_a_close_that_hangs_on_one_root_holds_up_no_other(

@@ -200,6 +200,72 @@ def test_our_own_close_may_hang_as_well(disk: FuseDisk) -> None:
         eventually(lambda: not [d for d in descriptors(server.pid) if d.endswith("/slow")])
 
 
+VIEWS = [
+    (f"?sort={sort}&order={order}", f"Accept: {kind}")
+    for sort in ("name", "size", "time")
+    for order in ("asc", "desc")
+    for kind in ("text/html", "application/json")
+]
+
+
+@contextmanager
+def listing_server_above(disk: FuseDisk, patience: str) -> Iterator[ServerProcess]:
+    """A server that shows directories: two on the disk, and one beside it."""
+    for name in ("a", "b"):
+        put(disk.backing / name / "file", b"1")
+    put(disk.path.parent / "well/file", b"1")
+    options = ("--listing", "--disk-timeout", patience, *NO_LOOKUPS)
+    with running_server(*options, root=disk.path.parent) as server, Client(server) as client:
+        # While its helpers start, and on a busy machine, a good disk may take longer.
+        eventually(lambda: client.get("/well/").status == 200)
+        yield server
+
+
+def test_all_views_of_a_directory_that_hangs_cost_one_helper(
+    disk: FuseDisk, clients: ExitStack
+) -> None:
+    """Each client has its 503, and only the first view was ever begun: not even HEAD waits for more
+    than that. What nobody waits for any more is never begun."""
+    with listing_server_above(disk, "0.5") as server:
+        disk.hang("readdir")
+        before = disk.counts().get("readdir", 0)
+        waiting = []
+        for query, accept in VIEWS:
+            client = clients.enter_context(Client(server))
+            client.ask(f"/{disk.path.name}/a/{query}", accept)
+            waiting.append(client)
+        assert [client.answer().status for client in waiting] == [503] * 12
+        with Client(server) as client:
+            assert client.get(f"/{disk.path.name}/a/", method="HEAD").status == 503
+        assert disk.counts()["readdir"] == before + 1
+        disk.release()
+        with Client(server) as client:
+            eventually(lambda: client.get(f"/{disk.path.name}/b/").status == 200)
+
+
+def test_directories_that_hang_leave_helpers_to_others(disk: FuseDisk, clients: ExitStack) -> None:
+    with listing_server_above(disk, "1") as server:
+        disk.hang("readdir")
+        ask_each(clients, server, [f"/{disk.path.name}/{name}/" for name in ("a", "b")])
+        disk.wait_hanging(2)
+        with Client(server) as client:
+            eventually(lambda: client.get("/well/?sort=size").status == 200)
+        assert disk.hanging() == 2
+        disk.release()
+
+
+def test_head_reads_no_directory(disk: FuseDisk) -> None:
+    with listing_server_above(disk, "60") as server, Client(server) as client:
+        disk.hang("readdir")
+        for query, accept in VIEWS:
+            reply = client.get(f"/{disk.path.name}/a/{query}", accept, method="HEAD")
+            assert reply.status == 200
+            assert not {"content-length", "etag", "transfer-encoding"} & reply.fields.keys()
+            assert reply.fields["content-type"].startswith(accept.removeprefix("Accept: "))
+        assert disk.hanging() == 0
+        disk.release()
+
+
 @pytest.mark.parametrize("helpers", ["thread", "process"])
 def test_a_helper_that_hangs_in_close_gets_no_job(disk: FuseDisk, helpers: str) -> None:
     """Names that nobody has asked for are a helper's work, and their disk is a good one."""

@@ -28,6 +28,7 @@ NOW = MODIFIED + 1000.0
 CSS = b"text/css; charset=utf-8"
 FILE = Representation(size=10, mtime_ns=MODIFIED * 10**9, media_type=CSS)
 EMPTY = Representation(size=0, mtime_ns=MODIFIED * 10**9, media_type=CSS)
+GENERATED = Representation(size=10, digest=b"digest", media_type=CSS)
 TEXT = dict([(b"Content-Type", b"text/plain; charset=utf-8"), NOSNIFF])
 
 DESCRIBED = {b"Last-Modified": DATE, b"ETag": TAG, b"Accept-Ranges": b"bytes"}
@@ -236,6 +237,15 @@ def test_head_has_no_ranges(value: bytes) -> None:
     assert select((b"range", value), method=b"HEAD") == select(method=b"HEAD")
 
 
+def test_head_of_what_is_not_made() -> None:
+    """Its size and tag are not known; the rest is."""
+    whole = select(method=b"HEAD", file=GENERATED)
+    head = select(method=b"HEAD", file=GENERATED._replace(size=0, digest=b"", is_made=False))
+    assert (head.status, head.body) == (200, ())
+    assert fields(whole).keys() - fields(head).keys() == {b"ETag", b"Content-Length"}
+    assert fields(head).items() <= fields(whole).items()
+
+
 def test_redirect() -> None:
     response = redirect(b"/a/?b", b"GET")
     assert response.status == 301
@@ -308,6 +318,7 @@ FILES = st.builds(
     coding=st.sampled_from([None, b"br"]),
     headers=st.sampled_from([(), (NOSNIFF,), ((b"Vary", b"Origin"),)]),
     vary=st.sampled_from([(), (b"Accept-Encoding",)]),
+    is_made=st.just(True),
 )
 CLOCKS = st.just(NOW) | st.floats(MODIFIED - 5, MODIFIED + 5)
 

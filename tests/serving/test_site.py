@@ -317,9 +317,13 @@ async def test_a_listing(autojump_clock: MockClock) -> None:
 
 async def test_a_listing_is_a_file_like_any_other(autojump_clock: MockClock) -> None:
     whole = await ask(get("/list/"), listing=True)
-    head = await ask(get("/list/", method="HEAD"), listing=True)
-    assert (head.status, head.headers, head.body) == (200, whole.headers, b"")
     tag = whole.headers["etag"]
+    for condition, status in ((f"If-Match: {tag}", 200), ('If-None-Match: "x"', 200)):
+        head = await ask(get("/list/", condition, method="HEAD"), listing=True)
+        assert (head.status, head.headers, head.body) == (status, whole.headers, b"")
+    for condition, status in (('If-Match: "x"', 412), (f"If-None-Match: {tag}", 304)):
+        head = await ask(get("/list/", condition, method="HEAD"), listing=True)
+        assert head.status == status
     known = await ask(get("/list/", f"If-None-Match: {tag}"), listing=True)
     assert (known.status, known.headers["vary"]) == (304, "Accept")
     part = await ask(get("/list/", "Range: bytes=5-9", f"If-Range: {tag}"), listing=True)

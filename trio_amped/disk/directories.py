@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from ..semantics.listing import Entry, View
+from ..semantics.listing import NOTHING, Entry, View
 from . import opening
 
 # Names that are shown at most: what bounds the memory of a listing, here and in the answer.
@@ -26,7 +26,7 @@ def render(root: int, path: bytes, view: View) -> tuple[int, bytes]:
     """
     directory = opening.open_directory(root, path)
     try:
-        entries, is_cut = _read(root, path, directory)
+        entries, is_cut = ([], False) if view == NOTHING else _read(root, path, directory)
     finally:
         os.close(directory)
     rendered = os.memfd_create("listing")

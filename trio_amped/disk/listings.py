@@ -1,20 +1,30 @@
-"""Directory listings: rendered by helper processes, shared while they are fresh. Awaits them."""
+"""Directory listings: rendered by helper processes, shared while they are fresh. Awaits them.
 
-import contextlib
+A directory may hang, alone or with all that is on its device; and each of its views takes CPU. So
+one view of a directory is rendered at a time, directories take turns, and few are at it at once,
+but for those that hang: these keep a helper each, and nothing else that others need.
+"""
+
 import errno
 import functools
 import os
-from collections.abc import AsyncIterator
+from collections import OrderedDict
 from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
-from ..semantics.listing import View
+from ..semantics.listing import NOTHING, View
 from ..stats import Stats
+from .crew import START_LIMIT
 from .descriptors import Closer, Descriptor
+from .jobs import Job
 from .messages import Operation, Order
 from .opening import FACTS_SIZE, Status, unpack_facts
 from .pool import HelperPool
+
+_AT_ONCE: Final = 2  # directories that are rendered at a time: what it may take of the CPU
+_HUNG: Final = 6  # directories that may hang beside these
+HELPERS: Final = _AT_ONCE + _HUNG
 
 _KEPT: Final = 64 * 2**20  # bytes of memory that hold what may be asked for again
 _MOST: Final = 512 * 2**20  # bytes, with what is still being sent: beyond, nothing is rendered
@@ -22,6 +32,9 @@ _MOST: Final = 512 * 2**20  # bytes, with what is still being sent: beyond, noth
 
 _Key: TypeAlias = tuple[tuple[int, ...], bytes, View]
 """A version of a directory below a root, its path, and how it is shown."""
+
+_Identity: TypeAlias = tuple[int, int]
+"""The device and the inode of a directory."""
 
 
 class Rendered(NamedTuple):
@@ -35,13 +48,39 @@ class Rendered(NamedTuple):
 class _Shared:
     """One listing for all who want the same, from when it is asked for on."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: _Key, root: Descriptor) -> None:
+        self.key = key
+        self.root = root.hold()  # until it is done
         self.is_done = trio.Event()
         self.rendered: Rendered | None = None
         self.errno = errno.ECANCELED
         self.fresh_until = 0.0
         self.waiting = 0
         self.is_forgotten = False
+
+    @property
+    def identity(self) -> _Identity:
+        """Which directory it is of: to hang, or be large, is no matter of its path."""
+        (_, device, inode, *_), _, _ = self.key
+        return device, inode
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is what most people ask for first."""
+        return self.key[2].is_plain
+
+    @property
+    def order(self) -> Order:
+        """What a helper is asked for."""
+        _, path, view = self.key
+        return Order(Operation.LIST, view.pack() + b"\0" + path)
+
+    def end(self, fresh_until: float) -> None:
+        """Tell those who wait that nothing more will come."""
+        self.root.release()
+        self.fresh_until = fresh_until
+        self.is_done.set()
+        self.let_go()
 
     def let_go(self) -> None:
         """Release it, once it is forgotten and nobody is about to take it."""
@@ -50,11 +89,32 @@ class _Shared:
             self.rendered = None
 
 
+class _Directory:
+    """The views of a directory that wait, while another one may be rendered."""
+
+    def __init__(self) -> None:
+        self.waiting: list[_Shared] = []
+        self.is_busy = False
+        self._was_plain = False
+
+    def take(self) -> _Shared:
+        """Take out the next view: every other one is a plain one, if there is any.
+
+        So a client that asks for all views keeps those who only look at the directory for the time
+        of two renderings, and nobody who looks keeps the other views for ever.
+        """
+        others = (each for each in self.waiting if each.is_plain != self._was_plain)
+        shared = next(others, self.waiting[0])
+        self._was_plain = shared.is_plain
+        self.waiting.remove(shared)
+        return shared
+
+
 class Listings:
     """Renders each view of a directory at most once in `max_age` seconds while nothing changes.
 
-    The views of one directory are rendered one after the other: a large one, asked for in all its
-    views, leaves helpers to the others.
+    Whoever asks waits for at most `timeout` seconds, be it for a turn or for the disk, not counting
+    those in which helpers start. At most `queue` listings wait for their turn.
     """
 
     def __init__(
@@ -63,21 +123,31 @@ class Listings:
         closer: Closer,
         nursery: trio.Nursery,
         stats: Stats,
+        *,
         max_age: float,
+        timeout: float,
+        queue: int,
     ) -> None:
         self._pool = pool
         self._stats = stats
         self._closer = closer
         self._nursery = nursery
         self._max_age = max_age
+        self._timeout = timeout
+        self._queue_bound = queue
+        # Of a directory that takes longer it is said that it hangs: so early that one that is asked
+        # for behind _HUNG others is begun before the time of its client is over.
+        self._patience = timeout * _AT_ONCE / HELPERS
         self._shared: dict[_Key, _Shared] = {}
-        self._turns: dict[bytes, trio.Lock] = {}
+        self._directories: OrderedDict[_Identity, _Directory] = OrderedDict()  # by their turns
+        self._slots = _AT_ONCE  # that are free
         self._bytes = 0  # in all listings that are open
 
     async def get(self, root: Descriptor, path: bytes, directory: Status, view: View) -> Rendered:
         """The directory at `path` below `root`, which is now in the state `directory`.
 
-        New names are seen at once; sizes and dates of files may be `max_age` old. Raises OSError.
+        New names are seen at once; sizes and dates of files may be `max_age` old. Raises OSError:
+        BlockingIOError where too many wait, TimeoutError when the time is over.
         """
         # Where links may lead to, and so what is shown, depends on the root.
         identity = (root.fd, directory.device, directory.inode)
@@ -85,55 +155,107 @@ class Listings:
         self._forget_stale()
         shared = self._shared.get(key)
         if shared is None:
-            self._check_room()
-            self._stats.listings += 1
-            shared = self._shared[key] = _Shared()
-            order = Order(Operation.LIST, view.pack() + b"\0" + path)
-            self._nursery.start_soon(self._render, key, shared, order, root.hold())
+            shared = self._ask(key, root)
         shared.waiting += 1
         try:
-            await shared.is_done.wait()
+            await self._wait(shared)
             if shared.rendered is None:
                 raise OSError(shared.errno, os.strerror(shared.errno))
             shared.rendered.descriptor.hold()
             return shared.rendered
         finally:
             shared.waiting -= 1
+            if not shared.waiting:
+                self._leave_queue(shared)
             shared.let_go()
+
+    async def _wait(self, shared: _Shared) -> None:
+        """Wait until a listing is done. Raises TimeoutError."""
+        begin, before = trio.current_time(), self._pool.starts.seconds
+        deadline = begin + self._timeout
+        while trio.current_time() < deadline:
+            with trio.move_on_at(deadline):
+                await shared.is_done.wait()
+                return
+            deadline = begin + self._timeout
+            deadline += min(self._pool.starts.seconds - before, START_LIMIT)
+        raise TimeoutError(errno.ETIMEDOUT, "the directory was not read in time")
+
+    # ---------------------------------------------------------------- turns
+
+    def _ask(self, key: _Key, root: Descriptor) -> _Shared:
+        """Queue what nobody has asked for yet. Raises BlockingIOError."""
+        self._check_room()
+        if sum(len(each.waiting) for each in self._directories.values()) >= self._queue_bound:
+            raise BlockingIOError(errno.EAGAIN, "too many listings wait for their turn")
+        self._stats.listings += key[2] != NOTHING
+        shared = self._shared[key] = _Shared(key, root)
+        self._directories.setdefault(shared.identity, _Directory()).waiting.append(shared)
+        self._begin()
+        return shared
+
+    def _leave_queue(self, shared: _Shared) -> None:
+        """Drop a listing that nobody waits for, if it was not begun."""
+        directory = self._directories.get(shared.identity)
+        if directory and shared in directory.waiting:
+            directory.waiting.remove(shared)
+            self._end(shared)
+
+    def _begin(self) -> None:
+        """Give the slots that are free to directories, each in its turn."""
+        while self._slots and (found := self._next_directory()):
+            identity, directory = found
+            self._directories.move_to_end(identity)
+            shared = directory.take()
+            try:
+                job = self._pool.submit(shared.order, shared.root, place=identity[0])
+            except BlockingIOError:
+                shared.errno = errno.EAGAIN
+                self._end(shared)
+            else:
+                directory.is_busy = True
+                self._slots -= 1
+                self._nursery.start_soon(self._render, directory, shared, job)
+
+    def _next_directory(self) -> tuple[_Identity, _Directory] | None:
+        for identity, directory in self._directories.items():
+            is_ready = directory.waiting and not directory.is_busy
+            if is_ready and self._pool.has_helper_for(identity[0]):
+                return identity, directory
+        return None
+
+    async def _render(self, directory: _Directory, shared: _Shared, job: Job) -> None:
+        try:
+            with trio.move_on_after(self._patience):
+                await job.wait()
+            self._slots += 1
+            self._begin()
+            await job.wait()
+            result = job.take()
+            shared.rendered = self._take(result.content, result.descriptor)
+        except OSError as error:
+            shared.errno = error.errno or errno.EIO
+        finally:
+            job.drop()
+            directory.is_busy = False
+            self._end(shared)
+        self._begin()
+
+    def _end(self, shared: _Shared) -> None:
+        """Tell those who wait that a listing has come, or why it has not."""
+        directory = self._directories[shared.identity]
+        if not directory.waiting and not directory.is_busy:
+            del self._directories[shared.identity]
+        if shared.rendered is None and self._shared.get(shared.key) is shared:
+            self._forget(shared.key)  # the next one who asks may have more luck
+        shared.end(trio.current_time() + self._max_age)
+
+    # ---------------------------------------------------------------- memory
 
     def _check_room(self) -> None:
         """Raises BlockingIOError (503) beyond what may be in memory."""
         if self._bytes > _MOST:
             raise BlockingIOError(errno.EAGAIN, "too many listings are being sent")
-
-    async def _render(self, key: _Key, shared: _Shared, order: Order, root: Descriptor) -> None:
-        try:
-            async with self._turn(key):
-                identity, _, _ = key
-                job = self._pool.submit(order, root, place=identity[1])
-                result = await self._pool.result(job)
-            shared.rendered = self._take(result.content, result.descriptor)
-        except OSError as error:
-            shared.errno = error.errno or errno.EIO
-            if self._shared.get(key) is shared:
-                self._forget(key)  # the next one who asks may have more luck
-        finally:
-            root.release()
-            shared.fresh_until = trio.current_time() + self._max_age
-            shared.is_done.set()
-            shared.let_go()
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, key: _Key) -> AsyncIterator[None]:
-        """The views of one directory take turns."""
-        _, path, _ = key
-        turns = self._turns.setdefault(path, trio.Lock())
-        try:
-            async with turns:
-                yield
-        finally:
-            if not turns.locked():
-                self._turns.pop(path, None)
 
     def _take(self, content: bytes, descriptor: Descriptor) -> Rendered:
         """What a helper has answered. Raises BlockingIOError."""
@@ -168,5 +290,7 @@ class Listings:
 
     def close(self) -> None:
         """Forget all of them."""
+        for shared in list(self._shared.values()):
+            self._leave_queue(shared)
         for key in list(self._shared):
             self._forget(key)

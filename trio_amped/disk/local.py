@@ -21,7 +21,7 @@ from .descriptors import Closer, Descriptor
 from .folders import Folders
 from .interface import Listing
 from .jobs import Job
-from .listings import Listings
+from .listings import HELPERS, Listings
 from .loading import widened
 from .messages import MAX_READ, Operation, Order, Wish, unpack_read
 from .opening import Opened
@@ -31,7 +31,6 @@ from .pool import HelperPool
 
 _PROCESS_PAUSE: Final = 0.1  # seconds; a process takes 35 ms of CPU to start
 _REACH: Final = 4 * 2**20  # bytes: what is asked about at once
-_LISTERS: Final = 2  # processes that render directories
 _LISTER_NICENESS: Final = 10
 
 
@@ -52,7 +51,7 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
             devices = [root.status.device for _, root in roots]
             pool = _start_pool(config, stats, remote_closer, nursery, devices)
             gates = [PathGate(config, stats, pool, path, root) for path, root in roots]
-            listings = _start_listings(config, stats, closer, nursery)
+            listings = _start_listings(config, stats, closer, nursery, devices)
             pages = PageGate(config.gate)
             folders = [_start_folders(config, paths, pool, closer, nursery) for paths in gates]
             try:
@@ -111,20 +110,29 @@ def _start_pool(
 
 
 def _start_listings(
-    config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery
+    config: Config, stats: Stats, closer: Closer, nursery: trio.Nursery, devices: list[int]
 ) -> Listings:
     """With processes of their own, whatever the helpers are: a thread would keep the GIL."""
-    size = _LISTERS if any(site.listing for site in config.all_sites) else 0
+    size = HELPERS if any(site.listing for site in config.all_sites) else 0
     pool = HelperPool(
-        carriers.in_processes(trio.CapacityLimiter(_LISTERS), niceness=_LISTER_NICENESS),
+        carriers.in_processes(trio.CapacityLimiter(HELPERS), niceness=_LISTER_NICENESS),
         closer,
         nursery,
         Stats(),  # those of the other pool are of the helpers that files need
         size=size,
         queue=config.max_queue,
         timeout=config.disk_timeout,
+        devices=devices,
     )
-    return Listings(pool, closer, nursery, stats, max_age=config.revalidate)
+    return Listings(
+        pool,
+        closer,
+        nursery,
+        stats,
+        max_age=config.revalidate,
+        timeout=config.disk_timeout,
+        queue=config.max_queue,
+    )
 
 
 def _start_folders(

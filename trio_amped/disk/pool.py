@@ -15,7 +15,7 @@ from .carriers import Carrier
 from .channels import Channel, HelperDied, State
 from .crew import Crew
 from .descriptors import Closer, Descriptor
-from .jobs import Job, Place, Result, Sequel
+from .jobs import Job, Place, Result, Sequel, StartClock
 from .messages import Order
 from .places import Queue
 from .waiting import Waiters
@@ -53,6 +53,7 @@ class HelperPool:
         self._closer = closer
         self._stats = stats
         self._queue_bound = queue
+        self._size = size
         self._ahead_bound = min(size, queue // 2)
         self._is_closed = False
         self._queue = Queue(size, devices)
@@ -148,6 +149,15 @@ class HelperPool:
         if job.key is not None:
             del self._shared[job.key]
         job.finish(number, result)
+
+    def has_helper_for(self, place: Place) -> bool:
+        """Return whether a job would be begun at once, or by a helper that is still to start."""
+        return self.work < self._size and self._queue.may_begin(place)
+
+    @property
+    def starts(self) -> StartClock:
+        """A clock that runs while helpers start: in that time no disk is to blame."""
+        return self._crew.starts
 
     def close(self) -> None:
         """Let go of the jobs that were not begun; the nursery ends the helpers."""

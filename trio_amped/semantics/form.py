@@ -14,7 +14,8 @@ class Representation(NamedTuple):
 
     `size` in bytes; `mtime_ns` since 1970, None if it has no date; `digest`: of the content, where
     that is its validator; `coding`: None for the file as it is; `headers`: those that the policy
-    adds; `vary`: the request fields by which it was chosen among others.
+    adds; `vary`: the request fields by which it was chosen among others; `is_made`: not for HEAD of
+    what is generated, whose size and tag are known only when its content is (RFC 9110 9.3.2).
     """
 
     size: int
@@ -24,9 +25,12 @@ class Representation(NamedTuple):
     coding: bytes | None = None
     headers: Headers = ()
     vary: tuple[bytes, ...] = ()
+    is_made: bool = True
 
     def etag(self, now: float) -> bytes:
-        """Every form has its own (RFC 9110 8.8.3.3)."""
+        """Every form has its own (RFC 9110 8.8.3.3); empty: it is not known."""
+        if not self.is_made:
+            return b""
         if self.mtime_ns is None:
             return b'"%s"' % self.digest
         return etag(self.size, self.mtime_ns, now, self.coding or b"")
@@ -83,7 +87,8 @@ class Form:
     def _render(self, cors: Headers) -> Blocks:
         form = self.representation
         vary: Headers = ((b"Vary", b", ".join(form.vary)),) if form.vary else ()  # RFC 9110 12.5.5
-        chosen = merge_vary(((b"ETag", self.tag), *vary, *form.headers))
+        tag: Headers = ((b"ETag", self.tag),) if self.tag else ()
+        chosen = merge_vary((*tag, *vary, *form.headers))
         shown = render(merge_vary((*chosen, *cors)) if cors else chosen)
         coding = b"Content-Encoding: %b\r\n" % form.coding if form.coding else b""  # 8.4
         date = b"Last-Modified: %b\r\n" % self.date if self.date else b""

@@ -117,6 +117,11 @@ class View(NamedTuple):
         return cls(*packed.decode().split(" "))
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is in the order that is shown where none is asked for."""
+        return (self.sort, self.order) == ("name", "asc")
+
+    @property
     def media_type(self) -> bytes:
         return JSON if self.kind == "json" else HTML
 
@@ -134,8 +139,14 @@ class View(NamedTuple):
 
     def render(self, path: bytes, entries: list[Entry], is_cut: bool) -> Iterator[bytes]:
         """The document, piece by piece. `path` is relative to the root; `is_cut`: not all names."""
+        if self == NOTHING:
+            return iter(())
         pieces = _json(entries) if self.kind == "json" else _html(self, path, entries, is_cut)
         return (piece.encode() for piece in pieces)
+
+
+NOTHING: Final = View("nothing")
+"""No document: there is a directory that can be read, and that is all that HEAD asks for."""
 
 
 def _json(entries: list[Entry]) -> Iterator[str]:

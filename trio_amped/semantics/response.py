@@ -95,10 +95,13 @@ def respond(choice: Choice, asked: Asked, form: Form, cors: Headers = ()) -> Res
 
 
 def _whole(method: bytes, form: Form, cors: Headers) -> Response:
-    """Return all of a file (RFC 9110 15.3.1); HEAD has the fields of GET, and no body (9.3.2)."""
-    fields = b"Content-Type: %b\r\nContent-Length: %d\r\n%b" % (
+    """Return all of a file (RFC 9110 15.3.1); HEAD has the fields of GET, and no body (9.3.2).
+
+    HEAD of what is not made has no length, nor a Transfer-Encoding, which GET would not have.
+    """
+    fields = b"Content-Type: %b\r\n%b%b" % (
         form.media_type,
-        form.size,
+        b"Content-Length: %d\r\n" % form.size if form.representation.is_made else b"",
         form.blocks(cors).described,
     )
     return Response(200, fields, () if method == b"HEAD" else (FileSpan(0, form.size),))

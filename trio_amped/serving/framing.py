@@ -18,6 +18,7 @@ Fields: TypeAlias = Sequence[tuple[bytes, bytes]] | Sequence[tuple[str, str]]
 """The header fields of an application's answer."""
 
 _REASONS: Final = {each.value: each.phrase for each in HTTPStatus}
+_CHUNKED: Final = b"\r\nTransfer-Encoding: chunked\r\n"
 _CONTINUE: Final = h11.InformationalResponse(status_code=100, headers=[], reason=_REASONS[100])
 
 
@@ -48,18 +49,20 @@ class Framing:
     def send(self, response: Response, now: float, *, closes: bool) -> bytes:
         """The head of a response. h11 is told all of it: it checks the framing, and decides about
         keep-alive. `closes`: whatever the client would like; `now` in seconds since 1970."""
-        head = self._h11.send(
+        head = self._send(
             h11.Response(
                 status_code=response.status,
                 reason=HTTPStatus(response.status).phrase,
                 headers=list(complete(response, now, closes or not self._may_go_on)),
             )
         )
+        # h11 adds this to HEAD without a Content-Length. No body of ours is chunked, after GET
+        # neither, and no field of `--header` has this name.
+        head = head.replace(_CHUNKED, b"\r\n", 1)
         for part in response.body:
             # Only the length counts; the bytes pass h11 by (its documentation: sendfile).
             self._h11.send_with_data_passthrough(h11.Data(data=part))  # type: ignore[arg-type]
         self._h11.send(h11.EndOfMessage())
-        assert head is not None
         return head
 
     # What an application reads and writes is framed by h11 itself.

@@ -11,7 +11,7 @@ from ..disk.misses import Arrivals, FileMiss, ListingMiss, Miss, answered
 from ..disk.open_files import OpenFiles
 from ..semantics.errors import Headers, HttpError
 from ..semantics.form import Form, Representation
-from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, View
+from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, NOTHING, View
 from ..semantics.negotiation import names_html, prefers
 from ..semantics.printable import printable
 from ..semantics.ranges import first_part
@@ -105,9 +105,12 @@ class DocumentRoot:
     def _listing(self, asked: Asked, target: Target, came: Arrivals | None) -> Found | None:
         """Return the directory itself, rendered; None if there is none. Raises Miss, HttpError."""
         view = View.select(target.query, prefers(asked.accept, JSON, b"text/html"), self._prefix)
-        listing = came.get(self.disk, (target.path, view)) if came is not None else None
+        # To make a page that is not sent costs as much. Only a precondition has to know its tag.
+        is_made = asked.method != b"HEAD" or asked.is_conditional
+        shown = view if is_made else NOTHING
+        listing = came.get(self.disk, (target.path, shown)) if came is not None else None
         if listing is None:
-            raise ListingMiss(self.disk, target.path, view)
+            raise ListingMiss(self.disk, target.path, shown)
         if isinstance(listing, OSError):
             if listing.errno in NO_FILE:
                 return None
@@ -120,6 +123,7 @@ class DocumentRoot:
             digest=listing.digest.hex().encode(),
             headers=self.policy.listing_headers(target.path, ours),
             vary=(b"Accept",),
+            is_made=is_made,
         )
         return Found(self.disk, listing.file, Form(form, self.clock.wall))
 

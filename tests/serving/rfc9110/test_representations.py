@@ -94,7 +94,7 @@ async def test_row(row: Row, autojump_clock: MockClock) -> None:
     [
         pytest.param(("/a.txt",), id="a file"),
         pytest.param(("/app.js", BR), id="coded"),
-        pytest.param(("/list/",), id="a listing"),
+        pytest.param(("/list/", 'If-None-Match: "x"'), id="a listing that must be made"),
         pytest.param(("/list",), id="a redirect"),
         pytest.param(("/nope",), id="missing"),
         pytest.param(("/a.txt", 'If-Match: "x"'), id="a condition that fails"),
@@ -109,6 +109,19 @@ async def test_the_fields_of_head_are_those_of_get(
     whole = await ask(get(*fields), LISTING)
     head = await ask(get(*fields, method="HEAD"), LISTING)
     assert (head.status, head.headers, head.body) == (whole.status, whole.headers, b"")
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_head_of_a_listing_leaves_out_what_only_its_content_tells(
+    version: str, autojump_clock: MockClock
+) -> None:
+    """9.3.2; nor does it say that it would be chunked (RFC 9112 6.1): it would not."""
+    whole = await ask(get("/list/", version=version), LISTING)
+    head = await ask(get("/list/", method="HEAD", version=version), LISTING)
+    left_out = {"etag", "content-length"}
+    assert whole.headers.keys() - head.headers.keys() == left_out
+    assert head.headers == {k: v for k, v in whole.headers.items() if k not in left_out}
+    assert (head.status, head.body, head.is_complete) == (200, b"", True)
 
 
 async def test_each_coding_has_a_tag_of_its_own(autojump_clock: MockClock) -> None:
