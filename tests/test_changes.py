@@ -15,9 +15,10 @@ import trio
 from tests.real.support import KIB, LONG_AGO, MIB, content, put
 from tests.rig import GUARD
 from tests.serving.cases import PATIENT
-from tests.serving.client import parse
+from tests.serving.client import Answer, parse
 from trio_amped import Server
 from trio_amped.disk.opening import Volume
+from trio_amped.semantics.validators import TagKind
 from trio_amped.serving.body import BodySender
 from trio_amped.serving.transport import SocketTransport
 
@@ -52,6 +53,15 @@ def overwrite_a_byte(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(OTHER[-1:])
+
+
+def overwrite_secretly(path: Path) -> None:
+    """In place, as large as before, and with the date that it had; until its ctime shows that."""
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        with path.open("r+b") as file:
+            file.write(OTHER)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @until_it_shows
@@ -92,6 +102,14 @@ def forbid(path: Path) -> None:
     path.chmod(0)
 
 
+def make_readable_for_all(path: Path) -> None:
+    path.chmod(0o604)
+
+
+def link(path: Path) -> None:
+    path.with_name("link").hardlink_to(path)
+
+
 def rename_its_folder(path: Path) -> None:
     path.parent.rename(path.parent.with_name("elsewhere"))
 
@@ -108,6 +126,7 @@ class Change:
 CHANGES: Final = [
     Change(overwrite, False, False),
     Change(overwrite_a_byte, False, False),
+    Change(overwrite_secretly, False, False),
     Change(write_anew, False, False),
     Change(truncate, False, False),
     Change(truncate_secretly, False, False),
@@ -116,6 +135,8 @@ CHANGES: Final = [
     Change(put_another, True, True),
     Change(unlink, True, True),
     Change(forbid, True, True),
+    Change(make_readable_for_all, True, True),
+    Change(link, True, True),
     Change(rename_its_folder, True, True),
 ]
 
@@ -151,8 +172,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @asynccontextmanager
-async def serving(root: Path, way: str) -> AsyncIterator[tuple[str, int]]:
-    config = replace(PATIENT, root=root, port=0, revalidate=0, max_helpers=2, **WAYS[way])
+async def serving(root: Path, way: str, **settings: Any) -> AsyncIterator[tuple[str, int]]:
+    config = replace(
+        PATIENT, root=root, port=0, revalidate=0, max_helpers=2, **WAYS[way], **settings
+    )
     server = Server(config)
     with trio.fail_after(GUARD):
         async with trio.open_nursery() as nursery:
@@ -163,13 +186,15 @@ async def serving(root: Path, way: str) -> AsyncIterator[tuple[str, int]]:
 
 
 @asynccontextmanager
-async def asking(address: tuple[str, int], target: str) -> AsyncIterator[trio.SocketStream]:
+async def asking(
+    address: tuple[str, int], target: str, *fields: str
+) -> AsyncIterator[trio.SocketStream]:
     """A client that has the head of the answer, and no place for the body."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIB)
     await sock.connect(address)
     async with trio.SocketStream(sock) as stream:
-        lines = (f"GET {target} HTTP/1.1", "Host: h", "Connection: close", "", "")
+        lines = (f"GET {target} HTTP/1.1", "Host: h", "Connection: close", *fields, "", "")
         await stream.send_all("\r\n".join(lines).encode())
         yield stream
 
@@ -208,6 +233,54 @@ async def test_a_file_that_changes_while_it_is_sent(
             async with asking(address, f"/{name}/file") as stream:
                 (answer,) = parse(await rest_of(stream), [])
             assert (answer.status, answer.body) == what_there_is(path), name
+
+
+@pytest.mark.parametrize("way", ["lane", "tasks", "always", "remote"], indirect=True)
+@pytest.mark.parametrize("date", [0, 1, 499_162_500, 315_532_800])
+async def test_a_release_with_constant_dates(way: str, date: int, tmp_path: Path) -> None:
+    """Switched by a link: whoever has the old one gets all of the new one."""
+    for name, body in (("old", b"0123456789"), ("new", b"9876543210")):
+        put(tmp_path / name / "file", body, date)
+    (tmp_path / "current").symlink_to("old")
+    async with serving(tmp_path / "current", way) as address:
+        old = await reply_of(address)
+        assert (old.status, old.body) == (200, b"0123456789")
+        assert "last-modified" not in old.headers
+        switched = tmp_path / "switched"
+        switched.symlink_to("new")
+        switched.rename(tmp_path / "current")
+        tag = old.headers["etag"]
+        dated = "Fri, 01 Jan 2100 00:00:00 GMT"
+        for fields in (
+            f"If-None-Match: {tag}",
+            f"If-Modified-Since: {dated}",
+            f"Range: bytes=5-\r\nIf-Range: {tag}",
+        ):
+            new = await reply_of(address, fields)
+            assert (new.status, new.body) == (200, b"9876543210")
+            assert new.headers["etag"].removeprefix("W/") != tag.removeprefix("W/")
+
+
+@pytest.mark.parametrize("way", ["lane", "tasks", "always", "remote"], indirect=True)
+@pytest.mark.parametrize(("etag", "is_seen"), [("mtime", False), ("ctime", True)])
+async def test_a_rewritten_file_whose_date_was_put_back(
+    way: str, etag: TagKind, is_seen: bool, tmp_path: Path
+) -> None:
+    """The mtime alone cannot show that: see docs/reliability.md."""
+    path = put(tmp_path / "file", BODY, LONG_AGO)
+    async with serving(tmp_path, way, etag=etag) as address:
+        old = await reply_of(address)
+        overwrite_secretly(path)
+        new = await reply_of(address, f"If-None-Match: {old.headers['etag']}")
+    assert (old.status, old.body) == (200, BODY)
+    assert new.status == (200 if is_seen else 304)
+    assert new.body == (OTHER if is_seen else b"")
+
+
+async def reply_of(address: tuple[str, int], *fields: str) -> Answer:
+    async with asking(address, "/file", *fields) as stream:
+        (answer,) = parse(await rest_of(stream), [])
+    return answer
 
 
 def what_there_is(path: Path) -> tuple[int, bytes]:

@@ -26,7 +26,7 @@ from .disk.interface import FileChanged, Listing, OpenFile, Stamp, Wish, WouldWa
 from .disk.opening import Status
 from .disk.pages import Gate
 from .semantics import listing
-from .semantics.validators import SETTLED
+from .semantics.validators import is_settled
 from .serving.router import Router
 from .serving.sites import Sites, handle_connection
 from .stats import Stats
@@ -44,19 +44,22 @@ _inodes = itertools.count(1)
 class SimFile:
     """An inode: what is open keeps it, whatever its name is given to later.
 
-    `mode` as in stat(2), for what is no regular file; `mtime_ns` since 1970.
+    `mode` as in stat(2), for what is no regular file; `mtime_ns` since 1970; `ctime_ns`: None
+    where it is the same.
     """
 
     content: bytes = b""
     mode: int = _REGULAR
     mtime_ns: int = (_DATE - 86_400) * _NANO
     inode: int = field(default_factory=lambda: next(_inodes))
+    ctime_ns: int | None = None
 
     @property
     def status(self) -> Status:
         """What fstat(2) says of it."""
         mtime = self.mtime_ns
-        return Status(self.mode, 0, 1, self.inode, len(self.content), mtime, mtime, mtime)
+        ctime = mtime if self.ctime_ns is None else self.ctime_ns
+        return Status(self.mode, 0, 1, self.inode, len(self.content), mtime, ctime, mtime)
 
 
 Entry: TypeAlias = bytes | SimFile | OSError  # contents, an inode, or what opening it raises
@@ -204,7 +207,7 @@ class SimDisk:
             raise WouldWait
         inode = self._inode(path)
         file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
-        file.is_settled = time.time() - inode.mtime_ns / _NANO > SETTLED
+        file.is_settled = is_settled(inode.mtime_ns, inode.status.ctime_ns, time.time())
         return self._note(file, inode)
 
     def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:

@@ -27,8 +27,8 @@ from trio_amped.disk.messages import (
     Operation,
     Order,
     Reply,
-    unpack_read,
 )
+from trio_amped.disk.opening import Status, unpack_read
 
 pytestmark = needs("root", "loop", "fuse")
 
@@ -200,12 +200,12 @@ def test_load(peer: Peer, file: Path, fd: int) -> None:
 
 def test_read(peer: Peer, file: Path, fd: int) -> None:
     content = file.read_bytes()
-    found = file.stat()
+    found = Status.of(fd)
 
     def read(offset: int, length: int) -> bytes:
         reply = peer.ask(Order(Operation.READ, offset=offset, length=length), fd)
-        size, mtime_ns, data = unpack_read(reply.content)
-        assert (reply.errno, size, mtime_ns) == (0, found.st_size, found.st_mtime_ns)
+        status, data = unpack_read(reply.content)
+        assert (reply.errno, status._replace(atime_ns=0)) == (0, found._replace(atime_ns=0))
         return data
 
     assert read(100, 50) == content[100:150]
@@ -287,7 +287,7 @@ def test_a_truncated_file_kills_nobody(peer: Peer, file: Path, fd: int) -> None:
     assert peer.ask(Order(Operation.LOAD, offset=0, length=MIB), fd) == Reply(0)
     assert peer.ask(Order(Operation.LOAD, offset=MIB, length=MIB), fd) == Reply(0)
     reply = peer.ask(Order(Operation.READ, offset=0, length=MIB), fd)
-    assert unpack_read(reply.content)[2] == b""
+    assert unpack_read(reply.content)[1] == b""
 
 
 def test_a_file_truncated_while_it_is_loaded_kills_nobody(peer: Peer, broken: BrokenDisk) -> None:
@@ -326,7 +326,7 @@ def test_an_unreadable_fuse_file_is_an_error(peer: Peer, fuse: FuseDisk, fuse_ro
             assert peer.ask(Order(operation, length=PAGE), opened.fileno()) == Reply(errno.EIO)
         fuse.reset()
         reply = peer.ask(Order(Operation.READ, length=PAGE), opened.fileno())
-        assert (reply.errno, unpack_read(reply.content)[2]) == (0, b"x" * PAGE)
+        assert (reply.errno, unpack_read(reply.content)[1]) == (0, b"x" * PAGE)
 
 
 def test_a_close_that_fails_is_not_the_end(peer: Peer, fuse: FuseDisk, fuse_root: Path) -> None:
@@ -338,7 +338,7 @@ def test_a_close_that_fails_is_not_the_end(peer: Peer, fuse: FuseDisk, fuse_root
             reply = peer.ask(Order(Operation.READ, length=PAGE), opened.fileno())
         finally:
             fuse.reset()
-        assert (reply.errno, unpack_read(reply.content)[2]) == (0, b"x" * PAGE)
+        assert (reply.errno, unpack_read(reply.content)[1]) == (0, b"x" * PAGE)
 
 
 def test_a_close_that_fails_after_the_answer_is_not_the_end(

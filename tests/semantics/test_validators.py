@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from trio_amped.semantics.validators import (
     etag,
+    has_constant_date,
     last_modified,
     parse_etag_list,
     strong_match,
@@ -34,16 +35,36 @@ def test_etag(size: int, mtime_ns: int, now: float, expected: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mtime_ns", "now", "expected"),
+    ("mtime_ns", "ctime_ns", "now", "expected"),
     [
-        pytest.param(1000 * S, 2000.0, 1000, id="past"),
-        pytest.param(1000 * S + S - 1, 2000.0, 1000, id="fraction"),
-        pytest.param(3000 * S, 2000.9, 2000, id="future"),
-        pytest.param(2000 * S + 500, 2000.9, 2000, id="this second"),
-        pytest.param(-1, 2000.0, -1, id="before 1970"),
+        pytest.param(S, 1000 * S, 2000.0, b'"3b9aca00.e8d4a51000-ff-br"', id="settled"),
+        pytest.param(S, 1000 * S, 1001.0, b'W/"3b9aca00.e8d4a51000-ff-br"', id="just changed"),
+        pytest.param(1000 * S, S, 1001.0, b'W/"e8d4a51000.3b9aca00-ff-br"', id="just written"),
+        pytest.param(S, 2001 * S, 2000.0, b'W/"3b9aca00.1d1e4e4ea00-ff-br"', id="future"),
     ],
 )
-def test_last_modified(mtime_ns: int, now: float, expected: int) -> None:
+def test_a_tag_with_the_ctime(mtime_ns: int, ctime_ns: int, now: float, expected: bytes) -> None:
+    assert etag(255, mtime_ns, now, b"br", ctime_ns) == expected
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "now", "expected"),
+    [
+        pytest.param(1001000 * S, 1002000.0, 1001000, id="past"),
+        pytest.param(1001000 * S + S - 1, 1002000.0, 1001000, id="fraction"),
+        pytest.param(1003000 * S, 1002000.9, 1002000, id="future"),
+        pytest.param(1002000 * S + 500, 1002000.9, 1002000, id="this second"),
+        pytest.param(-86_401 * S, 2000.0, -86_401, id="before 1970"),
+        pytest.param(0, 1e9, None, id="ostree"),
+        pytest.param(1 * S, 1e9, None, id="Nix"),
+        pytest.param(499_162_500 * S, 1e9, None, id="npm"),
+        pytest.param(315_532_800 * S, 1e9, None, id="SOURCE_DATE_EPOCH"),
+        pytest.param((315_532_800 - 86_400) * S, 1e9, None, id="a day before"),
+        pytest.param((315_532_800 - 86_401) * S, 1e9, 315_446_399, id="more than a day before"),
+        pytest.param((315_532_800 + 86_401) * S, 1e9, 315_619_201, id="more than a day after"),
+    ],
+)
+def test_last_modified(mtime_ns: int, now: float, expected: int | None) -> None:
     assert last_modified(mtime_ns, now) == expected
 
 
@@ -131,6 +152,9 @@ def test_etags_differ_where_files_do(a: tuple[int, int], b: tuple[int, int]) -> 
 @given(st.integers(-(10**18), 10**19), st.floats(0, 1e10))
 def test_last_modified_is_never_in_the_future(mtime_ns: int, now: float) -> None:
     modified = last_modified(mtime_ns, now)
+    assert (modified is None) == has_constant_date(mtime_ns)
+    if modified is None:
+        return
     assert modified <= now
     assert modified * S <= mtime_ns
 

@@ -27,7 +27,6 @@ from .messages import (
     Reply,
     Rights,
     descriptors_in,
-    pack_version,
     rights,
 )
 
@@ -120,10 +119,9 @@ def _perform(order: Order, received: list[int], load: Load) -> Done:
 
 
 def _read(descriptor: int, order: Order) -> bytes:
-    """The bytes, behind the size and mtime that the file has afterwards (messages.unpack_read)."""
+    """The bytes, behind the status that the file has afterwards (opening.unpack_read)."""
     data = os.pread(descriptor, min(order.length, MAX_READ), order.offset)
-    found = os.fstat(descriptor)
-    return pack_version(found.st_size, found.st_mtime_ns) + data
+    return opening.pack_read(opening.Status.of(descriptor), data)
 
 
 def _described(opened: opening.Opened) -> Done:

@@ -14,7 +14,7 @@ import trio
 
 from ..config import Config
 from ..semantics.listing import View
-from ..semantics.validators import SETTLED
+from ..semantics.validators import is_settled, tag_has_ctime
 from ..stats import Stats
 from . import carriers
 from .descriptors import Closer, Descriptor
@@ -23,8 +23,8 @@ from .interface import Listing
 from .jobs import Job
 from .listings import Listings
 from .loading import widened
-from .messages import MAX_READ, Operation, Order, Wish, unpack_read
-from .opening import Opened
+from .messages import MAX_READ, Operation, Order, Wish
+from .opening import Opened, Status, unpack_read
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate
 from .paths import PathGate, Stamp, WouldWait, absolute, load_key, open_root
 from .pool import HelperPool
@@ -213,16 +213,19 @@ class LocalDisk:
         remote = opened.volume.is_remote and self._config.gate != "never"
         gate = self._pages.choose(opened)
         needs_gate = gate not in (Gate.NEVER, Gate.MEMORY)
-        now_ns = time.time_ns()
+        now_ns, status = time.time_ns(), opened.status
+        has_ctime = tag_has_ctime(status.mtime_ns, self._config.etag)
         self._stats.files_open += 1
         self._stats.gates[gate] += 1
         file = OpenFile(
             descriptor,
-            opened.status,
+            status,
             gate,
             is_by_copy=remote or (needs_gate and opened.each_read_writes),
             must_load_first=needs_gate and opened.atime_is_due(now_ns),
-            is_settled=now_ns - opened.status.mtime_ns > SETTLED * 10**9,
+            is_settled=is_settled(
+                status.mtime_ns, status.ctime_ns if has_ctime else None, now_ns / 10**9
+            ),
             locks_reads=needs_gate and opened.volume.locks_reads,
         )
         file.note_change(opened.status.ctime_ns)
@@ -317,8 +320,8 @@ class LocalDisk:
         """
         if file.is_by_copy:
             key = Operation.READ, file.fd, offset, end
-            size, mtime_ns, data = await self._read_by_helper(file, offset, end - offset, key)
-            file.check(size, mtime_ns)
+            now, data = await self._read_by_helper(file, offset, end - offset, key)
+            file.check(now)
             if not data:
                 raise FileChanged
             return data
@@ -332,13 +335,13 @@ class LocalDisk:
         count = self._pages.clamp(file, offset, end - offset)
         data = self._pages.read(file, offset, count)
         if not data and file.locks_reads:
-            size, mtime_ns, data = await self._read_locked(file, offset, count)
-            file.check(size, mtime_ns)
+            now, data = await self._read_locked(file, offset, count)
+            file.check(now)
         if not data:
             raise FileChanged
         return data
 
-    async def _read_locked(self, file: OpenFile, offset: int, count: int) -> tuple[int, int, bytes]:
+    async def _read_locked(self, file: OpenFile, offset: int, count: int) -> tuple[Status, bytes]:
         """Have a helper wait for the lock of a file, and read: all who want the same share it.
 
         The bytes themselves come from it: after a load the lock may be held again, for ever.
@@ -353,7 +356,7 @@ class LocalDisk:
     async def read_now(self, file: OpenFile, offset: int, count: int) -> bytes:
         """What the file has now, at most a window of it; b"" at its end. Raises OSError."""
         if file.is_by_copy:
-            _, _, data = await self._read_by_helper(file, offset, count)
+            _, data = await self._read_by_helper(file, offset, count)
             return data
         while True:
             # As far as we know; and where only the ctime says whether a writer is at work.
@@ -371,14 +374,14 @@ class LocalDisk:
                 if data := self._pages.read(file, offset, count):
                     return data
                 if file.locks_reads:
-                    _, _, data = await self._read_locked(file, offset, count)
+                    _, data = await self._read_locked(file, offset, count)
                     return data
             file.renew()
 
     async def _read_by_helper(
         self, file: OpenFile, offset: int, count: int, key: Hashable = None
-    ) -> tuple[int, int, bytes]:
-        """Size and mtime of the file, and the bytes."""
+    ) -> tuple[Status, bytes]:
+        """The status of the file, and the bytes."""
         self._stats.misses += 1
         order = Order(Operation.READ, offset=offset, length=min(count, MAX_READ))
         place = file.status.device

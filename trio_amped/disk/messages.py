@@ -34,20 +34,6 @@ def descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return [number for _, _, data in ancillary for number in array.array("i", data)]
 
 
-_VERSION: Final = struct.Struct("!qq")
-
-
-def pack_version(size: int, mtime_ns: int) -> bytes:
-    """What precedes the bytes in the reply to READ."""
-    return _VERSION.pack(size, mtime_ns)
-
-
-def unpack_read(content: bytes) -> tuple[int, int, bytes]:
-    """Size and mtime of the file, and the bytes, from the reply to READ."""
-    size, mtime_ns = _VERSION.unpack_from(content)
-    return size, mtime_ns, content[_VERSION.size :]
-
-
 _NAMES: Final = struct.Struct("!qQQ")
 
 

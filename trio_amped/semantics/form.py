@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from .dates import format_date
 from .errors import Headers
-from .validators import etag, last_modified
+from .validators import etag, is_settled, last_modified
 
 _RANGES: Final = b"Accept-Ranges: bytes\r\n"
 
@@ -12,9 +12,10 @@ _RANGES: Final = b"Accept-Ranges: bytes\r\n"
 class Representation(NamedTuple):
     """One of the forms in which a resource can be sent, as its open file shows it.
 
-    `size` in bytes; `mtime_ns` since 1970, None if it has no date; `digest`: of the content, where
-    that is its validator; `coding`: None for the file as it is; `headers`: those that the policy
-    adds; `vary`: the request fields by which it was chosen among others.
+    `size` in bytes; `mtime_ns` since 1970, None if it has no date; `ctime_ns`: the same, where it
+    is a part of the entity tag; `has_tag`: whether there is an entity tag; `digest`: of the
+    content, where that is its validator; `coding`: None for the file as it is; `headers`: those
+    that the policy adds; `vary`: the request fields by which it was chosen among others.
     """
 
     size: int
@@ -24,12 +25,20 @@ class Representation(NamedTuple):
     coding: bytes | None = None
     headers: Headers = ()
     vary: tuple[bytes, ...] = ()
+    ctime_ns: int | None = None
+    has_tag: bool = True
 
-    def etag(self, now: float) -> bytes:
-        """Every form has its own (RFC 9110 8.8.3.3)."""
+    def etag(self, now: float) -> bytes | None:
+        """Every form has its own (RFC 9110 8.8.3.3); None where there are no tags."""
         if self.mtime_ns is None:
             return b'"%s"' % self.digest
-        return etag(self.size, self.mtime_ns, now, self.coding or b"")
+        if not self.has_tag:
+            return None
+        return etag(self.size, self.mtime_ns, now, self.coding or b"", self.ctime_ns)
+
+    def is_settled(self, now: float) -> bool:
+        """Return whether the validators stay what they are now."""
+        return self.mtime_ns is None or is_settled(self.mtime_ns, self.ctime_ns, now)
 
     def last_modified(self, now: float) -> int | None:
         return None if self.mtime_ns is None else last_modified(self.mtime_ns, now)
@@ -55,7 +64,8 @@ class Form:
     """
 
     __slots__ = (
-        *("_blocks", "_shown", "date", "media_type", "modified", "representation", "size", "tag"),
+        *("_blocks", "_shown", "date", "is_settled", "media_type", "modified", "representation"),
+        *("size", "tag"),
     )
 
     def __init__(self, representation: Representation, now: float) -> None:
@@ -64,15 +74,11 @@ class Form:
         self.size = representation.size
         self.media_type = representation.media_type
         self.tag = representation.etag(now)
+        self.is_settled = representation.is_settled(now)
         self.modified = representation.last_modified(now)
         self.date = None if self.modified is None else format_date(self.modified)
         self._shown: Headers | None = None  # the result of CORS that was asked for last
         self._blocks: Blocks
-
-    @property
-    def is_weak(self) -> bool:
-        """Whether its validator is a weak one, for now."""
-        return self.tag.startswith(b"W/")
 
     def blocks(self, cors: Headers) -> Blocks:
         """Return the field lines beside these of CORS, which are the same for most requests."""
@@ -83,7 +89,8 @@ class Form:
     def _render(self, cors: Headers) -> Blocks:
         form = self.representation
         vary: Headers = ((b"Vary", b", ".join(form.vary)),) if form.vary else ()  # RFC 9110 12.5.5
-        chosen = merge_vary(((b"ETag", self.tag), *vary, *form.headers))
+        tag: Headers = ((b"ETag", self.tag),) if self.tag else ()
+        chosen = merge_vary((*tag, *vary, *form.headers))
         shown = render(merge_vary((*chosen, *cors)) if cors else chosen)
         coding = b"Content-Encoding: %b\r\n" % form.coding if form.coding else b""  # 8.4
         date = b"Last-Modified: %b\r\n" % self.date if self.date else b""

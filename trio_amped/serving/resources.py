@@ -15,6 +15,7 @@ from ..semantics.form import Form, Representation
 from ..semantics.negotiation import preferred_codings
 from ..semantics.policy import Policy
 from ..semantics.printable import printable
+from ..semantics.validators import TagKind, tag_has_ctime
 from .clock import Clock
 
 log = logging.getLogger("trio_amped.serving")
@@ -110,12 +111,20 @@ Place: TypeAlias = Found | Resource | None
 class Resources:
     """The resources of one root. Those that can be kept live as long as their lookups do."""
 
-    def __init__(self, files: OpenFiles, policy: Policy, clock: Clock, max_age: float) -> None:
+    def __init__(
+        self,
+        files: OpenFiles,
+        policy: Policy,
+        clock: Clock,
+        max_age: float,
+        tags: TagKind = "mtime",
+    ) -> None:
         self.files = files
         self._disk = files.disk
         self._policy = policy
         self._clock = clock
         self._max_age = max_age
+        self._tags = tags
         self._told: set[str] = set()
         self.replies: dict[Any, Any] = {}
         """The answers that are kept where there is no file (replies.py)."""
@@ -316,10 +325,12 @@ class Resources:
             coding=coding,
             headers=self._policy.headers(path),
             vary=(*vary, b"Accept") if by_accept else vary,
+            ctime_ns=status.ctime_ns if tag_has_ctime(status.mtime_ns, self._tags) else None,
+            has_tag=self._tags != "none",
         )
         made = Form(form, self._clock.wall)
         # A file may have been found to be settled at a later time than that of the clock.
-        is_kept = resource.original.made is resource and not made.is_weak
+        is_kept = resource.original.made is resource and made.is_settled
         return Found(self._disk, file, made, resource.original if is_kept else None)
 
     def body(self, found: Found) -> bytes | memoryview | None:

@@ -49,7 +49,7 @@ class DocumentRoot:
             config.open_file_timeout,
             len(config.all_sites),
         )
-        self.resources = Resources(self.files, self.policy, clock, config.revalidate)
+        self.resources = Resources(self.files, self.policy, clock, config.revalidate, config.etag)
         self._prefix = read_prefix(site.prefix)
         self.clock = clock
 
