@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from hashlib import blake2b
 from string import ascii_letters, digits
 from typing import Final, Literal
 
@@ -45,7 +46,8 @@ class Form:
     mtime_ns: int
     coding: str = "identity"
     ctime_ns: int | None = None  # None: the same
-    tags: Literal["mtime", "ctime", "none"] = "mtime"
+    tags: Literal["mtime", "ctime", "digest", "none"] = "mtime"
+    is_seen: bool = False  # for two seconds, as it is
 
     @property
     def is_constant(self) -> bool:
@@ -56,17 +58,25 @@ class Form:
 
     def etag(self, now: float) -> str:
         """RFC 9110 8.8.3: each form has its own. Policy: made of date, size and coding; with the
-        ctime where that is wanted, and where the date is constant; "": there is none."""
+        ctime where that is wanted, and where the date is constant; or of a digest instead of dates,
+        up to 16 MiB; "": there is none."""
         suffix = "" if self.coding == "identity" else f"-{self.coding}"
         times = [self.mtime_ns]
         if self.tags == "none":
             return ""
-        if self.tags == "ctime" or self.is_constant:
+        if self.tags in ("ctime", "digest") or self.is_constant:
             times.append(self.mtime_ns if self.ctime_ns is None else self.ctime_ns)
         tag = f'"{".".join(f"{each:x}" for each in times)}-{len(self.content):x}{suffix}"'
         # Policy: it is weak for two seconds, in which the file may change unseen (8.8.1).
         age = Decimal(now) - Decimal(max(times)) / _SECOND
-        return tag if age > 2 else "W/" + tag
+        if age <= 2 and not self.is_seen:
+            return "W/" + tag
+        if self.tags != "digest":
+            return tag
+        if len(self.content) > 16 * 1024 * 1024:
+            return "W/" + tag
+        digest = blake2b(self.content, digest_size=16).hexdigest()
+        return f'"{digest}-{len(self.content):x}{suffix}"'
 
     def last_modified(self, now: float) -> int:
         """RFC 9110 8.8.2.1: never later than now."""

@@ -199,9 +199,10 @@ class Config(Site):
 
     etag: TagKind = _setting(
         "mtime",
-        "what entity tags are made of, beside the size: mtime; or ctime: that as well, which "
-        "nobody can put back, and of which each copy of a file has its own; or none: no tags. "
-        "Where the mtime is a constant (Nix, ostree, npm, SOURCE_DATE_EPOCH), mtime means ctime",
+        "what entity tags of files are made of, beside the size: mtime; or ctime: that as well, "
+        "which nobody can put back, and of which each copy of a file has its own; or digest: the "
+        "content, up to 16 MiB, which is read before the first answer; or none: no tags. Where the "
+        "mtime is a constant (Nix, ostree, npm, SOURCE_DATE_EPOCH), mtime means ctime",
     )
     gate: GateMode = _setting(
         "auto",

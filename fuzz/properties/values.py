@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.message import Message
+from hashlib import blake2b
 from itertools import combinations
 from typing import Final, TypeAlias, get_args
 
@@ -26,7 +27,14 @@ from trio_amped.semantics.ranges import parse_range
 from trio_amped.semantics.request import Asked, Request, check_request
 from trio_amped.semantics.response import Response, select_response
 from trio_amped.semantics.target import parse_target
-from trio_amped.semantics.validators import TagKind, parse_etag_list, tag_has_ctime
+from trio_amped.semantics.validators import (
+    TagKind,
+    etag,
+    is_settled,
+    needs_digest,
+    newest,
+    parse_etag_list,
+)
 
 NOW: Final = 1_700_000_000
 NANO: Final = 10**9
@@ -94,18 +102,20 @@ def check_ranges(value: str, size: int) -> None:
 # ------------------------------------------------------------------ responses
 
 _FORMS: Final = st.builds(
-    lambda size, age, change, tags: reference.Form(
+    lambda size, age, change, tags, is_seen: reference.Form(
         bytes(7 * at % 256 for at in range(size)),
         NOW * NANO - int(age * NANO),
         ctime_ns=NOW * NANO - int(change * NANO),
         tags=tags,
+        is_seen=is_seen,
     ),
     SIZES,
     st.sampled_from(
         [86_400, 2.5, 2, 2.001, 1.999, 1, 0.25, 0, -1, -86_400, NOW, NOW - 499_162_501]
     ),
-    st.sampled_from([86_400, 2.5, 2, 1]),
+    st.sampled_from([86_400, 2.5, 2, 1, -86_400]),
     st.sampled_from(get_args(TagKind)),
+    st.booleans(),
 )
 _CONDITIONAL: Final = ("If-Match", "If-None-Match", "If-Range")
 _DATED: Final = ("If-Modified-Since", "If-Unmodified-Since", "If-Range")
@@ -142,15 +152,22 @@ def check_response(method: str, case: tuple[reference.Form, Fields]) -> None:
     kind = Representation(
         size=len(form.content),
         media_type=b"text/plain",
+        tag=_tag_of(form),
         mtime_ns=form.mtime_ns,
-        ctime_ns=form.ctime_ns if tag_has_ctime(form.mtime_ns, form.tags) else None,
-        has_tag=form.tags != "none",
     )
     try:
         response = select_response(Asked.of(request), Form(kind, NOW), NOW)
     except HttpError as error:
         response = Response.of(error.status, error.headers, ())
     _check_response(response, expected, form.content, method)
+
+
+def _tag_of(form: reference.Form) -> bytes | None:
+    size, ctime_ns = len(form.content), form.ctime_ns or form.mtime_ns
+    settled = form.is_seen or is_settled(newest(form.mtime_ns, ctime_ns, form.tags), NOW)
+    has_digest = settled and needs_digest(size, form.tags)
+    digest = blake2b(form.content, digest_size=16).digest() if has_digest else b""
+    return etag(form.tags, size, form.mtime_ns, ctime_ns, is_settled=settled, digest=digest)
 
 
 def _check_response(

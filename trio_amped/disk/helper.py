@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from . import names, opening
-from .loading import Load, touch, widened
+from .loading import Load, digest, touch, widened
 from .messages import (
     ANCILLARY_SIZE,
     FREE,
@@ -107,6 +107,8 @@ def _perform(order: Order, received: list[int], load: Load) -> Done:
                 return Done(Reply(0))
             case Operation.READ:
                 return Done(Reply(0, _read(received[0], order)))
+            case Operation.DIGEST:
+                return Done(Reply(0, _digest(received[0], order, load)))
             case Operation.LIST:
                 return _listed(received[0], order)
             case Operation.NAMES:
@@ -122,6 +124,12 @@ def _read(descriptor: int, order: Order) -> bytes:
     """The bytes, behind the status that the file has afterwards (opening.unpack_read)."""
     data = os.pread(descriptor, min(order.length, MAX_READ), order.offset)
     return opening.pack_read(opening.Status.of(descriptor), data)
+
+
+def _digest(descriptor: int, order: Order, load: Load) -> bytes:
+    """The digest, behind the status that the file has afterwards (opening.unpack_read)."""
+    made = digest(descriptor, order.length, load)
+    return opening.pack_read(opening.Status.of(descriptor), made)
 
 
 def _described(opened: opening.Opened) -> Done:

@@ -59,11 +59,12 @@ class Operation(enum.IntEnum):
     FILE = 6  # any file, by its own path: the descriptor comes back
     NAMES = 7  # the names in a directory, at most `length`: a file in memory that holds them
     FETCH = 8  # as OPEN, others beside it, and then LOAD the part that is wanted first
+    DIGEST = 9  # the first `length` bytes of a file: a digest of them
 
     @property
     def hands_over(self) -> bool:
         """Whether a descriptor comes back, if all goes well."""
-        return self not in (Operation.LOAD, Operation.READ)
+        return self not in (Operation.LOAD, Operation.READ, Operation.DIGEST)
 
     @property
     def needs_descriptor(self) -> bool:

@@ -180,12 +180,12 @@ FACTS_SIZE: Final = _FACTS.size
 
 
 def pack_read(status: Status, data: bytes) -> bytes:
-    """The reply to READ: what is known of the file after its bytes were read, and these."""
+    """The reply to READ and DIGEST: the status after the bytes were read, and they or a digest."""
     return _STATUS.pack(*status) + data
 
 
 def unpack_read(content: bytes) -> tuple[Status, bytes]:
-    """The status of the file, and the bytes, from the reply to READ. Raises struct.error."""
+    """The same again, from a reply. Raises struct.error."""
     return Status(*_STATUS.unpack_from(content)), content[_STATUS.size :]
 
 

@@ -85,7 +85,7 @@ class OpenFile:
 
     def shared(self) -> "OpenFile":
         """The same for one more user, who has a mapping of its own."""
-        return OpenFile(
+        shared = OpenFile(
             self.descriptor.hold(),
             self.status,
             self.gate,
@@ -98,6 +98,8 @@ class OpenFile:
             locks_reads=self.locks_reads,
             may_be_locked=self.may_be_locked,
         )
+        shared.checked = self.checked
+        return shared
 
     def note_change(self, ctime_ns: int) -> None:
         """Whoever writes a file changes its ctime first: judge by it whether one is at work.

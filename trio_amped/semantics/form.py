@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from .dates import format_date
 from .errors import Headers
-from .validators import etag, is_settled, last_modified
+from .validators import has_come, last_modified
 
 _RANGES: Final = b"Accept-Ranges: bytes\r\n"
 
@@ -12,33 +12,25 @@ _RANGES: Final = b"Accept-Ranges: bytes\r\n"
 class Representation(NamedTuple):
     """One of the forms in which a resource can be sent, as its open file shows it.
 
-    `size` in bytes; `mtime_ns` since 1970, None if it has no date; `ctime_ns`: the same, where it
-    is a part of the entity tag; `has_tag`: whether there is an entity tag; `digest`: of the
-    content, where that is its validator; `coding`: None for the file as it is; `headers`: those
-    that the policy adds; `vary`: the request fields by which it was chosen among others.
+    `size` in bytes; `tag`: every form has its own (RFC 9110 8.8.3.3), None if there are no tags;
+    `mtime_ns` since 1970, None if it has no date; `coding`: None for the file as it is; `headers`:
+    those that the policy adds; `vary`: the request fields by which it was chosen among others.
     """
 
     size: int
     media_type: bytes
+    tag: bytes | None = None
     mtime_ns: int | None = None
-    digest: bytes = b""
     coding: bytes | None = None
     headers: Headers = ()
     vary: tuple[bytes, ...] = ()
-    ctime_ns: int | None = None
-    has_tag: bool = True
 
-    def etag(self, now: float) -> bytes | None:
-        """Every form has its own (RFC 9110 8.8.3.3); None where there are no tags."""
-        if self.mtime_ns is None:
-            return b'"%s"' % self.digest
-        if not self.has_tag:
-            return None
-        return etag(self.size, self.mtime_ns, now, self.coding or b"", self.ctime_ns)
+    def has_lasting_date(self, now: float) -> bool:
+        """Return whether `last_modified` stays what it is now: a date that has not come does not.
 
-    def is_settled(self, now: float) -> bool:
-        """Return whether the validators stay what they are now."""
-        return self.mtime_ns is None or is_settled(self.mtime_ns, self.ctime_ns, now)
+        `now` in seconds since 1970.
+        """
+        return self.mtime_ns is None or has_come(self.mtime_ns, now)
 
     def last_modified(self, now: float) -> int | None:
         return None if self.mtime_ns is None else last_modified(self.mtime_ns, now)
@@ -59,13 +51,13 @@ class Blocks(NamedTuple):
 class Form:
     """A representation at a time: its validators, and the fields of its answers rendered once.
 
-    What does not change may be kept and used again; a validator that is weak today (validators.py)
-    may be strong in a second, so such a form is made anew for each request.
+    What does not change may be kept and used again, but where its date is in the future: the one
+    that is sent instead is that of the answer (RFC 9110 8.8.2.1).
     """
 
     __slots__ = (
-        *("_blocks", "_shown", "date", "is_settled", "media_type", "modified", "representation"),
-        *("size", "tag"),
+        *("_blocks", "_shown", "date", "has_lasting_date", "media_type", "modified"),
+        *("representation", "size", "tag"),
     )
 
     def __init__(self, representation: Representation, now: float) -> None:
@@ -73,8 +65,8 @@ class Form:
         self.representation = representation
         self.size = representation.size
         self.media_type = representation.media_type
-        self.tag = representation.etag(now)
-        self.is_settled = representation.is_settled(now)
+        self.tag = representation.tag
+        self.has_lasting_date = representation.has_lasting_date(now)
         self.modified = representation.last_modified(now)
         self.date = None if self.modified is None else format_date(self.modified)
         self._shown: Headers | None = None  # the result of CORS that was asked for last

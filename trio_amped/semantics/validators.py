@@ -7,8 +7,12 @@ from typing import Final, Literal, TypeAlias
 SETTLED = 2.0
 """Seconds after which a change is sure to show in the mtime (whose clock is a coarse one)."""
 
-TagKind: TypeAlias = Literal["mtime", "ctime", "none"]
-"""What strong entity tags are made of: the mtime, the ctime as well, or there are none."""
+TagKind: TypeAlias = Literal["mtime", "ctime", "digest", "none"]
+"""What strong entity tags have beside the size: the mtime; the ctime as well; a digest of the
+content; or there are none."""
+
+MOST_DIGESTED: Final = 16 * 2**20
+"""Bytes: to digest a larger file takes too long for who waits, and loads what nobody may want."""
 
 ANY: Final = b"*"
 
@@ -39,32 +43,54 @@ def tag_has_ctime(mtime_ns: int, kind: TagKind) -> bool:
 
     utimensat(2) puts an mtime back; nobody can set a ctime (inode(7)).
     """
-    return kind == "ctime" or has_constant_date(mtime_ns)
+    return kind in ("ctime", "digest") or has_constant_date(mtime_ns)
 
 
-def is_settled(mtime_ns: int, ctime_ns: int | None, now: float) -> bool:
-    """Return whether each change to come shows in the times of a file (ns since 1970).
+def newest(mtime_ns: int, ctime_ns: int, kind: TagKind) -> int:
+    """Return the newest of the times of a file (ns since 1970) that count for its entity tag."""
+    return max(mtime_ns, ctime_ns) if tag_has_ctime(mtime_ns, kind) else mtime_ns
 
-    Until they are more than SETTLED seconds old, the file may change again with the same times
-    (RFC 9110 8.8.1). `ctime_ns`: None where it is no part of the entity tag; `now` in seconds
-    since 1970. A time in the future is never settled.
+
+def is_settled(newest_ns: int, now: float) -> bool:
+    """Return whether each change to come of a file shows in its times, by the newest of them.
+
+    Until that (ns since 1970) is more than SETTLED seconds old, the file may change again with the
+    same times (RFC 9110 8.8.1). `now` in seconds since 1970. For times in the future, see
+    disk/versions.py.
     """
-    newest = mtime_ns if ctime_ns is None else max(mtime_ns, ctime_ns)
-    return now - newest / _NANO > SETTLED
+    return now - newest_ns / _NANO > SETTLED
+
+
+def needs_digest(size: int, kind: TagKind) -> bool:
+    """Return whether the entity tag of a file of `size` bytes is a digest, once it has settled."""
+    return kind == "digest" and size <= MOST_DIGESTED
 
 
 def etag(
-    size: int, mtime_ns: int, now: float, coding: bytes = b"", ctime_ns: int | None = None
-) -> bytes:
-    """The entity tag of a file of `size` bytes; `now` in seconds since 1970 (RFC 9110 8.8.3).
+    kind: TagKind,
+    size: int,
+    mtime_ns: int,
+    ctime_ns: int,
+    *,
+    is_settled: bool,
+    digest: bytes = b"",
+    coding: bytes = b"",
+) -> bytes | None:
+    """Return the entity tag of a file of `size` bytes (RFC 9110 8.8.3); None: there are none.
 
-    A file that holds another one in a content coding has its own tag, whatever its size and date.
-    Weak until the file `is_settled`. `ctime_ns`: None where it is no part of the tag.
+    The times in ns since 1970. A file that holds another one in a content `coding` has its own tag,
+    whatever its size, dates and bytes. The tag is weak until the file has settled and, where tags
+    are digests, without one.
     """
-    # With a dot, lest the size be taken for a coding (`names_coded_form`).
-    change = b"" if ctime_ns is None else b".%x" % ctime_ns
-    tag = b'"%x%s-%x%s"' % (mtime_ns, change, size, b"-" + coding if coding else b"")
-    return tag if is_settled(mtime_ns, ctime_ns, now) else b"W/" + tag
+    if kind == "none":
+        return None
+    suffix = b"-%x%s" % (size, b"-" + coding if coding else b"")  # see `names_coded_form`
+    if digest:
+        return b'"%s%s"' % (digest.hex().encode(), suffix)
+    # With a dot, lest the size be taken for a coding.
+    change = b".%x" % ctime_ns if tag_has_ctime(mtime_ns, kind) else b""
+    tag = b'"%x%s%s"' % (mtime_ns, change, suffix)
+    return tag if is_settled and kind != "digest" else b"W/" + tag
 
 
 def names_coded_form(value: bytes) -> bool:
@@ -75,6 +101,11 @@ def names_coded_form(value: bytes) -> bool:
 def is_tag(validator: bytes) -> bool:
     """Whether an If-Range field has an entity tag, and not a date (RFC 9110 13.1.5)."""
     return validator.startswith((b'"', b"W/"))
+
+
+def has_come(time_ns: int, now: float) -> bool:
+    """Return whether a time (ns since 1970) is not in the future; `now` in seconds since 1970."""
+    return time_ns <= now * _NANO
 
 
 def last_modified(mtime_ns: int, now: float) -> int | None:

@@ -1,9 +1,13 @@
 """RFC 9110 8.8.1, 8.8.3, 13: each kind of entity tag (`Config.etag`), and constant dates."""
 
+import errno
+from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Final
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from tests.serving.cases import ETAG, LIMITED, MODIFIED, get
@@ -13,6 +17,7 @@ from tests.serving.rfc9110.rows import (
     CONSTANT,
     OLD,
     PLAIN,
+    ROOT,
     TEN,
     Row,
     ask,
@@ -20,12 +25,13 @@ from tests.serving.rfc9110.rows import (
 )
 from tests.simulated import DAY, NANO, NOW
 from trio_amped.config import Config
-from trio_amped.testing import SimFile
+from trio_amped.testing import Response, SimDisk, SimFile, serving
 
 BR: Final = "Accept-Encoding: br"
 PART: Final = "Range: bytes=1-2"
 CTIME: Final = replace(LIMITED, etag="ctime")
 NONE: Final = replace(LIMITED, etag="none")
+DIGEST: Final = replace(LIMITED, etag="digest")
 WITH_CTIME: Final = f'"{OLD:x}.{OLD:x}-a"'  # of a.txt
 CODED: Final = f'"{OLD:x}.{OLD:x}-c-br"'  # of app.js.br
 YOUNG: Final = f'W/"{NOW * NANO:x}.{NOW * NANO:x}-c"'  # of new.txt
@@ -35,6 +41,14 @@ NPM_BR: Final = f'"{CONSTANT:x}.{OLD:x}-c-br"'
 NPM_DATE: Final = "Sat, 26 Oct 1985 08:15:00 GMT"
 NIX_DATE: Final = "Thu, 01 Jan 1970 00:00:01 GMT"
 SECRET: Final = f'W/"{NANO:x}.{NOW * NANO:x}-a"'  # of touched.txt
+
+
+def digested(content: bytes, end: str = "") -> str:
+    """The tag of a file with this content."""
+    return f'"{blake2b(content, digest_size=16).hexdigest()}-{len(content):x}{end}"'
+
+
+OF_TEN: Final = digested(TEN)
 DATED: Final = {"last-modified": MODIFIED}
 UNDATED: Final = {"last-modified": None}
 
@@ -88,6 +102,34 @@ ROWS = [
     Row("13.1.3", "none: a date", get("/a.txt", f"If-Modified-Since: {MODIFIED}"), 304, b"",
         {"etag": None}, config=NONE),
 
+    Row("8.8.3", "digest: of the content", get("/a.txt"), 200, TEN, {"etag": OF_TEN, **DATED},
+        config=DIGEST),
+    Row("8.8.3", "digest: HEAD", get("/a.txt", method="HEAD"), 200, b"",
+        {"etag": OF_TEN, **DATED}, config=DIGEST),
+    Row("8.8.3.3", "digest: of the coding", get("/app.js", BR), 200, BROTLI,
+        {"etag": digested(BROTLI, "-br")}, config=DIGEST),
+    Row("8.8.3", "digest: of nothing", get("/empty.txt"), 200, b"", {"etag": digested(b"")},
+        config=DIGEST),
+    Row("8.8.1", "digest: none while it is young", get("/new.txt"), 200, b"just written",
+        {"etag": YOUNG}, config=DIGEST),
+    Row("8.8.1", "digest: no date is needed", get("/nix.txt"), 200, TEN,
+        {"etag": OF_TEN, **UNDATED}, config=DIGEST),
+    Row("13.1.2", "digest: If-None-Match", get("/a.txt", f"If-None-Match: {OF_TEN}"), 304, b"",
+        {"etag": OF_TEN}, config=DIGEST),
+    Row("13.1.2", "digest: the tag of another kind", get("/a.txt", f"If-None-Match: {ETAG}"), 200,
+        TEN, config=DIGEST),
+    Row("13.1.1", "digest: If-Match", get("/a.txt", f"If-Match: {OF_TEN}"), 200, TEN,
+        config=DIGEST),
+    Row("13.1.1", "digest: If-Match, another", get("/a.txt", f"If-Match: {ETAG}"), 412,
+        config=DIGEST),
+    Row("13.1.5", "digest: If-Range", get("/a.txt", PART, f"If-Range: {OF_TEN}"), 206, b"12",
+        config=DIGEST),
+    Row("13.1.5", "digest: If-Range, coded",
+        get("/app.js", BR, PART, f"If-Range: {digested(BROTLI, '-br')}"), 206, BROTLI[1:3],
+        {"content-encoding": "br"}, config=DIGEST),
+    Row("13.1.5", "digest: If-Range, another", get("/a.txt", PART, f"If-Range: {digested(ROOT)}"),
+        200, TEN, config=DIGEST),
+
     Row("8.8.1", "constant: the ctime counts", get("/nix.txt"), 200, TEN, {"etag": NIX, **UNDATED}),
     Row("8.8.1", "constant: in each mode", get("/nix.txt"), 200, TEN, {"etag": NIX, **UNDATED},
         config=CTIME),
@@ -135,3 +177,115 @@ async def test_a_new_release_with_the_same_date(
         answer = await ask(get("/a.txt", *fields), config, disk)
         assert (answer.status, answer.body) == (200, TEN[::-1])
         assert answer.headers["etag"] != old
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("failure", "status"), [(errno.EIO, 500), (errno.ETIMEDOUT, 503), (errno.EAGAIN, 503)]
+)
+async def test_a_digest_that_cannot_be_made(
+    method: str, failure: int, status: int, autojump_clock: MockClock
+) -> None:
+    """There is no tag to answer with: the file cannot be read."""
+    disk = SimDisk({"a": TEN})
+    disk.at_load[0] = OSError(failure, "failed")
+    async with serving(DIGEST, disk) as served:
+        client = served.connect()
+        assert (await client.request(method, "/a")).status == status
+        again = await client.request(method, "/a")
+        assert (again.status, again.headers["etag"]) == (200, OF_TEN)
+    assert disk.open_files == 0
+
+
+async def test_a_page_whose_digest_cannot_be_made(autojump_clock: MockClock) -> None:
+    """It is there, so nothing is missing; and an error is answered for without its page."""
+    pages = replace(DIGEST, fallback="/app.html", error_pages=["404=/404.html"])
+    disk = SimDisk({"app.html": TEN, "404.html": TEN[::-1]})
+    disk.at_load = {number: OSError(errno.EIO, "failed") for number in range(4)}
+    async with serving(pages, disk) as served:  # which has looked for both
+        client = served.connect()
+        assert disk.loads == 2
+        assert (await client.get("/nope", {"Accept": "text/html"})).status == 500
+        missing = await client.get("/nope")
+        assert (missing.status, missing.body) == (404, b"404 Not Found\n")
+        assert (await client.get("/nope")).body == TEN[::-1]
+        page = await client.get("/nope", {"Accept": "text/html"})
+        assert (page.status, page.headers["etag"]) == (200, OF_TEN)
+
+
+async def test_a_file_that_changes_while_it_is_digested(autojump_clock: MockClock) -> None:
+    """A tag of what was there would be one of what is sent."""
+    file = SimFile(TEN, ctime_ns=OLD)
+    disk = SimDisk({"a": file})
+
+    def change() -> None:
+        file.content, file.ctime_ns = TEN[::-1], OLD + NANO
+
+    disk.at_load[0] = change
+    async with serving(DIGEST, disk) as served:
+        client = served.connect()
+        head = await client.request("HEAD", "/a")
+        assert head.headers["etag"] == f'W/"{OLD:x}.{OLD:x}-a"'
+        new = await client.get("/a", {"If-None-Match": OF_TEN})
+        assert (new.status, new.headers["etag"]) == (200, digested(TEN[::-1]))
+
+
+async def test_a_digest_is_made_once(autojump_clock: MockClock) -> None:
+    """Not again for a file that was closed since."""
+    disk = SimDisk({"a": TEN}, load_latency=1)
+    for _ in range(2):
+        async with serving(replace(DIGEST, max_open_files=1), disk) as served:
+            answer = await served.connect().request("HEAD", "/a")
+            assert answer.headers["etag"] == OF_TEN
+        assert (disk.loads, disk.open_files) == (1, 0)
+
+
+@pytest.mark.parametrize("size", [16 * 2**20, 16 * 2**20 + 1])
+async def test_what_is_too_large_has_no_digest(size: int, autojump_clock: MockClock) -> None:
+    disk = SimDisk({"a": bytes(size)})
+    async with serving(DIGEST, disk) as served:
+        client = served.connect()
+        tag = (await client.request("HEAD", "/a")).headers["etag"]
+        weak = f'W/"{OLD:x}.{OLD:x}-{size:x}"'
+        assert tag == (digested(bytes(size)) if size <= 2**24 else weak)
+        assert disk.loads == (size <= 2**24)
+        assert (await client.get("/a", {"If-None-Match": tag})).status == 304
+        part = await client.get("/a", {"Range": "bytes=0-0", "If-Match": tag})
+        assert part.status == (206 if size <= 2**24 else 412)
+
+
+@pytest.mark.parametrize("config", [LIMITED, CTIME, DIGEST], ids=["mtime", "ctime", "digest"])
+async def test_a_date_in_the_future_settles_when_it_was_seen_for_a_while(
+    config: Config, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """8.8.1, 8.8.2.1: its tag is strong then, and its date is that of each answer."""
+    ahead = (NOW + DAY) * NANO
+    disk = SimDisk({"a": SimFile(TEN, mtime_ns=ahead)})
+    async with serving(config, disk) as served:
+        client = served.connect()
+
+        async def asked(fields: Mapping[str, str]) -> Response:
+            answer = await client.get("/a", fields)
+            if answer.status == 200:
+                assert answer.headers["last-modified"] == answer.headers["date"]
+            return answer
+
+        weak = (await asked({})).headers["etag"]
+        assert weak.startswith("W/")
+        await trio.sleep(1.9)
+        assert (await asked({})).headers["etag"] == weak
+        await trio.sleep(0.2)
+        strong = (await asked({})).headers["etag"]
+        assert strong == (OF_TEN if config is DIGEST else weak.removeprefix("W/"))
+        monkeypatch.setattr("time.time", lambda: NOW + 60.0)
+        later = await asked({})
+        assert (later.headers["etag"], later.headers["date"][-12:-4]) == (strong, "22:14:20")
+        assert (await asked({"If-None-Match": strong})).status == 304
+        assert (await asked({"Range": "bytes=1-2", "If-Range": strong})).body == b"12"
+        dated = {"Range": "bytes=1-2", "If-Range": later.headers["date"]}
+        assert (await asked(dated)).status == 200
+        disk.entries[b"a"] = SimFile(TEN[::-1], mtime_ns=ahead + NANO)
+        await trio.sleep(config.revalidate)
+        new = await asked({"Range": "bytes=1-2", "If-Range": strong})
+        assert (new.status, new.body) == (200, TEN[::-1])
+        assert new.headers["etag"].startswith("W/")
