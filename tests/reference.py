@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from hashlib import blake2b
 from string import ascii_letters, digits
-from typing import Final
+from typing import Final, Literal
 
 Fields = Sequence[tuple[str, str]]
 
@@ -44,14 +45,38 @@ class Form:
     content: bytes
     mtime_ns: int
     coding: str = "identity"
+    ctime_ns: int | None = None  # None: the same
+    tags: Literal["mtime", "ctime", "digest", "none"] = "mtime"
+    is_seen: bool = False  # for two seconds, as it is
+
+    @property
+    def is_constant(self) -> bool:
+        """Policy: within a day of the dates that packagers give to all files of all releases."""
+        written = [(1970, 1, 1, 0, 0), (1985, 10, 26, 8, 15), (1980, 1, 1, 0, 0)]
+        date = _EPOCH + timedelta(seconds=self.mtime_ns // _SECOND)
+        return any(abs(date - datetime(*each, tzinfo=UTC)) <= timedelta(days=1) for each in written)
 
     def etag(self, now: float) -> str:
-        """RFC 9110 8.8.3: each form has its own. Policy: made of date, size and coding."""
+        """RFC 9110 8.8.3: each form has its own. Policy: made of date, size and coding; with the
+        ctime where that is wanted, and where the date is constant; or of a digest instead of dates,
+        up to 16 MiB; "": there is none."""
         suffix = "" if self.coding == "identity" else f"-{self.coding}"
-        tag = f'"{self.mtime_ns:x}-{len(self.content):x}{suffix}"'
+        times = [self.mtime_ns]
+        if self.tags == "none":
+            return ""
+        if self.tags in ("ctime", "digest") or self.is_constant:
+            times.append(self.mtime_ns if self.ctime_ns is None else self.ctime_ns)
+        tag = f'"{".".join(f"{each:x}" for each in times)}-{len(self.content):x}{suffix}"'
         # Policy: it is weak for two seconds, in which the file may change unseen (8.8.1).
-        age = Decimal(now) - Decimal(self.mtime_ns) / _SECOND
-        return tag if age > 2 else "W/" + tag
+        age = Decimal(now) - Decimal(max(times)) / _SECOND
+        if age <= 2 and not self.is_seen:
+            return "W/" + tag
+        if self.tags != "digest":
+            return tag
+        if len(self.content) > 16 * 1024 * 1024:
+            return "W/" + tag
+        digest = blake2b(self.content, digest_size=16).hexdigest()
+        return f'"{digest}-{len(self.content):x}{suffix}"'
 
     def last_modified(self, now: float) -> int:
         """RFC 9110 8.8.2.1: never later than now."""
@@ -89,8 +114,13 @@ def answer(method: str, fields: Fields, resource: Resource, now: float) -> Answe
     coding = choose_coding(accepted, [each.coding for each in forms])
     form = next(each for each in forms if each.coding == coding)
     etag, modified = form.etag(now), form.last_modified(now)
+    if form.is_constant:  # Policy: it has no date, so no condition on one counts (13.1.3, 13.1.4)
+        dated = ("if-modified-since", "if-unmodified-since")
+        fields = [field for field in fields if field[0].lower() not in dated]
     # RFC 9110 12.5.5. Policy: also for those who get the plain file, unless there is no other.
-    chosen = {"etag": etag} | ({"vary": "Accept-Encoding"} if len(forms) > 1 else {})
+    chosen = ({"etag": etag} if etag else {}) | (
+        {"vary": "Accept-Encoding"} if len(forms) > 1 else {}
+    )
 
     refusal = _precondition(fields, etag, modified, now)  # 13.2.2, steps 1 to 4
     if refusal == 304:
@@ -105,6 +135,8 @@ def answer(method: str, fields: Fields, resource: Resource, now: float) -> Answe
         "last-modified": date_texts(modified)[0],
         "accept-ranges": "bytes",
     }
+    if form.is_constant:
+        del whole["last-modified"]
     if coding != "identity":
         whole["content-encoding"] = coding
     runs = _wanted_runs(method, fields, form, now)  # step 5
@@ -114,7 +146,7 @@ def answer(method: str, fields: Fields, resource: Resource, now: float) -> Answe
     if not runs:
         return Answer(416, {"content-range": f"bytes */{size}"}, None)  # 15.5.17
     if _lines(fields, "if-range"):
-        del whole["last-modified"]  # Policy: 15.3.7 would rather have it left out
+        whole.pop("last-modified", None)  # Policy: 15.3.7 would rather have it left out
     parts = tuple(
         (f"bytes {run[0]}-{run[-1]}/{size}", bytes(form.content[at] for at in run)) for run in runs
     )
@@ -144,7 +176,7 @@ def _precondition(fields: Fields, etag: str, modified: int, now: float) -> int |
     if_match = _combined(fields, "if-match")
     if_none_match = _combined(fields, "if-none-match")
     if if_match is not None:  # step 1; 8.8.3.2: both strong and the same
-        if if_match != "*" and (etag != opaque or etag not in _listed(if_match)):
+        if if_match != "*" and (not etag or etag != opaque or etag not in _listed(if_match)):
             return 412
     else:  # step 2
         since = _date(fields, "if-unmodified-since", now)
@@ -186,6 +218,8 @@ def still_is(validator: str, form: Form, now: float) -> bool:
     """RFC 9110 13.1.5: strong comparison; the date is the exact one, and strong (8.8.2.2)."""
     if '"' in validator:
         return validator == form.etag(now) and not validator.startswith("W/")
+    if form.is_constant:
+        return False
     if form.coding != "identity":  # Policy: a date does not tell one form from another
         return False
     modified = form.last_modified(now)

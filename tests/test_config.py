@@ -161,6 +161,10 @@ def test_a_deadline_may_be_never(name: str) -> None:
 def test_choices() -> None:
     for gate in ("auto", "mincore", "nowait", "always", "never"):
         assert make(gate=gate).gate == gate
+    for etag in ("mtime", "ctime", "digest", "none"):
+        assert make(etag=etag).etag == etag
+    with pytest.raises(ValueError, match=r"^etag must be one of mtime, ctime, digest, none$"):
+        make(etag="inode")
     for helpers in ("thread", "process"):
         assert make(helpers=helpers).helpers == helpers
     with pytest.raises(

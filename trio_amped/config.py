@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 from .semantics.globs import HASHED
 from .semantics.policy import Policy
 from .semantics.routing import Routes
+from .semantics.validators import TagKind
 
 
 class Answered(NamedTuple):
@@ -196,6 +197,13 @@ class Config(Site):
         (), "several sites, instead of the settings of one here", option=None
     )
 
+    etag: TagKind = _setting(
+        "mtime",
+        "what entity tags of files are made of, beside the size: mtime; or ctime: that as well, "
+        "which nobody can put back, and of which each copy of a file has its own; or digest: the "
+        "content, up to 16 MiB, which is read before the first answer; or none: no tags. Where the "
+        "mtime is a constant (Nix, ostree, npm, SOURCE_DATE_EPOCH), mtime means ctime",
+    )
     gate: GateMode = _setting(
         "auto",
         "who says whether a part of a file is in memory: mincore where the kernel tells this "
@@ -276,7 +284,7 @@ class Config(Site):
                 raise ValueError(f"{field.name} must be at least {least}")
             if most is not None and value > most:
                 raise ValueError(f"{field.name} must be at most {most}")
-        for name, choices in (("gate", GateMode), ("helpers", HelperKind)):
+        for name, choices in (("etag", TagKind), ("gate", GateMode), ("helpers", HelperKind)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}")
         hook = self.on_request

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, NamedTuple, TypeAlias
 
 import h11
@@ -23,10 +24,11 @@ from trio.testing import memory_stream_pair
 from .config import Config
 from .disk.descriptors import Descriptor
 from .disk.interface import FileChanged, Listing, OpenFile, Stamp, Wish, WouldWait
+from .disk.loading import DIGEST_SIZE
 from .disk.opening import Status
 from .disk.pages import Gate
+from .disk.versions import Versions
 from .semantics import listing
-from .semantics.validators import SETTLED
 from .serving.router import Router
 from .serving.sites import Sites, handle_connection
 from .stats import Stats
@@ -44,19 +46,22 @@ _inodes = itertools.count(1)
 class SimFile:
     """An inode: what is open keeps it, whatever its name is given to later.
 
-    `mode` as in stat(2), for what is no regular file; `mtime_ns` since 1970.
+    `mode` as in stat(2), for what is no regular file; `mtime_ns` since 1970; `ctime_ns`: None
+    where it is the same.
     """
 
     content: bytes = b""
     mode: int = _REGULAR
     mtime_ns: int = (_DATE - 86_400) * _NANO
     inode: int = field(default_factory=lambda: next(_inodes))
+    ctime_ns: int | None = None
 
     @property
     def status(self) -> Status:
         """What fstat(2) says of it."""
         mtime = self.mtime_ns
-        return Status(self.mode, 0, 1, self.inode, len(self.content), mtime, mtime, mtime)
+        ctime = mtime if self.ctime_ns is None else self.ctime_ns
+        return Status(self.mode, 0, 1, self.inode, len(self.content), mtime, ctime, mtime)
 
 
 Entry: TypeAlias = bytes | SimFile | OSError  # contents, an inode, or what opening it raises
@@ -68,8 +73,8 @@ class SimDisk:
 
     Opening takes `open_latency` seconds, and `load_latency` each window (so many bytes) of a file,
     once: then it is in memory, until `evict`. `at_open` and `at_load` say what happens at the Nth
-    operation (from 0; a load is a part that is made ready or read): an exception is raised,
-    anything else is called. `open_files` is how many are open now.
+    operation (from 0; a load is a part that is made ready or read, or the digest of a file): an
+    exception is raised, anything else is called. `open_files` is how many are open now.
 
     With `real_descriptors`, the kernel can send them: they are files in memory. What takes more
     than `disk_timeout` seconds fails then (ETIMEDOUT); `serving` sets it as the Config has it.
@@ -100,6 +105,7 @@ class SimDisk:
         self._is_by_copy = is_by_copy
         self._open: dict[OpenFile, SimFile] = {}
         self._resident: set[tuple[int, int]] = set()
+        self._versions = Versions("ctime")
 
     @property
     def open_files(self) -> int:
@@ -141,9 +147,7 @@ class SimDisk:
         number, self.opens = self.opens, self.opens + 1
         _happen(self.at_open.get(number))
         await self._take(self.open_latency)
-        inode = self._inode(path)
-        file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
-        return self._note(file, inode)
+        return self._opened(path)
 
     async def fetch(self, path: bytes, wish: Wish) -> dict[bytes, OpenFile | OSError]:
         """One after the other; no part of them is loaded ahead of need."""
@@ -161,6 +165,12 @@ class SimDisk:
             raise
         return found
 
+    def _opened(self, path: bytes) -> OpenFile:
+        inode = self._inode(path)
+        file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
+        file.is_settled = self._versions.has_settled(inode.status, time.time(), trio.current_time())
+        return self._note(file, inode)
+
     async def _take(self, seconds: float) -> None:
         if seconds > self.disk_timeout:
             await trio.sleep(self.disk_timeout)
@@ -175,11 +185,28 @@ class SimDisk:
         os.pwrite(fd, inode.content, 0)
         return Descriptor(fd)
 
+    async def digest_of(self, file: OpenFile) -> bytes:
+        """As one load of all of it."""
+        inode = self._open[file]
+        self._begin_load()
+        await self._take(self.load_latency)
+        if inode.status.version != file.version:
+            return b""
+        made = blake2b(inode.content, digest_size=DIGEST_SIZE).digest()
+        self._versions.note_digest(file.status, made)
+        return made
+
+    def known_digest(self, file: OpenFile) -> bytes | None:
+        return self._versions.digest(file.status)
+
+    def _begin_load(self) -> None:
+        number, self.loads = self.loads, self.loads + 1
+        _happen(self.at_load.get(number))
+
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:
         inode = self._open[file]
         assert 0 <= offset < end <= file.status.size, "a window outside of the file"
-        number, self.loads = self.loads, self.loads + 1
-        _happen(self.at_load.get(number))
+        self._begin_load()
         window = offset // self.window
         if self.load_latency and (inode.inode, window) not in self._resident:
             await self._take(self.load_latency)
@@ -202,10 +229,7 @@ class SimDisk:
     def open_at_once(self, path: bytes) -> OpenFile:
         if self.open_latency or self.at_open or self.at_load:
             raise WouldWait
-        inode = self._inode(path)
-        file = OpenFile(self._descriptor(inode), inode.status, Gate.MINCORE, self._is_by_copy)
-        file.is_settled = time.time() - inode.mtime_ns / _NANO > SETTLED
-        return self._note(file, inode)
+        return self._opened(path)
 
     def identify_at_once(self, path: bytes, *, follow: bool = True) -> tuple[int, int]:
         if self.open_latency or self.at_open or self.at_load:

@@ -12,7 +12,7 @@ from fuzz.world.disk import Plan
 from fuzz.world.hosts import hosting, wait_for_sweeps
 from fuzz.world.requests import BROKEN, GARBAGE, LAST, PIPELINE
 from fuzz.world.runs import run
-from fuzz.world.scenes import CONFIG, Scene, check_answers, scenes
+from fuzz.world.scenes import Scene, check_answers, scenes
 
 Cuts = tuple[int, ...]
 
@@ -27,7 +27,7 @@ async def _received(
     bite, pause = appetite
     script = replace(split(scene.wire, cuts, pauses), bite=bite, pause=pause, ending=ending)
     disk = scene.disk()
-    async with hosting(scene.way, disk, CONFIG) as host:
+    async with hosting(scene.way, disk, scene.config) as host:
         client = Client(host.connect(scene.link), script)
         await client.run()
         await wait_for_sweeps(host)
@@ -68,7 +68,7 @@ def check_residency(scene: Scene) -> None:
 
 async def _several(scene: Scene, scripts: tuple[tuple[Cuts, str], ...]) -> list[bytes]:
     disk = scene.disk()
-    async with hosting(scene.way, disk, CONFIG) as host:
+    async with hosting(scene.way, disk, scene.config) as host:
         clients = []
         async with trio.open_nursery() as nursery:
             for cuts, ending in scripts:

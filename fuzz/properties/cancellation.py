@@ -14,7 +14,7 @@ from fuzz.world.hosts import Host, hosting
 from fuzz.world.points import Points
 from fuzz.world.requests import DOWNLOADS
 from fuzz.world.runs import run, some_of
-from fuzz.world.scenes import CONFIG, Scene, read, scenes, wires
+from fuzz.world.scenes import Scene, read, scenes, wires
 
 _NEXT: Final = b"GET /a.txt HTTP/1.1\r\nHost: next\r\n\r\n"
 
@@ -40,7 +40,7 @@ def _check_cancellations(scene: Scene) -> None:
 async def _cancelled(scene: Scene, points: Points) -> bytes:
     """What a client gets whose connection (on the lane: whose server) is cancelled at a point."""
     disk = scene.disk()
-    async with hosting(scene.way, disk, CONFIG) as host:
+    async with hosting(scene.way, disk, scene.config) as host:
         own = trio.CancelScope()
         points.begin(host, host.scope if scene.way == "lane" else own)
         client = Client(host.connect(scene.link, own), Script(((0.0, scene.wire),)))
@@ -52,7 +52,7 @@ async def _cancelled(scene: Scene, points: Points) -> bytes:
             await _check_next(host, scene)
     if points.at is not None:
         disk.note_combination("cancellation")
-        async with hosting(scene.way, disk, CONFIG) as host:
+        async with hosting(scene.way, disk, scene.config) as host:
             await _check_next(host, scene)
     return bytes(client.received)
 
@@ -76,7 +76,7 @@ def check_drains(scene: Scene, wire: bytes, moments: tuple[float, ...], drained_
 async def _drained(scene: Scene, moments: tuple[float, ...], drained_at: float) -> None:
     disk = scene.disk()
     expected = scene.expected()
-    async with hosting(scene.way, disk, CONFIG) as host, trio.open_nursery() as nursery:
+    async with hosting(scene.way, disk, scene.config) as host, trio.open_nursery() as nursery:
         clients = []
         for moment in moments:
             script = Script(((moment, scene.wire),), ending="stay")

@@ -81,7 +81,7 @@ class History:
         paths = [step.path, step.path + b".br", step.path + b".gz", b"404.html"]
         may_lead_to = [self.files(path, is_sidecar=path in paths[1:3]) for path in paths]
         for found in product(*may_lead_to):
-            files = {p: Form(f.content, f.mtime_ns) for p, f in zip(paths, found, strict=True) if f}
+            files = {p: self._disk.form(f) for p, f in zip(paths, found, strict=True) if f}
             yield reference.answer(step.wire, files, NOW)
 
 
@@ -95,7 +95,7 @@ def check_replacements(scene: Scene, links: frozenset[bytes], steps: list[Step])
 async def _replaced(scene: Scene, steps: list[Step]) -> None:
     disk = scene.disk()
     with mock.patch.object(time, "time", _wall_clock):
-        async with hosting(scene.way, disk, CONFIG) as host:
+        async with hosting(scene.way, disk, scene.config) as host:
             history = History(disk)
             for step in steps:
                 await trio.sleep(step.pause)
@@ -135,7 +135,7 @@ def check_truncations(scene: Scene, change: Change) -> None:
 async def _changing(scene: Scene) -> tuple[int, bytes]:
     """How often the disk was called, and what was received, which was honest."""
     disk = scene.disk()
-    async with hosting(scene.way, disk, CONFIG) as host:
+    async with hosting(scene.way, disk, scene.config) as host:
         client = Client(host.connect(scene.link), Script(((0.0, scene.wire),)))
         await client.run()
         assert client.saw_end
@@ -163,7 +163,7 @@ def check_world(
 async def _live(scene: Scene, scripts: list[Script], points: Points) -> None:
     disk = scene.disk()
     clients = []
-    async with hosting(scene.way, disk, CONFIG) as host:
+    async with hosting(scene.way, disk, scene.config) as host:
         own = trio.CancelScope()
         points.begin(host, host.scope if scene.way == "lane" else own)
         async with trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ from fuzz.world.disk import Plan
 from fuzz.world.hosts import EMBEDDED, hosting
 from fuzz.world.requests import DOWNLOADS, PIPELINE
 from fuzz.world.runs import run
-from fuzz.world.scenes import CONFIG, Scene, check_answer, read, scenes
+from fuzz.world.scenes import Scene, check_answer, read, scenes
 from trio_amped.stats import Stats
 
 
@@ -48,7 +48,7 @@ async def _bidden(scene: Scene, visits: list[Visit], drained_at: float, rounds: 
             clients.append((visit, client))
             await client.run()
 
-    async with hosting(scene.way, disk, CONFIG) as host, trio.open_nursery() as nursery:
+    async with hosting(scene.way, disk, scene.config) as host, trio.open_nursery() as nursery:
         for visit in visits:
             nursery.start_soon(come, visit)
         await trio.sleep_until(drained_at)

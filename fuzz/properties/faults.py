@@ -12,7 +12,7 @@ from fuzz.world.disk import ERRNOS, READING, Plan
 from fuzz.world.hosts import hosting, wait_for_sweeps
 from fuzz.world.reference import Expected, status_of
 from fuzz.world.runs import run, some_of
-from fuzz.world.scenes import CONFIG, Scene, check_answers, is_answer, is_start, read, scenes
+from fuzz.world.scenes import Scene, check_answers, is_answer, is_start, read, scenes
 
 _NO_FILE: Final = ("ENOENT", "ENOTDIR", "ENAMETOOLONG")
 _NEXT: Final = b"GET /a.txt HTTP/1.1\r\nHost: next\r\n\r\n"
@@ -47,7 +47,7 @@ def _run(scene: Scene) -> tuple[list[str], bytes]:
 async def _faulty(scene: Scene) -> tuple[list[str], bytes]:
     """The calls of the disk, and what was received; another client is served afterwards."""
     disk = scene.disk()
-    async with hosting(scene.way, disk, CONFIG) as host:
+    async with hosting(scene.way, disk, scene.config) as host:
         client = Client(host.connect(scene.link), Script(((0.0, scene.wire),)))
         await client.run()
         assert client.saw_end

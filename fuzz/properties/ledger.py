@@ -92,7 +92,7 @@ def _asking_for(name: bytes) -> bytes:
 async def _served(
     way: str, link: str, disk: WorldDisk, wires: Sequence[bytes], cuts: Cuts, ledger: Ledger
 ) -> None:
-    config = replace(CONFIG, on_request=ledger.told.append)
+    config = replace(CONFIG, etag=disk.tags, on_request=ledger.told.append)
     async with hosting(way, disk, config) as host:
         clients = []
         async with trio.open_nursery() as nursery:

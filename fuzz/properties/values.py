@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.message import Message
+from hashlib import blake2b
 from itertools import combinations
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 from hypothesis import strategies as st
 
@@ -26,7 +27,14 @@ from trio_amped.semantics.ranges import parse_range
 from trio_amped.semantics.request import Asked, Request, check_request
 from trio_amped.semantics.response import Response, select_response
 from trio_amped.semantics.target import parse_target
-from trio_amped.semantics.validators import parse_etag_list
+from trio_amped.semantics.validators import (
+    TagKind,
+    etag,
+    is_settled,
+    needs_digest,
+    newest,
+    parse_etag_list,
+)
 
 NOW: Final = 1_700_000_000
 NANO: Final = 10**9
@@ -97,11 +105,20 @@ def check_ranges(value: str, size: int) -> None:
 # ------------------------------------------------------------------ responses
 
 _FORMS: Final = st.builds(
-    lambda size, age: reference.Form(
-        bytes(7 * at % 256 for at in range(size)), NOW * NANO - int(age * NANO)
+    lambda size, age, change, tags, is_seen: reference.Form(
+        bytes(7 * at % 256 for at in range(size)),
+        NOW * NANO - int(age * NANO),
+        ctime_ns=NOW * NANO - int(change * NANO),
+        tags=tags,
+        is_seen=is_seen,
     ),
     SIZES,
-    st.sampled_from([86_400, 2.5, 2, 2.001, 1.999, 1, 0.25, 0, -1, -86_400, NOW]),
+    st.sampled_from(
+        [86_400, 2.5, 2, 2.001, 1.999, 1, 0.25, 0, -1, -86_400, NOW, NOW - 499_162_501]
+    ),
+    st.sampled_from([86_400, 2.5, 2, 1, -86_400]),
+    st.sampled_from(get_args(TagKind)),
+    st.booleans(),
 )
 _CONDITIONAL: Final = ("If-Match", "If-None-Match", "If-Range")
 _DATED: Final = ("If-Modified-Since", "If-Unmodified-Since", "If-Range")
@@ -135,12 +152,25 @@ def check_response(method: str, case: tuple[reference.Form, Fields]) -> None:
     expected = reference.answer(method, fields, resource, NOW)
     sent = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in fields)
     request = Request(method.encode(), b"/", b"1.1", ((b"host", b"h"), *sent))
-    kind = Representation(size=len(form.content), media_type=b"text/plain", mtime_ns=form.mtime_ns)
+    kind = Representation(
+        size=len(form.content),
+        media_type=b"text/plain",
+        tag=_tag_of(form),
+        mtime_ns=form.mtime_ns,
+    )
     try:
         response = select_response(Asked.of(request), Form(kind, NOW), NOW)
     except HttpError as error:
         response = Response.of(error.status, error.headers, ())
     _check_response(response, expected, form.content, method)
+
+
+def _tag_of(form: reference.Form) -> bytes | None:
+    size, ctime_ns = len(form.content), form.ctime_ns or form.mtime_ns
+    settled = form.is_seen or is_settled(newest(form.mtime_ns, ctime_ns, form.tags), NOW)
+    has_digest = settled and needs_digest(size, form.tags)
+    digest = blake2b(form.content, digest_size=16).digest() if has_digest else b""
+    return etag(form.tags, size, form.mtime_ns, ctime_ns, is_settled=settled, digest=digest)
 
 
 def _check_response(

@@ -37,7 +37,7 @@ def check_hung(scene: Scene, cold: int, hot: list[bytes]) -> None:
 async def _hung(scene: Scene, cold: int) -> None:
     disk = scene.disk()
     asked = replace(scene, wire=b"GET /large.bin HTTP/1.1\r\nHost: h\r\n\r\n")
-    async with hosting(scene.way, disk, CONFIG) as host, trio.open_nursery() as nursery:
+    async with hosting(scene.way, disk, scene.config) as host, trio.open_nursery() as nursery:
         waiting = [Client(host.connect(scene.link), Script(((0.0, asked.wire),)))
                    for _ in range(cold)]  # fmt: skip
         for client in waiting:

@@ -25,10 +25,16 @@ from trio_amped.disk.messages import (
     Order,
     Reply,
     Wish,
-    pack_version,
+)
+from trio_amped.disk.opening import (
+    Opened,
+    Status,
+    Volume,
+    pack_facts,
+    pack_read,
+    unpack_facts,
     unpack_read,
 )
-from trio_amped.disk.opening import Opened, Status, Volume, pack_facts, unpack_facts
 from trio_amped.semantics.listing import View
 
 _INT64: Final = st.integers(-(2**63), 2**63 - 1)
@@ -44,7 +50,8 @@ _ORDERS: Final = st.builds(
 )
 _REPLIES: Final = st.builds(Reply, st.integers(0, 4095), st.binary(max_size=40), st.booleans())
 _STATUSES: Final = st.builds(
-    Status, _UINT32, _UINT32, _UINT64, _UINT64, _INT64, _INT64, _INT64, _INT64
+    Status,
+    *(_UINT32, _UINT32, _UINT64, _UINT64, _INT64, _INT64, _INT64, _INT64, _UINT32, _UINT64),
 )
 _FACTS: Final = st.builds(
     Opened, st.just(7), _STATUSES, st.builds(Volume, _UINT32, _UINT64), st.booleans()
@@ -56,8 +63,7 @@ def check_messages(order: Order, reply: Reply, number: int, facts: Opened, junk:
     assert Order.unpack(order.pack(number)) == (number, order)
     assert Reply.unpack(reply.pack(number)) == (number, reply)
     assert unpack_facts(facts.descriptor, pack_facts(facts)) == facts
-    read = pack_version(facts.status.size, facts.status.mtime_ns) + junk
-    assert unpack_read(read) == (facts.status.size, facts.status.mtime_ns, junk)
+    assert unpack_read(pack_read(facts.status, junk)) == (facts.status, junk)
     for kind, sent in ((Order, order.pack(number)), (Reply, reply.pack(number))):
         for message in (junk, sent[: len(junk)], sent + junk):
             _check_read_or_refused(kind, message)
@@ -191,7 +197,7 @@ def _check_replies(channel: socket.socket, orders: list[Sent], *, ends_well: boo
             assert reply.errno == errno.EMFILE
         elif order.operation is Operation.READ and reply.errno == 0:
             end = order.offset + order.length
-            assert unpack_read(reply.content)[2] == _CONTENT[order.offset : end]
+            assert unpack_read(reply.content)[1] == _CONTENT[order.offset : end]
         if reply.is_first:
             assert received
             assert channel.recv(MAX_MESSAGE) == Reply(0).pack(number)

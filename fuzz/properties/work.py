@@ -16,7 +16,7 @@ from fuzz.world.clients import Client, Script
 from fuzz.world.hosts import hosting
 from fuzz.world.requests import BROKEN, GARBAGE
 from fuzz.world.runs import run
-from fuzz.world.scenes import CONFIG, Scene, scenes
+from fuzz.world.scenes import Scene, scenes
 
 
 @dataclass(eq=False)
@@ -73,7 +73,7 @@ def check_work(scene: Scene, tail: bytes, size: int) -> None:
 
 async def _served(scene: Scene, pieces: list[bytes], work: Work) -> None:
     disk = scene.disk()
-    async with hosting(scene.way, disk, CONFIG) as host:
+    async with hosting(scene.way, disk, scene.config) as host:
         script = Script(tuple((0.0, piece) for piece in pieces))
         client = Client(host.connect(scene.link), script)
         began = trio.current_time()

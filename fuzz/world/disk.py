@@ -18,6 +18,7 @@ from tests.simulated import DAY, DIRECTORY, NANO, NOW, failure
 from trio_amped.disk.descriptors import Descriptor
 from trio_amped.disk.interface import FileChanged, Listing, OpenFile, Stamp, WouldWait
 from trio_amped.semantics.listing import NOTHING, View
+from trio_amped.semantics.validators import TagKind
 from trio_amped.testing import Entry, SimDisk, SimFile
 
 _BELIEVED: Final = 0.1  # seconds; a page that was in memory so lately is not evicted yet
@@ -120,9 +121,17 @@ class WorldDisk(SimDisk):
 
     has_tasks = False  # of its own, which are not the host's to end
 
-    def __init__(self, files: Mapping[bytes, Entry], plan: Plan, *, window: int = 1 << 16) -> None:
+    def __init__(
+        self,
+        files: Mapping[bytes, Entry],
+        plan: Plan,
+        *,
+        window: int = 1 << 16,
+        tags: TagKind = "mtime",
+    ) -> None:
         super().__init__(files, window=window)
         self.plan = plan
+        self.tags: TagKind = tags
         self.calls: list[str] = []
         self.busy = 0  # jobs under way
         self.reached: set[str] = set()
@@ -166,8 +175,12 @@ class WorldDisk(SimDisk):
         inode = self.entries.get(path)
         version = None
         if isinstance(inode, SimFile) and inode.mode != DIRECTORY:
-            version = Form(inode.content, inode.mtime_ns)
+            version = self.form(inode)
         self.versions.setdefault(path, []).append(version)
+
+    def form(self, inode: SimFile) -> Form:
+        """What the reference knows of a file."""
+        return Form(inode.content, inode.mtime_ns, tags=self.tags)
 
     # ---------------------------------------------------------------- each call
 
@@ -253,6 +266,13 @@ class WorldDisk(SimDisk):
         data = self._open[file].content[offset : offset + count]
         self._happen(number, after=True)
         return data
+
+    async def digest_of(self, file: OpenFile) -> bytes:
+        number = self._begin("digest_of")
+        await self._wait(number, self._open[file])
+        made = await super().digest_of(file)
+        self._happen(number, after=True)
+        return made
 
     def open_at_once(self, path: bytes) -> OpenFile:
         number = self._begin("open_at_once")

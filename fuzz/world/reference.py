@@ -255,7 +255,7 @@ def resource(path: bytes, files: Files) -> Resource:
     if plain is None:
         raise Refused(404)
     sidecars = [(coding, files.get(path + suffix)) for coding, suffix in _CODINGS.items()]
-    forms = tuple(Form(each.content, each.mtime_ns, coding) for coding, each in sidecars if each)
+    forms = tuple(replace(each, coding=coding) for coding, each in sidecars if each)
     return Resource(plain, media_type(path), forms)
 
 

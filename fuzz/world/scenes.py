@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, get_args
 
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from tests.serving.peers import WAYS
 from tests.simulated import DAY, DIRECTORY, NANO, NOW
 from trio_amped.config import Config
 from trio_amped.semantics.listing import View
+from trio_amped.semantics.validators import TagKind
 from trio_amped.testing import SimDisk, SimFile
 
 CONFIG: Final = Config(
@@ -29,7 +30,8 @@ CONFIG: Final = Config(
 )
 FOLDER: Final = -1  # the size of a directory
 
-_AGES: Final = {b"new.txt": 0, b"a.txt.gz": 2 * DAY}  # seconds: too young to be sure of; stale
+# Seconds: too young to be sure of; stale; and with the date of npm, which all versions have.
+_AGES: Final = {b"new.txt": 0, b"a.txt.gz": 2 * DAY, b"folder/name": NOW - 499_162_500}
 _KIB: Final = 1024
 
 
@@ -64,6 +66,11 @@ class Scene:
     window: int = 1 << 16
     schedule: int = 0
     turns: float = 0.0
+    tags: TagKind = "mtime"
+
+    @property
+    def config(self) -> Config:
+        return replace(CONFIG, etag=self.tags)
 
     def disk(self, plan: Plan | None = None) -> WorldDisk:
         """A new one: a run may change it."""
@@ -73,12 +80,14 @@ class Scene:
             else SimFile(content(path, size), mtime_ns=mtime_ns(path))
             for path, size in self.files.items()
         }
-        return WorldDisk(entries, plan or self.plan, window=self.window)
+        return WorldDisk(entries, plan or self.plan, window=self.window, tags=self.tags)
 
     @property
     def forms(self) -> reference.Files:
         files: dict[bytes, Form | None] = {
-            path: None if size == FOLDER else Form(content(path, size), mtime_ns(path))
+            path: None
+            if size == FOLDER
+            else Form(content(path, size), mtime_ns(path), tags=self.tags)
             for path, size in self.files.items()
         }
         folders = [path for path, size in self.files.items() if size == FOLDER]
@@ -189,6 +198,7 @@ def parts_of(answer: Answer) -> tuple[tuple[str, bytes], ...]:
 
 WINDOWS: Final = st.sampled_from([1000, 4096, 64 * _KIB])
 _REQUESTS: Final = st.one_of(WIRES, WIRES, DOWNLOADS, DOWNLOADS, DOWNLOADS, BROKEN, EDGES)
+TAGS: Final = st.sampled_from(["mtime", *get_args(TagKind)])
 TURNS: Final = st.sampled_from([0.0, 0.0, 0.001])
 
 
@@ -234,4 +244,5 @@ def scenes(
         window=window,
         schedule=draw(SCHEDULES),
         turns=draw(TURNS),
+        tags=draw(TAGS),
     )

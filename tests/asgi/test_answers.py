@@ -20,6 +20,7 @@ from tests.serving.rfc9110 import (
     test_representations,
     test_sections,
     test_status_codes,
+    test_tags,
 )
 from tests.serving.rfc9110.rows import SITE, Row
 from trio_amped.asgi import StaticFiles, _target
@@ -30,6 +31,7 @@ Use = Callable[[SimDisk], SimDisk]
 _TABLES: Final = (
     *(test_conditions, test_negotiation, test_ranges, test_representations, test_sections),
     test_status_codes,
+    test_tags,
 )
 _OF_THE_CONNECTION: Final = ("date", "connection")
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from trio_amped.disk.messages import (
     Operation,
     Order,
     Reply,
-    unpack_read,
 )
+from trio_amped.disk.opening import Status, unpack_read
 
 pytestmark = needs("root", "loop", "fuse")
 
@@ -200,12 +201,12 @@ def test_load(peer: Peer, file: Path, fd: int) -> None:
 
 def test_read(peer: Peer, file: Path, fd: int) -> None:
     content = file.read_bytes()
-    found = file.stat()
+    found = Status.of(fd)
 
     def read(offset: int, length: int) -> bytes:
         reply = peer.ask(Order(Operation.READ, offset=offset, length=length), fd)
-        size, mtime_ns, data = unpack_read(reply.content)
-        assert (reply.errno, size, mtime_ns) == (0, found.st_size, found.st_mtime_ns)
+        status, data = unpack_read(reply.content)
+        assert (reply.errno, status._replace(atime_ns=0)) == (0, found._replace(atime_ns=0))
         return data
 
     assert read(100, 50) == content[100:150]
@@ -214,7 +215,25 @@ def test_read(peer: Peer, file: Path, fd: int) -> None:
     assert peer.ask(Order(Operation.READ, offset=-1, length=50), fd) == Reply(errno.EINVAL)
 
 
-@pytest.mark.parametrize("operation", [Operation.OPEN, Operation.LOAD, Operation.READ])
+def test_digest(peer: Peer, file: Path, fd: int) -> None:
+    content = file.read_bytes()
+    evict(file)
+    for size in (MIB, 600 * KIB + 1, 1, 0, 2 * MIB):
+        reply = peer.ask(Order(Operation.DIGEST, length=size), fd)
+        status, made = unpack_read(reply.content)
+        assert (reply.errno, status.version) == (0, Status.of(fd).version)
+        assert made == blake2b(content[:size], digest_size=16).digest()
+    assert not mappings(file)
+    os.truncate(file, PAGE)
+    reply = peer.ask(Order(Operation.DIGEST, length=MIB), fd)
+    status, made = unpack_read(reply.content)
+    assert (status.size, made) == (PAGE, blake2b(content[:PAGE], digest_size=16).digest())
+
+
+_ON_A_FILE = [Operation.OPEN, Operation.LOAD, Operation.READ, Operation.DIGEST]
+
+
+@pytest.mark.parametrize("operation", _ON_A_FILE)
 def test_a_descriptor_that_did_not_arrive(peer: Peer, operation: Operation) -> None:
     """The kernel drops it when the process has no place left."""
     assert peer.ask(Order(operation, length=PAGE)) == Reply(errno.EMFILE)
@@ -287,7 +306,7 @@ def test_a_truncated_file_kills_nobody(peer: Peer, file: Path, fd: int) -> None:
     assert peer.ask(Order(Operation.LOAD, offset=0, length=MIB), fd) == Reply(0)
     assert peer.ask(Order(Operation.LOAD, offset=MIB, length=MIB), fd) == Reply(0)
     reply = peer.ask(Order(Operation.READ, offset=0, length=MIB), fd)
-    assert unpack_read(reply.content)[2] == b""
+    assert unpack_read(reply.content)[1] == b""
 
 
 def test_a_file_truncated_while_it_is_loaded_kills_nobody(peer: Peer, broken: BrokenDisk) -> None:
@@ -312,7 +331,7 @@ def test_an_unreadable_disk_is_an_error(peer: Peer, broken: BrokenDisk) -> None:
     evict(path)
     with path.open("rb") as opened:
         broken.disk.fail("read", errno.EIO)
-        for operation in (Operation.LOAD, Operation.READ):
+        for operation in _ON_A_FILE[1:]:
             assert peer.ask(Order(operation, length=MIB), opened.fileno()) == Reply(errno.EIO)
         broken.disk.reset()
         assert peer.ask(Order(Operation.LOAD, length=MIB), opened.fileno()) == Reply(0)
@@ -322,11 +341,14 @@ def test_an_unreadable_fuse_file_is_an_error(peer: Peer, fuse: FuseDisk, fuse_ro
     (fuse_root / "file").write_bytes(b"x" * PAGE)
     with (fuse_root / "file").open("rb") as opened:
         fuse.fail("read", errno.EIO)
-        for operation in (Operation.LOAD, Operation.READ):
+        for operation in _ON_A_FILE[1:]:
             assert peer.ask(Order(operation, length=PAGE), opened.fileno()) == Reply(errno.EIO)
         fuse.reset()
         reply = peer.ask(Order(Operation.READ, length=PAGE), opened.fileno())
-        assert (reply.errno, unpack_read(reply.content)[2]) == (0, b"x" * PAGE)
+        assert (reply.errno, unpack_read(reply.content)[1]) == (0, b"x" * PAGE)
+        reply = peer.ask(Order(Operation.DIGEST, length=PAGE), opened.fileno())
+        made = blake2b(b"x" * PAGE, digest_size=16).digest()
+        assert (reply.errno, unpack_read(reply.content)[1]) == (0, made)
 
 
 def test_a_close_that_fails_is_not_the_end(peer: Peer, fuse: FuseDisk, fuse_root: Path) -> None:
@@ -338,7 +360,7 @@ def test_a_close_that_fails_is_not_the_end(peer: Peer, fuse: FuseDisk, fuse_root
             reply = peer.ask(Order(Operation.READ, length=PAGE), opened.fileno())
         finally:
             fuse.reset()
-        assert (reply.errno, unpack_read(reply.content)[2]) == (0, b"x" * PAGE)
+        assert (reply.errno, unpack_read(reply.content)[1]) == (0, b"x" * PAGE)
 
 
 def test_a_close_that_fails_after_the_answer_is_not_the_end(

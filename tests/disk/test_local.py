@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from unittest import mock
 
@@ -39,7 +40,7 @@ from tests.disk.support import (
 )
 from tests.rig import GUARD, REPOSITORY, FuseDisk, evict, forget_names, load, needs, resident_pages
 from trio_amped.config import Config, Site
-from trio_amped.disk import kernel, local, opening, pages
+from trio_amped.disk import helper, kernel, loading, local, opening, pages
 from trio_amped.disk.interface import Disk
 from trio_amped.disk.jobs import Job
 from trio_amped.disk.kernel import PAGE
@@ -66,7 +67,7 @@ def a_file(path: Path, size: int = 4 * WINDOW, *, is_cold: bool = True) -> bytes
     content = os.urandom(size)
     path.write_bytes(content)
     with contextlib.suppress(OSError):  # our FUSE disk has no utime
-        os.utime(path, (1, 1))
+        os.utime(path, (1, 10**9))
     if is_cold:
         evict(path)
     return content
@@ -771,6 +772,83 @@ async def test_a_file_that_changes_under_way(root: Path, kind: str, gate: str) -
                 await disk.ready(file, 0, WINDOW)
 
 
+def rewrite_secretly(path: Path) -> None:
+    """With the date that it had; until its ctime shows that."""
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        with path.open("r+b") as file:
+            file.write(os.urandom(9))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.usefixtures("aged")
+async def test_a_digest_is_made_once_by_a_helper(root: Path, kind: str, stats: Stats) -> None:
+    """And is known as long as the file is what it was, also when it was closed meanwhile."""
+    content = a_file(root / "file")
+    made = []
+    async with serving(root, stats, helpers=kind, etag="digest") as disk:
+
+        async def digest(file: OpenFile) -> None:
+            made.append(await disk.digest_of(file))
+
+        async with opened(disk, b"file") as file, opened(disk, b"file") as other:
+            assert file.is_settled
+            jobs = stats.jobs
+            async with trio.open_nursery() as nursery:
+                for each in (file, other, file):
+                    nursery.start_soon(digest, each)
+            await digest(other)
+        (root / "file").rename(root / "name")
+        rewritten = a_file(root / "other")
+        (root / "name").rename(root / "again")
+        for name, is_known in ((b"again", False), (b"again", True), (b"other", False)):
+            async with opened(disk, name) as file:
+                assert (disk.known_digest(file) is not None) == is_known
+                await digest(file)
+        assert stats.jobs <= jobs + 6  # of which three are digests
+    first, second = (blake2b(each, digest_size=16).digest() for each in (content, rewritten))
+    assert made == [*[first] * 6, second]
+
+
+@pytest.mark.usefixtures("aged")
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_file_that_changes_while_it_is_digested_has_no_digest(
+    root: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_file(root / "file")
+    digest = loading.digest
+
+    def digest_and_write(descriptor: int, size: int, load: loading.Load) -> bytes:
+        if when == "before":
+            rewrite_secretly(root / "file")
+        made = digest(descriptor, size, load)
+        if when == "after":
+            rewrite_secretly(root / "file")
+        return made
+
+    async with serving(root, helpers="thread", etag="digest") as disk:
+        with monkeypatch.context() as patch:
+            patch.setattr(helper, "digest", digest_and_write)
+            async with opened(disk, b"file") as file:
+                assert await disk.digest_of(file) == b""
+                assert disk.known_digest(file) is None
+        async with opened(disk, b"file") as file:
+            expected = blake2b((root / "file").read_bytes(), digest_size=16).digest()
+            assert await disk.digest_of(file) == expected
+
+
+async def test_a_digest_of_a_disk_that_fails(broken: BrokenDisk, kind: str) -> None:
+    a_file(broken.root / "file")
+    serve = serving(broken.root, helpers=kind, etag="digest")
+    async with serve as disk, opened(disk, b"file") as file:
+        broken.disk.fail("read", errno.EIO)
+        with pytest.raises(OSError, match="Input/output error"):
+            await disk.digest_of(file)
+        assert disk.known_digest(file) is None
+        broken.disk.reset()
+        assert len(await disk.digest_of(file)) == 16
+
+
 async def test_a_file_that_is_replaced_or_deleted_goes_on(root: Path, kind: str) -> None:
     content = a_file(root / "file")
     async with serving(root, helpers=kind) as disk, opened(disk, b"file") as file:
@@ -1295,7 +1373,7 @@ async def test_a_fuse_file_that_is_rewritten_is_noticed(
     """The same size, other bytes: the next part would be of another version."""
     (fuse_root / "file").write_bytes(b"a" * 300_000)
     behind = fuse.backing / fuse_root.relative_to(fuse.path) / "file"
-    os.utime(behind, (1, 1))
+    os.utime(behind, (1, 10**9))
     async with serving(fuse_root, helpers=kind) as disk, opened(disk, b"file") as file:
         assert set(await disk.read(file, 0, 300_000)) == set(b"a")
         behind.write_bytes(b"b" * 300_000)

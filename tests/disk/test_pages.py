@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -56,7 +56,7 @@ def open_file(path: Path, gate: Gate) -> Iterator[OpenFile]:
 def path(root: Path) -> Path:
     path = root / "file"
     path.write_bytes(os.urandom(MIB))
-    os.utime(path, (1, 1))
+    os.utime(path, (1, 10**9))
     evict(path)
     return path
 
@@ -377,7 +377,7 @@ EVERY_GATE = pytest.mark.parametrize("kind", list(Gate))
 def test_a_file_that_changed_is_noticed(path: Path, kind: Gate) -> None:
     for change in (rewrite, lambda path: os.truncate(path, 0), lambda path: os.truncate(path, 9)):
         path.write_bytes(bytes(MIB))
-        os.utime(path, (1, 1))
+        os.utime(path, (1, 10**9))
         with open_file(path, kind) as file:
             gate = PageGate("auto")
             gate.resident(file, 0, WINDOW)
@@ -400,6 +400,43 @@ def test_a_log_that_grows_and_a_file_that_is_replaced_go_on(
         assert gate.clamp(file, 0, WINDOW) == WINDOW
         assert gate.clamp(file, MIB - 100, 100) == 100
         gate.resident(file, 0, WINDOW)
+
+
+def rewrite_secretly(path: Path) -> None:
+    """With the date that it had; until its ctime shows that."""
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        with path.open("r+b") as file:
+            file.write(b"x")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def link(path: Path) -> None:
+    path.with_name("link").hardlink_to(path)
+
+
+def forbid(path: Path) -> None:
+    path.chmod(0o640)
+
+
+@EVERY_GATE
+@pytest.mark.parametrize("harmless", [link, forbid, replace, os.unlink])
+def test_what_moves_the_ctime_alone_is_no_change(
+    path: Path, kind: Gate, harmless: Callable[[Path], object]
+) -> None:
+    """A write whose date was put back moves nothing else; what a chmod explains, it does once."""
+    other = path.with_name("other")
+    other.hardlink_to(path)  # leads there whatever happens to the other name
+    with open_file(path, kind) as file:
+        gate = PageGate("auto")
+        harmless(path)
+        assert gate.clamp(file, 0, WINDOW) == WINDOW
+        shared = file.shared()
+        rewrite_secretly(other)
+        for each in (file, shared, file):
+            with pytest.raises(FileChanged):
+                gate.clamp(each, 0, WINDOW)
+        shared.descriptor.release()
 
 
 def test_nothing_is_said_past_the_end_that_the_file_has_now(path: Path) -> None:

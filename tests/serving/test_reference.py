@@ -3,11 +3,11 @@
 import email
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from functools import cache
 from itertools import combinations
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 from unittest import mock
 
 import trio
@@ -21,6 +21,7 @@ from tests.serving.client import Answer, parse
 from tests.serving.peers import converse
 from tests.simulated import DAY, DIRECTORY, NANO, NOW
 from trio_amped.config import Config
+from trio_amped.semantics.validators import TagKind
 from trio_amped.testing import Entry, SimDisk, SimFile
 
 CODINGS: Final = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # in the server's order
@@ -64,6 +65,7 @@ class Scene:
             path = NAME + CODINGS.get(form.coding, b"")
             files[path] = SimFile(form.content, mtime_ns=form.mtime_ns)
         disk = SimDisk(files, window=self.window)
+        config = replace(config or Config(), etag=self.resource.plain.tags)
         wire = b"".join(ask.wire(target) for ask in asks)
         with mock.patch.object(time, "time", return_value=self.now):
             clock = MockClock(autojump_threshold=0)
@@ -84,6 +86,7 @@ _AGES: Final = st.sampled_from(
     [
         *(DAY * NANO, 2 * NANO, 2 * NANO, 2 * NANO + 10**6, 2 * NANO - 10**6, 11 * NANO // 4),
         *(
+            NOW * NANO - 499_162_500 * NANO,  # that of npm, in all versions
             3 * NANO,
             NANO,
             NANO // 4,
@@ -95,6 +98,7 @@ _AGES: Final = st.sampled_from(
         ),
     ]
 )
+_TAGS: Final = st.sampled_from(["mtime", *get_args(TagKind)])
 _YOUNGER: Final = st.sampled_from(
     [0, 0, NANO, DAY * NANO, -NANO // 2, 1 - NANO, -NANO, -DAY * NANO]
 )
@@ -114,9 +118,10 @@ def _contents(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def _resources(draw: st.DrawFn, now: float) -> Resource:
-    plain = Form(draw(_contents()), int(now * NANO) - draw(_AGES))
+    tags = draw(_TAGS)
+    plain = Form(draw(_contents()), int(now * NANO) - draw(_AGES), tags=tags)
     sidecars = tuple(
-        Form(draw(_contents()), plain.mtime_ns + draw(_YOUNGER), coding)
+        Form(draw(_contents()), plain.mtime_ns + draw(_YOUNGER), coding, tags=tags)
         for coding in draw(_SIDECARS)
     )
     return Resource(plain, "text/plain; charset=utf-8", sidecars)

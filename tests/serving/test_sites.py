@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "a.txt").write_bytes(b"0123456789")
     (tmp_path / "large.bin").write_bytes(BODY)
     for path in tmp_path.iterdir():
-        os.utime(path, (0, 0))  # what was written just now is not kept
+        os.utime(path, (0, 10**9))  # what was written just now is not kept
     return tmp_path
 
 

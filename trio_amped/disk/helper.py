@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from . import names, opening
-from .loading import Load, touch, widened
+from .loading import Load, digest, touch, widened
 from .messages import (
     ANCILLARY_SIZE,
     FREE,
@@ -27,7 +27,6 @@ from .messages import (
     Reply,
     Rights,
     descriptors_in,
-    pack_version,
     rights,
 )
 
@@ -108,6 +107,8 @@ def _perform(order: Order, received: list[int], load: Load) -> Done:
                 return Done(Reply(0))
             case Operation.READ:
                 return Done(Reply(0, _read(received[0], order)))
+            case Operation.DIGEST:
+                return Done(Reply(0, _digest(received[0], order, load)))
             case Operation.LIST:
                 return _listed(received[0], order)
             case Operation.NAMES:
@@ -120,10 +121,15 @@ def _perform(order: Order, received: list[int], load: Load) -> Done:
 
 
 def _read(descriptor: int, order: Order) -> bytes:
-    """The bytes, behind the size and mtime that the file has afterwards (messages.unpack_read)."""
+    """The bytes, behind the status that the file has afterwards (opening.unpack_read)."""
     data = os.pread(descriptor, min(order.length, MAX_READ), order.offset)
-    found = os.fstat(descriptor)
-    return pack_version(found.st_size, found.st_mtime_ns) + data
+    return opening.pack_read(opening.Status.of(descriptor), data)
+
+
+def _digest(descriptor: int, order: Order, load: Load) -> bytes:
+    """The digest, behind the status that the file has afterwards (opening.unpack_read)."""
+    made = digest(descriptor, order.length, load)
+    return opening.pack_read(opening.Status.of(descriptor), made)
 
 
 def _described(opened: opening.Opened) -> Done:

@@ -57,6 +57,12 @@ class Disk(Protocol):
         Raises FileChanged when it is another version, or ends before `offset`; OSError.
         """
 
+    async def digest_of(self, file: OpenFile) -> bytes:
+        """A digest of all bytes of a file that `is_settled`; b"" if it has changed since.
+
+        It is known from now on. Raises OSError.
+        """
+
     def close(self, file: OpenFile) -> None:
         """Give an open file back."""
 
@@ -93,6 +99,9 @@ class PromptDisk(Disk, Protocol):
 
     def is_unchanged(self, file: OpenFile) -> bool:
         """Whether it is the version that was opened: nobody has written into it."""
+
+    def known_digest(self, file: OpenFile) -> bytes | None:
+        """As `digest_of`, if that is known."""
 
     def ready_at_once(self, file: OpenFile, offset: int, end: int) -> int:
         """As `ready`; 0 where that would wait. Raises FileChanged, OSError."""

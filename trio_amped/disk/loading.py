@@ -1,4 +1,5 @@
-"""Brings parts of files into memory: threads read them, processes touch a mapping. Blocks.
+"""Brings parts of files into memory: threads read them, processes touch a mapping; and makes
+digests of what is there. Blocks.
 
 Why two ways, when both fill the page cache? A process has an address space of its own. A thread
 shares ours, and may not fault a page of a file: where the disk has failed to read the page, the
@@ -21,6 +22,7 @@ Bytes past the end of the file are no error. Raises OSError (EIO) where the disk
 """
 
 BLOCK: Final = 64 * 1024  # bytes: whole ones are loaded, so that they can be remembered
+DIGEST_SIZE: Final = 16  # bytes
 _SCRATCH: Final = 64 * 1024  # bytes; stays in the CPU's cache
 _AT_ONCE: Final = 512 * 1024  # bytes for one system call
 # EFAULT: a truncated file or an unreadable page, which read(2) tells apart. EINVAL: a kernel before
@@ -104,6 +106,23 @@ def _is_in_memory(descriptor: int, start: int, stop: int) -> bool:
         return False
     finally:
         mapping.close()
+
+
+def digest(descriptor: int, size: int, load: Load) -> bytes:
+    """Return a digest of the first `size` bytes of a file, which are loaded. Raises OSError."""
+    # Imported by who needs it alone: a helper process starts sooner without.
+    from hashlib import blake2b
+
+    load(descriptor, 0, size)
+    made = blake2b(digest_size=DIGEST_SIZE)
+    # Written here for the reason that `Reader` has. A large one: each step may have to wait for the
+    # GIL of a busy event loop.
+    scratch = memoryview(bytearray(b"\1") * min(size, _AT_ONCE))
+    offset = 0
+    while count := os.preadv(descriptor, [scratch[: size - offset]], offset):
+        made.update(scratch[:count])
+        offset += count
+    return made.digest()
 
 
 def _announce(descriptor: int, offset: int, length: int) -> int:

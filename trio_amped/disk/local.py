@@ -14,7 +14,6 @@ import trio
 
 from ..config import Config
 from ..semantics.listing import View
-from ..semantics.validators import SETTLED
 from ..stats import Stats
 from . import carriers
 from .descriptors import Closer, Descriptor
@@ -22,12 +21,13 @@ from .folders import Folders
 from .interface import Listing
 from .jobs import Job
 from .listings import HELPERS, Listings
-from .loading import widened
-from .messages import MAX_READ, Operation, Order, Wish, unpack_read
-from .opening import Opened
+from .loading import Reader, digest, widened
+from .messages import MAX_READ, Operation, Order, Wish
+from .opening import Opened, Status, unpack_read
 from .pages import FRESH, WINDOW, FileChanged, Gate, OpenFile, PageGate
 from .paths import PathGate, Stamp, WouldWait, absolute, load_key, open_root
 from .pool import HelperPool
+from .versions import Versions
 
 _PROCESS_PAUSE: Final = 0.1  # seconds; a process takes 35 ms of CPU to start
 _REACH: Final = 4 * 2**20  # bytes: what is asked about at once
@@ -52,13 +52,14 @@ async def open_disks(config: Config, stats: Stats) -> AsyncIterator[list["LocalD
             pool = _start_pool(config, stats, remote_closer, nursery, devices)
             gates = [PathGate(config, stats, pool, path, root) for path, root in roots]
             listings = _start_listings(config, stats, closer, nursery, devices)
-            pages = PageGate(config.gate)
+            pages, versions = PageGate(config.gate), Versions(config.etag)
             folders = [_start_folders(config, paths, pool, closer, nursery) for paths in gates]
             try:
                 await pool.begun()
                 yield [
                     LocalDisk(
-                        config, stats, pool, closer, remote_closer, paths, names, listings, pages
+                        *(config, stats, pool, closer, remote_closer),
+                        *(paths, names, listings, pages, versions),
                     )
                     for paths, names in zip(gates, folders, strict=True)
                 ]
@@ -166,6 +167,7 @@ class LocalDisk:
         folders: Folders,
         listings: Listings,
         pages: PageGate,
+        versions: Versions,
     ) -> None:
         self._config = config
         self._stats = stats
@@ -177,6 +179,7 @@ class LocalDisk:
         self.lacks, self.want = folders.lacks, folders.want
         self._listings = listings
         self._pages = pages
+        self._versions = versions
 
     async def open(self, path: bytes) -> OpenFile:
         """Open a path below the root ("" is the root). Raises OSError."""
@@ -221,16 +224,16 @@ class LocalDisk:
         remote = opened.volume.is_remote and self._config.gate != "never"
         gate = self._pages.choose(opened)
         needs_gate = gate not in (Gate.NEVER, Gate.MEMORY)
-        now_ns = time.time_ns()
+        now_ns, status = time.time_ns(), opened.status
         self._stats.files_open += 1
         self._stats.gates[gate] += 1
         file = OpenFile(
             descriptor,
-            opened.status,
+            status,
             gate,
             is_by_copy=remote or (needs_gate and opened.each_read_writes),
             must_load_first=needs_gate and opened.atime_is_due(now_ns),
-            is_settled=now_ns - opened.status.mtime_ns > SETTLED * 10**9,
+            is_settled=self._versions.has_settled(status, now_ns / 10**9, trio.current_time()),
             locks_reads=needs_gate and opened.volume.locks_reads,
         )
         file.note_change(opened.status.ctime_ns)
@@ -325,8 +328,8 @@ class LocalDisk:
         """
         if file.is_by_copy:
             key = Operation.READ, file.fd, offset, end
-            size, mtime_ns, data = await self._read_by_helper(file, offset, end - offset, key)
-            file.check(size, mtime_ns)
+            now, data = await self._read_by_helper(file, offset, end - offset, key)
+            file.check(now)
             if not data:
                 raise FileChanged
             return data
@@ -340,19 +343,50 @@ class LocalDisk:
         count = self._pages.clamp(file, offset, end - offset)
         data = self._pages.read(file, offset, count)
         if not data and file.locks_reads:
-            size, mtime_ns, data = await self._read_locked(file, offset, count)
-            file.check(size, mtime_ns)
+            now, data = await self._read_locked(file, offset, count)
+            file.check(now)
         if not data:
             raise FileChanged
         return data
 
-    async def _read_locked(self, file: OpenFile, offset: int, count: int) -> tuple[int, int, bytes]:
+    async def _read_locked(self, file: OpenFile, offset: int, count: int) -> tuple[Status, bytes]:
         """Have a helper wait for the lock of a file, and read: all who want the same share it.
 
         The bytes themselves come from it: after a load the lock may be held again, for ever.
         """
         key = Operation.READ, file.version, offset, count
         return await self._read_by_helper(file, offset, count, key)
+
+    async def digest_of(self, file: OpenFile) -> bytes:
+        """A digest of all bytes of a file that `is_settled`; b"" if it has changed since.
+
+        It is known from now on: the file was the version that was opened after it was read, as it
+        was before, and whoever has written meanwhile has moved its ctime. All who need the same
+        wait for one helper. Raises OSError.
+        """
+        if (known := self.known_digest(file)) is not None:
+            return known
+        if file.gate is Gate.NEVER:
+            made = digest(file.fd, file.size, Reader().load)
+            status = Status.of(file.fd)
+        else:
+            status, made = await self._digest_by_helper(file)
+        if status.version != file.version:
+            return b""
+        self._versions.note_digest(status, made)
+        return made
+
+    async def _digest_by_helper(self, file: OpenFile) -> tuple[Status, bytes]:
+        self._stats.misses += 1
+        order = Order(Operation.DIGEST, length=file.size)
+        key, place = (Operation.DIGEST, file.version), file.status.device
+        job = self._pool.submit(order, file.descriptor, key=key, place=place)
+        result = await self._pool.result(job)
+        return unpack_read(result.content)
+
+    def known_digest(self, file: OpenFile) -> bytes | None:
+        """As `digest_of`, if that is known."""
+        return self._versions.digest(file.status)
 
     async def open_anywhere(self, path: bytes) -> OpenFile:
         """Open any file by its own path, links followed. Raises OSError."""
@@ -361,7 +395,7 @@ class LocalDisk:
     async def read_now(self, file: OpenFile, offset: int, count: int) -> bytes:
         """What the file has now, at most a window of it; b"" at its end. Raises OSError."""
         if file.is_by_copy:
-            _, _, data = await self._read_by_helper(file, offset, count)
+            _, data = await self._read_by_helper(file, offset, count)
             return data
         while True:
             # As far as we know; and where only the ctime says whether a writer is at work.
@@ -379,14 +413,14 @@ class LocalDisk:
                 if data := self._pages.read(file, offset, count):
                     return data
                 if file.locks_reads:
-                    _, _, data = await self._read_locked(file, offset, count)
+                    _, data = await self._read_locked(file, offset, count)
                     return data
             file.renew()
 
     async def _read_by_helper(
         self, file: OpenFile, offset: int, count: int, key: Hashable = None
-    ) -> tuple[int, int, bytes]:
-        """Size and mtime of the file, and the bytes."""
+    ) -> tuple[Status, bytes]:
+        """The status of the file, and the bytes."""
         self._stats.misses += 1
         order = Order(Operation.READ, offset=offset, length=min(count, MAX_READ))
         place = file.status.device

@@ -34,20 +34,6 @@ def descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return [number for _, _, data in ancillary for number in array.array("i", data)]
 
 
-_VERSION: Final = struct.Struct("!qq")
-
-
-def pack_version(size: int, mtime_ns: int) -> bytes:
-    """What precedes the bytes in the reply to READ."""
-    return _VERSION.pack(size, mtime_ns)
-
-
-def unpack_read(content: bytes) -> tuple[int, int, bytes]:
-    """Size and mtime of the file, and the bytes, from the reply to READ."""
-    size, mtime_ns = _VERSION.unpack_from(content)
-    return size, mtime_ns, content[_VERSION.size :]
-
-
 _NAMES: Final = struct.Struct("!qQQ")
 
 
@@ -73,11 +59,12 @@ class Operation(enum.IntEnum):
     FILE = 6  # any file, by its own path: the descriptor comes back
     NAMES = 7  # the names in a directory, at most `length`: a file in memory that holds them
     FETCH = 8  # as OPEN, others beside it, and then LOAD the part that is wanted first
+    DIGEST = 9  # the first `length` bytes of a file: a digest of them
 
     @property
     def hands_over(self) -> bool:
         """Whether a descriptor comes back, if all goes well."""
-        return self not in (Operation.LOAD, Operation.READ)
+        return self not in (Operation.LOAD, Operation.READ, Operation.DIGEST)
 
     @property
     def needs_descriptor(self) -> bool:

@@ -22,11 +22,12 @@ from .interface import FileChanged, Listing, OpenFile, PromptDisk, Wish
 Result = TypeVar("Result")
 _TRIES: Final = 32  # misses of one request: a file, its sidecars, a listing, pages
 
-Arrival: TypeAlias = OpenFile | Listing | OSError | FileChanged
+Arrival: TypeAlias = OpenFile | Listing | bytes | OSError | FileChanged
+"""`bytes`: a digest."""
 
 
 def _close(disk: PromptDisk, arrival: Arrival) -> None:
-    if not isinstance(arrival, (OSError, FileChanged)):
+    if isinstance(arrival, (OpenFile, Listing)):
         disk.close(arrival.file if isinstance(arrival, Listing) else arrival)
 
 
@@ -152,6 +153,34 @@ class ListingMiss(Miss):
 
     async def _ask(self) -> Iterable[tuple[Hashable, Arrival]]:
         return [(self._key, await self._disk.list(self._path, self._view))]
+
+
+class DigestMiss(Miss):
+    """The digest of an open file, for which a helper must read all of it."""
+
+    def __init__(self, disk: PromptDisk, file: OpenFile) -> None:
+        super().__init__(disk, ("digest", file.status.version))
+        self._file = file
+
+    def hold(self, came: Arrivals) -> None:
+        """Others may close the file before it is asked for its digest."""
+        self._file = came.hold(self._disk, self._file)
+
+    async def _bring(self, came: Arrivals) -> None:
+        self.hold(came)
+        await super()._bring(came)
+
+    async def _ask(self) -> Iterable[tuple[Hashable, Arrival]]:
+        return [(self._key, await self._disk.digest_of(self._file))]
+
+    def result(self, came: Arrivals | None) -> bytes:
+        """Return what was waited for. Raises itself if it was not, HttpError if that has failed."""
+        arrival = came.get(self._disk, self._key) if came is not None else None
+        if isinstance(arrival, bytes):
+            return arrival
+        if isinstance(arrival, OSError):
+            raise unreadable(arrival)
+        raise self
 
 
 class PageMiss(Miss):

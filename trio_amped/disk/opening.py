@@ -104,6 +104,13 @@ class Status(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     atime_ns: int
+    gid: int = 0
+    links: int = 1
+
+    @property
+    def access(self) -> tuple[int, ...]:
+        """What moves the ctime, and is no change of the content: chmod, chown, link, unlink."""
+        return self.mode, self.uid, self.gid, self.links
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -112,7 +119,10 @@ class Status(NamedTuple):
 
     @classmethod
     def of(cls, descriptor: int) -> Self:
-        found = os.fstat(descriptor)
+        return cls.read(os.fstat(descriptor))
+
+    @classmethod
+    def read(cls, found: os.stat_result) -> Self:
         return cls(
             found.st_mode,
             found.st_uid,
@@ -122,6 +132,8 @@ class Status(NamedTuple):
             found.st_mtime_ns,
             found.st_ctime_ns,
             found.st_atime_ns,
+            found.st_gid,
+            found.st_nlink,
         )
 
     @property
@@ -160,10 +172,21 @@ class Opened(NamedTuple):
         return status.atime_ns <= newest_change or now_ns - status.atime_ns >= _DAY
 
 
-_FACTS: Final = struct.Struct("!IIQQqqqqIQ?")
+_STATUS: Final = struct.Struct("!IIQQqqqqIQ")
+_FACTS: Final = struct.Struct(_STATUS.format + "IQ?")
 
 
 FACTS_SIZE: Final = _FACTS.size
+
+
+def pack_read(status: Status, data: bytes) -> bytes:
+    """The reply to READ and DIGEST: the status after the bytes were read, and they or a digest."""
+    return _STATUS.pack(*status) + data
+
+
+def unpack_read(content: bytes) -> tuple[Status, bytes]:
+    """The same again, from a reply. Raises struct.error."""
+    return Status(*_STATUS.unpack_from(content)), content[_STATUS.size :]
 
 
 def pack_facts(opened: Opened) -> bytes:

@@ -71,6 +71,8 @@ class OpenFile:
     locks_reads: bool = False
     # It is one of those, and was changed lately: only a read that refuses to wait may be tried.
     may_be_locked: bool = False
+    # The status when it was last found to have the content that was opened (`check`).
+    checked: Status = dataclasses.field(init=False)
     # What every use of a kept file needs, at hand: to follow references costs cache misses.
     fd: int = dataclasses.field(init=False)
     size: int = dataclasses.field(init=False)
@@ -79,10 +81,11 @@ class OpenFile:
     def __post_init__(self) -> None:
         self.fd = self.descriptor.fd
         self.size, self.ctime_ns = self.status.size, self.status.ctime_ns
+        self.checked = self.status
 
     def shared(self) -> "OpenFile":
         """The same for one more user, who has a mapping of its own."""
-        return OpenFile(
+        shared = OpenFile(
             self.descriptor.hold(),
             self.status,
             self.gate,
@@ -95,6 +98,8 @@ class OpenFile:
             locks_reads=self.locks_reads,
             may_be_locked=self.may_be_locked,
         )
+        shared.checked = self.checked
+        return shared
 
     def note_change(self, ctime_ns: int) -> None:
         """Whoever writes a file changes its ctime first: judge by it whether one is at work.
@@ -112,6 +117,7 @@ class OpenFile:
             return
         self.status = Status.of(self.fd)
         self.size, self.ctime_ns = self.status.size, self.status.ctime_ns
+        self.checked = self.status
         if self.mapping:
             self.mapping.close()
             self.mapping = None
@@ -128,16 +134,21 @@ class OpenFile:
         elif job.seconds < QUICK and job.order.length >= self.window:
             self.window = min(LARGEST_WINDOW, self.window * 2)
 
-    def check(self, size: int, mtime_ns: int) -> None:
-        """Raises FileChanged when this is another version of the file.
+    def check(self, now: Status) -> None:
+        """Raises FileChanged when this status is that of another version of the file.
 
         A file that was being written when it was opened, and grew since, is taken for a log: what
-        it had is still there, and its validator is a weak one.
+        it had is still there, and its validator is a weak one. An mtime can be put back after a
+        write, so the ctime counts as well, but where chmod, chown, link, unlink or a rename over
+        the file explain that it has moved: those leave the content alone.
         """
-        is_same = (size, mtime_ns) == (self.status.size, self.status.mtime_ns)
-        has_grown = size > self.status.size and not self.is_settled
-        if not is_same and not has_grown:
+        opened, before = self.status, self.checked
+        if (now.size, now.mtime_ns) != (opened.size, opened.mtime_ns):
+            if now.size <= opened.size or self.is_settled:
+                raise FileChanged
+        elif now.ctime_ns != before.ctime_ns and now.access == before.access:
             raise FileChanged
+        self.checked = now
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -195,7 +206,8 @@ class PageGate:
         mincore still reports the pages of a truncated file, and sendfile sends nothing then.
         """
         now = os.fstat(file.fd)
-        file.check(now.st_size, now.st_mtime_ns)
+        if now.st_ctime_ns != file.checked.ctime_ns or now.st_size != file.size:
+            file.check(Status.read(now))
         file.note_change(now.st_ctime_ns)
         if now.st_size <= offset:
             raise FileChanged

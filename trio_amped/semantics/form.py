@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from .dates import format_date
 from .errors import Headers
-from .validators import etag, last_modified
+from .validators import has_come, last_modified
 
 _RANGES: Final = b"Accept-Ranges: bytes\r\n"
 
@@ -12,28 +12,28 @@ _RANGES: Final = b"Accept-Ranges: bytes\r\n"
 class Representation(NamedTuple):
     """One of the forms in which a resource can be sent, as its open file shows it.
 
-    `size` in bytes; `mtime_ns` since 1970, None if it has no date; `digest`: of the content, where
-    that is its validator; `coding`: None for the file as it is; `headers`: those that the policy
-    adds; `vary`: the request fields by which it was chosen among others; `is_made`: not for HEAD of
-    what is generated, whose size and tag are known only when its content is (RFC 9110 9.3.2).
+    `size` in bytes; `tag`: every form has its own (RFC 9110 8.8.3.3), None if there are no tags;
+    `mtime_ns` since 1970, None if it has no date; `coding`: None for the file as it is; `headers`:
+    those that the policy adds; `vary`: the request fields by which it was chosen among others;
+    `is_made`: not for HEAD of what is generated, whose size and tag are known only when its content
+    is (RFC 9110 9.3.2).
     """
 
     size: int
     media_type: bytes
+    tag: bytes | None = None
     mtime_ns: int | None = None
-    digest: bytes = b""
     coding: bytes | None = None
     headers: Headers = ()
     vary: tuple[bytes, ...] = ()
     is_made: bool = True
 
-    def etag(self, now: float) -> bytes:
-        """Every form has its own (RFC 9110 8.8.3.3); empty: it is not known."""
-        if not self.is_made:
-            return b""
-        if self.mtime_ns is None:
-            return b'"%s"' % self.digest
-        return etag(self.size, self.mtime_ns, now, self.coding or b"")
+    def has_lasting_date(self, now: float) -> bool:
+        """Return whether `last_modified` stays what it is now: a date that has not come does not.
+
+        `now` in seconds since 1970.
+        """
+        return self.mtime_ns is None or has_come(self.mtime_ns, now)
 
     def last_modified(self, now: float) -> int | None:
         return None if self.mtime_ns is None else last_modified(self.mtime_ns, now)
@@ -54,12 +54,13 @@ class Blocks(NamedTuple):
 class Form:
     """A representation at a time: its validators, and the fields of its answers rendered once.
 
-    What does not change may be kept and used again; a validator that is weak today (validators.py)
-    may be strong in a second, so such a form is made anew for each request.
+    What does not change may be kept and used again, but where its date is in the future: the one
+    that is sent instead is that of the answer (RFC 9110 8.8.2.1).
     """
 
     __slots__ = (
-        *("_blocks", "_shown", "date", "media_type", "modified", "representation", "size", "tag"),
+        *("_blocks", "_shown", "date", "has_lasting_date", "media_type", "modified"),
+        *("representation", "size", "tag"),
     )
 
     def __init__(self, representation: Representation, now: float) -> None:
@@ -67,16 +68,12 @@ class Form:
         self.representation = representation
         self.size = representation.size
         self.media_type = representation.media_type
-        self.tag = representation.etag(now)
+        self.tag = representation.tag
+        self.has_lasting_date = representation.has_lasting_date(now)
         self.modified = representation.last_modified(now)
         self.date = None if self.modified is None else format_date(self.modified)
         self._shown: Headers | None = None  # the result of CORS that was asked for last
         self._blocks: Blocks
-
-    @property
-    def is_weak(self) -> bool:
-        """Whether its validator is a weak one, for now."""
-        return self.tag.startswith(b"W/")
 
     def blocks(self, cors: Headers) -> Blocks:
         """Return the field lines beside these of CORS, which are the same for most requests."""

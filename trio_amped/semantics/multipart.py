@@ -14,8 +14,9 @@ def content_range(offset: int, length: int, size: int) -> bytes:
 def multipart(ranges: Ranges, size: int, media_type: bytes, tag: bytes) -> tuple[bytes, Body]:
     """The type, and the body, of an answer with several parts.
 
-    `size` (in bytes), `media_type` and `tag` are those of the whole. The delimiter is made from
-    its entity tag. It need not be secret: who writes it into a file spoils their own file.
+    `size` (in bytes), `media_type` and `tag` are those of the whole (b"": it has no
+    tag). The delimiter is made from its entity tag. It need not be secret: who writes it into a
+    file spoils their own file.
     """
     delimiter = blake2s(tag, digest_size=15).hexdigest().encode()
     # CRLF comes before the first delimiter as well: RFC 2046 5.1.1 allows it, zsync needs it.

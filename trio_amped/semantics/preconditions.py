@@ -20,11 +20,11 @@ class Outcome(Enum):
 PROCEED, NOT_MODIFIED, FAILED = Outcome  # to look a member up takes Python 3.11 longer
 
 
-def evaluate(asked: Asked, etag: bytes, last_modified: int | None, now: float) -> Outcome:
+def evaluate(asked: Asked, etag: bytes | None, last_modified: int | None, now: float) -> Outcome:
     """The preconditions of a GET or HEAD, in the order of RFC 9110 13.2.2.
 
-    `etag` and `last_modified` (seconds since 1970, None if it has no date) are those of the
-    current representation.
+    `etag` (None if it has none) and `last_modified` (seconds since 1970, None if it has no date)
+    are those of the current representation.
     """
     if asked.if_match is not None:  # 13.1.1
         if not _is_listed(asked.if_match, etag, strong_match):
@@ -40,7 +40,7 @@ def evaluate(asked: Asked, etag: bytes, last_modified: int | None, now: float) -
 
 
 def range_applies(
-    if_range: bytes | None, etag: bytes, last_modified: int | None, now: float
+    if_range: bytes | None, etag: bytes | None, last_modified: int | None, now: float
 ) -> bool:
     """Return whether If-Range lets a Range field count (RFC 9110 13.1.5); without the field, yes.
 
@@ -51,7 +51,7 @@ def range_applies(
     if if_range is None:
         return True
     if is_tag(if_range):
-        return strong_match(if_range, etag)
+        return etag is not None and strong_match(if_range, etag)
     if last_modified is None or now - last_modified <= SETTLED:
         return False
     return parse_date(if_range, now) == last_modified
@@ -65,9 +65,15 @@ def _is_older(last_modified: int | None, value: bytes | None, now: float) -> boo
     return None if since is None else last_modified <= since
 
 
-def _is_listed(value: bytes, etag: bytes, match: Callable[[bytes, bytes], bool]) -> bool:
-    """Return whether `etag` is in a list of entity tags; one that is malformed, or too long, has
-    none: then nothing is withheld (200), nor sent on a condition that was not looked at (412)."""
+def _is_listed(value: bytes, etag: bytes | None, match: Callable[[bytes, bytes], bool]) -> bool:
+    """Return whether `etag` is in a list of entity tags.
+
+    One that is malformed, or too long, has none: then nothing is withheld (200), nor sent on a
+    condition that was not looked at (412). Where `etag` is None, "*" alone matches: there is a
+    representation, and no tag that could be listed.
+    """
+    if etag is None:
+        return value.strip(b" \t") == ANY
     # One tag alone, as nearly all clients send it, or what is malformed and equals none.
     if value == etag or (value.startswith(b'"') and value.find(b'"', 1) == len(value) - 1):
         return match(value, etag)

@@ -110,7 +110,7 @@ def _whole(method: bytes, form: Form, cors: Headers) -> Response:
 def _parts(form: Form, ranges: Ranges, described: bytes) -> Response:
     """RFC 9110 15.3.7."""
     if len(ranges) > 1:
-        kind, body = multipart(ranges, form.size, form.media_type, form.tag)
+        kind, body = multipart(ranges, form.size, form.media_type, form.tag or b"")
         return Response(206, render(_content(kind, body)) + described, body)
     ((offset, length),) = ranges
     fields = b"Content-Type: %b\r\nContent-Length: %d\r\nContent-Range: %b\r\n%b" % (

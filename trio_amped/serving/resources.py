@@ -8,13 +8,14 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from ..disk.interface import FileChanged, OpenFile, PromptDisk, Wish, WouldWait
-from ..disk.misses import Arrivals, FileMiss
+from ..disk.misses import Arrivals, DigestMiss, FileMiss
 from ..disk.open_files import Lookup, OpenFiles
 from ..semantics.errors import HttpError, status_of_errno
 from ..semantics.form import Form, Representation
 from ..semantics.negotiation import preferred_codings
 from ..semantics.policy import Policy
 from ..semantics.printable import printable
+from ..semantics.validators import TagKind, etag, needs_digest
 from .clock import Clock
 
 log = logging.getLogger("trio_amped.serving")
@@ -110,12 +111,20 @@ Place: TypeAlias = Found | Resource | None
 class Resources:
     """The resources of one root. Those that can be kept live as long as their lookups do."""
 
-    def __init__(self, files: OpenFiles, policy: Policy, clock: Clock, max_age: float) -> None:
+    def __init__(
+        self,
+        files: OpenFiles,
+        policy: Policy,
+        clock: Clock,
+        max_age: float,
+        tags: TagKind = "mtime",
+    ) -> None:
         self.files = files
         self._disk = files.disk
         self._policy = policy
         self._clock = clock
         self._max_age = max_age
+        self._tags = tags
         self._told: set[str] = set()
         self.replies: dict[Any, Any] = {}
         """The answers that are kept where there is no file (replies.py)."""
@@ -149,7 +158,7 @@ class Resources:
         coding = resource.best_coding(accept_encoding)
         found = resource.forms.get((coding, by_accept))
         if found is None:
-            found = self._form(resource, path, coding, by_accept)
+            found = self._form(resource, path, coding, by_accept, came)
             if found.owner is not None or original.made is not resource:
                 resource.forms[coding, by_accept] = found
                 if coding is None and not by_accept:
@@ -302,8 +311,14 @@ class Resources:
         return False
 
     def _form(
-        self, resource: Resource, path: bytes, coding: bytes | None, by_accept: bool
+        self,
+        resource: Resource,
+        path: bytes,
+        coding: bytes | None,
+        by_accept: bool,
+        came: Arrivals | None,
     ) -> Found:
+        """Raises DigestMiss, HttpError."""
         lookup = resource.offered[coding] if coding else resource.original
         status, file = lookup.found, lookup.file
         assert status is not None
@@ -312,15 +327,32 @@ class Resources:
         form = Representation(
             size=status.size,
             media_type=self._policy.media_type(path),
+            tag=etag(
+                self._tags,
+                *(status.size, status.mtime_ns, status.ctime_ns),
+                is_settled=file.is_settled,
+                digest=self._digest(file, came),
+                coding=coding or b"",
+            ),
             mtime_ns=status.mtime_ns,
             coding=coding,
             headers=self._policy.headers(path),
             vary=(*vary, b"Accept") if by_accept else vary,
         )
         made = Form(form, self._clock.wall)
-        # A file may have been found to be settled at a later time than that of the clock.
-        is_kept = resource.original.made is resource and not made.is_weak
+        is_kept = resource.original.made is resource and made.has_lasting_date
         return Found(self._disk, file, made, resource.original if is_kept else None)
+
+    def _digest(self, file: OpenFile, came: Arrivals | None) -> bytes:
+        """Return what an entity tag is made of, where tags are digests; b"": nothing.
+
+        What was written too lately has none: it may change again, and nothing would tell. Raises
+        DigestMiss, HttpError.
+        """
+        if not file.is_settled or not needs_digest(file.size, self._tags):
+            return b""
+        known = self._disk.known_digest(file)
+        return DigestMiss(self._disk, file).result(came) if known is None else known
 
     def body(self, found: Found) -> bytes | memoryview | None:
         """Return the bytes of a small file that is kept, if they are in memory; else None."""

@@ -1,5 +1,6 @@
 """One root: the options of its site, and which file answers a target. Never waits: raises Miss."""
 
+import contextlib
 import functools
 from typing import Final
 
@@ -49,7 +50,7 @@ class DocumentRoot:
             config.open_file_timeout,
             len(config.all_sites),
         )
-        self.resources = Resources(self.files, self.policy, clock, config.revalidate)
+        self.resources = Resources(self.files, self.policy, clock, config.revalidate, config.etag)
         self._prefix = read_prefix(site.prefix)
         self.clock = clock
 
@@ -59,7 +60,8 @@ class DocumentRoot:
         pages = {*self.policy.error_pages.values(), *filter(None, [self.policy.fallback])}
         with trio.move_on_after(_PAGE_PATIENCE):
             for path in sorted(pages):
-                with Arrivals() as came:
+                # One that cannot be read now, for its digest, may be later.
+                with contextlib.suppress(HttpError), Arrivals() as came:
                     ask = functools.partial(self._page, asked, path, came)
                     await answered(ask, came)
 
@@ -120,7 +122,7 @@ class DocumentRoot:
         form = Representation(
             size=listing.file.status.size,
             media_type=view.media_type,
-            digest=listing.digest.hex().encode(),
+            tag=b'"%s"' % listing.digest.hex().encode() if is_made else None,
             headers=self.policy.listing_headers(target.path, ours),
             vary=(b"Accept",),
             is_made=is_made,
@@ -145,7 +147,9 @@ class DocumentRoot:
         problem = "it is no regular file"
         try:
             page = self.resources.find(path, asked.codings, came, by_accept=by_accept)
-        except HttpError:
+        except HttpError as error:
+            if error.status != 404:  # it is there, and cannot be read
+                raise
             page = None
         if isinstance(page, Found):
             return page

@@ -22,6 +22,8 @@ ROOT: Final = b"<h1>root</h1>"
 PLAIN: Final = b"plain script"
 BROTLI: Final = b"brotli bytes"
 GZIP: Final = b"gzip's bytes"
+OLD: Final = (NOW - DAY) * NANO  # the date of most files
+CONSTANT: Final = 499_162_500 * NANO  # that of all files of npm
 SITE: Final[dict[bytes, Entry]] = {
     # Forms of one size and one date: nothing but the coding can tell their entity tags apart.
     b"app.js": PLAIN,
@@ -30,6 +32,10 @@ SITE: Final[dict[bytes, Entry]] = {
     b"list": SimFile(mode=DIRECTORY),
     b"list/one.txt": b"1",
     b"future.txt": SimFile(b"of tomorrow", mtime_ns=(NOW + DAY) * NANO),
+    b"nix.txt": SimFile(TEN, mtime_ns=NANO, ctime_ns=OLD),
+    b"touched.txt": SimFile(TEN, mtime_ns=NANO, ctime_ns=NOW * NANO),
+    b"npm.js": SimFile(PLAIN, mtime_ns=CONSTANT, ctime_ns=OLD),
+    b"npm.js.br": SimFile(BROTLI, mtime_ns=CONSTANT, ctime_ns=OLD),
     b"secret.txt": failure(errno.EACCES),
     b"broken.txt": failure(errno.EIO),
     b"busy.txt": failure(errno.EMFILE),
@@ -38,7 +44,6 @@ SCRIPT: Final = "text/javascript; charset=utf-8"
 HTML: Final = "text/html; charset=utf-8"
 JSON: Final = "application/json"
 
-OLD: Final = (NOW - DAY) * NANO  # the date of most files
 PLAIN_TAG: Final = f'"{OLD:x}-c"'
 BROTLI_TAG: Final = f'"{OLD:x}-c-br"'
 NEW_TAG: Final = f'W/"{NOW * NANO:x}-c"'  # of new.txt

@@ -12,6 +12,7 @@ from tests.serving.rfc9110 import (
     test_ranges,
     test_representations,
     test_status_codes,
+    test_tags,
 )
 
 ROWS: Final = [
@@ -20,6 +21,7 @@ ROWS: Final = [
     *test_conditions.ROWS,
     *test_ranges.ROWS,
     *test_status_codes.ROWS,
+    *test_tags.ROWS,
 ]
 
 ASKS: Final = frozenset({
