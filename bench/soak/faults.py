@@ -293,7 +293,10 @@ class Kind(NamedTuple):
 
 
 _DISK = r"(500|503) for |reading failed while it was sent|a disk helper has not started"
-_TASKS = r"(cannot|can't) start|cannot be started|closed later|(500|503) for |is not renewed"
+_TASKS = (
+    r"(cannot|can't) start|cannot be started|a disk helper ended|closed later|(500|503) for "
+    r"|is not renewed"
+)
 _SCARCE = rf"{_TASKS}|accepting a connection failed|cannot be watched|cannot watch|Too many open"
 
 KINDS = {
