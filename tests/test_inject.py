@@ -46,6 +46,7 @@ def test_cases_of_one_role_go_to_one_server() -> None:
         (Seen(was_reached=False), "not reached"),
         (Seen(failed=1), "one request failed"),
         (Seen(failed=5), "a few requests failed"),
+        (Seen(failed=6, was_repeated=True), "requests failed while no helper could start"),
         (Seen(was_replaced=True), "process replaced"),
         (Seen(was_replaced=True, failed=2), "process replaced, a few requests failed"),
         (Seen(was_replaced=True, traceback="MemoryError"), "process replaced"),

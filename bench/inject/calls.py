@@ -84,6 +84,7 @@ ERRORS: Final[dict[str, tuple[str, ...]]] = {
     "ioctl": ("ENOTTY", "EIO", "ENOMEM"),
     "poll": _POLL,
     "ppoll": _POLL,
+    "pselect6": _POLL,
     "bind": ("EADDRINUSE", "EACCES", "ENOMEM"),
     "listen": ("EADDRINUSE", "EOPNOTSUPP"),
     "connect": ("ECONNREFUSED", "EAGAIN", "EINTR"),

@@ -32,6 +32,7 @@ class Seen(NamedTuple):
     was_replaced: bool = False  # the process whose call has failed
     supervises: bool = True  # a supervisor starts new workers
     traceback: str = ""  # the last line of one
+    was_repeated: bool = False  # each process that started meanwhile had a failed call
     status: int | None = 0  # at its end, after SIGTERM; None: it did not end
 
 
@@ -55,7 +56,7 @@ def judge(seen: Seen) -> str:
         return f"TRACEBACK: {seen.traceback}"
     if seen.hung:
         return f"REQUESTS HUNG: {seen.hung}"
-    if seen.failed > FEW:
+    if seen.failed > FEW and not seen.was_repeated:
         return f"MANY REQUESTS FAILED: {seen.failed}"
     return _harmless(seen)
 
@@ -64,7 +65,9 @@ def _harmless(seen: Seen) -> str:
     if not seen.was_reached:
         return "not reached"
     said = ["process replaced"] if seen.was_replaced else []
-    if seen.failed:
+    if seen.failed > FEW:
+        said.append("requests failed while no helper could start")
+    elif seen.failed:
         said.append("one request failed" if seen.failed == 1 else "a few requests failed")
     return ", ".join(said) or "unharmed"
 

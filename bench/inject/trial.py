@@ -168,6 +168,7 @@ class Trial:
         supervises = "--workers" not in self._role.options or restart(self._server)
         return Seen(
             was_reached=was_reached,
+            was_repeated=self._role.follows,
             answers=answers,
             supervises=supervises,
             failed=self._tally.failed,
