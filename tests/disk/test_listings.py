@@ -13,6 +13,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
 import pytest
 import trio
@@ -311,6 +312,17 @@ async def test_too_many_that_wait(place: Path) -> None:
                 give(hand)
         await wait_all_tasks_blocked()
         assert len(desk.answers) == 4
+
+
+async def test_the_pool_takes_no_job(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_desk(place) as desk:
+        full = BlockingIOError(errno.EAGAIN, "full")
+        with monkeypatch.context() as patched:
+            patched.setattr(desk.hands.pool, "submit", mock.Mock(side_effect=full))
+            await desk.ask()
+        assert [type(each) for each in desk.answers] == [BlockingIOError]
+        assert desk.listings._directories == {}
+        await desk.get_and_release()
 
 
 async def test_a_helper_that_dies_is_replaced_and_it_is_rendered_again(
