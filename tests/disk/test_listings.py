@@ -423,7 +423,8 @@ async def test_directories_that_hang_leave_helpers_to_others(
                 if path == b"well":
                     give(hand)
             await trio.sleep(0.5)
-        assert begun == [*(b"hung %d" % number for number in range(6)), b"well"]
+        assert sorted(begun[:-1]) == [b"hung %d" % number for number in range(6)]
+        assert begun[-1] == b"well"
         assert [type(each) for each in desk.answers] == [Rendered]
         desk.hands.nursery.start_soon(desk.ask, b"another one")
         hand, order = await desk.hands.the_order()
