@@ -100,8 +100,8 @@ class _Directory:
     def take(self) -> _Shared:
         """Take out the next view: every other one is a plain one, if there is any.
 
-        So a client that asks for all views keeps those who only look at the directory for the time
-        of two renderings, and nobody who looks keeps the other views for ever.
+        So a client that asks for all views keeps those who only look at the directory for three
+        renderings at most (of them one in JSON), and nobody who looks keeps other views for ever.
         """
         others = (each for each in self.waiting if each.is_plain != self._was_plain)
         shared = next(others, self.waiting[0])
