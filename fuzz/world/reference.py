@@ -28,7 +28,8 @@ LINE_SLACK: Final = 32  # Policy: a request line may be longer than its target b
 
 Files = Mapping[bytes, Form | None]
 """None: a directory; with a slash at its end, what it shows where it has no index."""
-_PRECONDITIONS: Final = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+_TAGS: Final = ("if-match", "if-none-match")
+_DATES: Final = ("if-modified-since", "if-unmodified-since")
 _PAGE: Final = b"404.html"  # Policy: what is sent with that status, where it is there
 
 
@@ -140,11 +141,12 @@ def _listing(method: str, fields: Fields, listing: Form, now: float) -> Answer:
 
     Policy: HEAD without any precondition leaves out what only the content tells (9.3.2).
     """
-    dated = ("if-modified-since", "if-unmodified-since")
-    kept = [field for field in fields if field[0] not in dated]
+    kept = [field for field in fields if field[0] not in _DATES]
     found = reference.answer(method, kept, Resource(listing, media_type(b"x.html")), now)
     unknown = {"last-modified"}
-    if method == "HEAD" and not any(name in _PRECONDITIONS for name, _ in fields):
+    names = [name for name, _ in fields]
+    has_date = any(names.count(name) == 1 for name in _DATES)  # twice is malformed: none
+    if method == "HEAD" and not has_date and not any(name in names for name in _TAGS):
         unknown |= {"etag", "content-length"}
     shown = {name: value for name, value in found.fields.items() if name not in unknown}
     return replace(found, fields=shown)

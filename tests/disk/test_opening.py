@@ -477,7 +477,9 @@ def test_without_proc_nothing_is_known_of_a_descriptor() -> None:
 UINT32 = st.integers(0, 2**32 - 1)
 UINT64 = st.integers(0, 2**64 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)
-STATUS = st.builds(Status, UINT32, UINT32, UINT64, UINT64, INT64, INT64, INT64, INT64)
+STATUS = st.builds(
+    Status, UINT32, UINT32, UINT64, UINT64, INT64, INT64, INT64, INT64, UINT32, UINT64
+)
 
 
 @given(STATUS, UINT32, UINT64, st.booleans())
