@@ -72,7 +72,8 @@ async def test_one_look_for_what_is_not_there(root: Path, stats: Stats) -> None:
 
 async def test_one_load_for_all(root: Path, stats: Stats, kind: str) -> None:
     a_file(root / "file", WINDOW)
-    async with serving(root, stats, helpers=kind, max_queue=1) as disk:
+    # Always: while it is being loaded, mincore would see a part of it.
+    async with serving(root, stats, gate="always", helpers=kind, max_queue=1) as disk:
         files = await herd(disk, b"file")
         counts: list[int] = []
 
