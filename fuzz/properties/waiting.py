@@ -84,7 +84,10 @@ def check_deadlines(
 async def _overdue(scene: Scene, script: Script, due: float) -> None:
     """Nobody is connected any more when the time is over."""
     disk = scene.disk(replace(scene.plan, latencies=(0.0,)))
-    async with hosting(scene.way, disk, _CONFIG) as host, trio.open_nursery() as nursery:
+    async with (
+        hosting(scene.way, disk, replace(_CONFIG, etag=scene.tags)) as host,
+        trio.open_nursery() as nursery,
+    ):
         client = Client(host.connect(scene.link), script)
         nursery.start_soon(client.run)
         await trio.sleep_until(due)
@@ -134,7 +137,7 @@ async def _left_alone(scene: Scene, script: Script) -> None:
     """Until the server ends its side; and then, if that was no surprise, until it closes."""
     expected = scene.expected()
     disk = scene.disk()
-    async with hosting(scene.way, disk, _CONFIG) as host:
+    async with hosting(scene.way, disk, replace(_CONFIG, etag=scene.tags)) as host:
         client = Client(host.connect(scene.link), script)
         await client.run()
         check_answers(bytes(client.received), expected)
@@ -164,7 +167,10 @@ def check_stalls(stall: float, change: Change | None, link: str, schedule: int) 
 async def _stalled(scene: Scene, stall: float, change: Change | None) -> None:
     """A while is long enough for the server to close a file that it had kept open."""
     disk = scene.disk()
-    async with hosting(scene.way, disk, _CONFIG) as host, trio.open_nursery() as nursery:
+    async with (
+        hosting(scene.way, disk, replace(_CONFIG, etag=scene.tags)) as host,
+        trio.open_nursery() as nursery,
+    ):
         client = Client(host.connect(scene.link), Script(((0.0, scene.wire),), bite=0, pause=stall))
         nursery.start_soon(client.run)
         await trio.sleep(1)
