@@ -34,6 +34,7 @@ ERRNOS: Final = {
     "list": OPENING,
     "open_at_once": OPENING,
     "identify_at_once": OPENING,
+    "digest_of": READING,
     "ready": READING,
     "read": READING,
     "ready_at_once": READING,
