@@ -404,9 +404,12 @@ def _target(scope: Scope) -> bytes:
     """
     path, root = scope["path"], _root_path(scope)
     raw = bytes(scope.get("raw_path") or b"")
+    decoded = _decoded(raw)
     is_below = path == root or path.startswith(root + "/")
-    below = path[len(root) :] if is_below and _decoded(raw) != root + path else path
-    for prefix in dict.fromkeys((b"", root.encode(), quote(root).encode())):
+    below = path[len(root) :] if is_below and decoded != root + path else path
+    if decoded == below and raw[:1] in (b"", b"/"):
+        return raw
+    for prefix in (root.encode(), quote(root).encode()):
         rest = raw.removeprefix(prefix)
         if raw.startswith(prefix) and _decoded(rest) == below and rest[:1] in (b"", b"/"):
             return rest

@@ -151,6 +151,27 @@ async def test_the_gate_is_asked_again_in_time(
     assert len(times) == asked
 
 
+@pytest.mark.parametrize(("apart", "reads"), [(100, 1), (100_000, 2)], ids=["near", "far"])
+async def test_parts_that_are_near_each_other_are_read_at_once(
+    apart: int, reads: int, autojump_clock: MockClock
+) -> None:
+    disk = SimDisk({b"large": LARGE})
+    read, spans = disk.read, list[tuple[int, int]]()
+
+    async def noted(file: OpenFile, offset: int, end: int) -> bytes:
+        spans.append((offset, end))
+        return await read(file, offset, end)
+
+    disk.read = noted  # type: ignore[method-assign]
+    file = await disk.open(b"large")
+    body = (b"--x\r\n", FileSpan(apart, 3), b"\r\n--x\r\n", FileSpan(0, 3), b"\r\n--x--")
+    sender = BodySender(Recorder(), disk, file, body)
+    await sender.prepare()
+    await sender.send(b"head;")
+    disk.close(file)
+    assert len(spans) == reads
+
+
 # ---------------------------------------------------------------- a client that does not read
 
 HELD: Final = 64 * 1024  # bytes: the most that may be in memory for it

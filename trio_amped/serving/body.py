@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 import trio
 
 from ..disk.interface import FRESH, Disk, OpenFile
-from ..semantics.body import FileSpan
+from ..semantics.body import FileSpan, hull, inlined
 from .transport import WINDOW, Outlet
 
 # Up to here a copy and one send are cheaper than a sendfile (docs/design.md).
@@ -37,15 +37,24 @@ class BodySender:
 
     async def prepare(self) -> None:
         """Have the first bytes of the file at hand. Raises FileChanged, OSError."""
-        if sum(map(len, self._parts)) <= self._small:
-            for index, part in enumerate(self._parts):
-                if isinstance(part, FileSpan):
-                    self._parts[index] = await self._read_all(part)
+        if self._file is not None and sum(map(len, self._parts)) <= self._small:
+            await self._read_parts()
             return
         for index, part in enumerate(self._parts):
             if isinstance(part, FileSpan) and part.length:
                 await self._prepare_span(index, part)
                 return
+
+    async def _read_parts(self) -> None:
+        """Read all parts of the file: at once where they are not far apart."""
+        all_of_them = hull(self._parts)
+        if all_of_them.length <= self._small:
+            content = await self._read_all(all_of_them)
+            self._parts = deque(inlined(self._parts, content, all_of_them.offset))
+            return
+        for index, part in enumerate(self._parts):
+            if isinstance(part, FileSpan):
+                self._parts[index] = await self._read_all(part)
 
     async def _read_all(self, span: FileSpan) -> bytes:
         assert self._disk is not None

@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 
 from ..disk.interface import FileChanged, WouldWait
 from ..disk.misses import Arrivals, PageMiss
-from ..semantics.body import Body, FileSpan, inlined
+from ..semantics.body import Body, FileSpan, hull, inlined
 from ..semantics.errors import NOT_UNDERSTOOD, HttpError
 from ..semantics.policy import Policy
 from ..semantics.ranges import Ranges
@@ -289,12 +289,10 @@ class Replies:
         """
         if len(body) == 1:
             return [self._copy(root, body[0], found, came)]
-        spans = [part for part in body if isinstance(part, FileSpan)]
-        start = min([part.offset for part in spans])
-        end = max([part.offset + part.length for part in spans])
-        if end - start > _COPIED:
+        all_of_them = hull(body)
+        if all_of_them.length > _COPIED:
             return [self._copy(root, part, found, came) for part in body]
-        return inlined(body, self._copy(root, FileSpan(start, end - start), found, came), start)
+        return inlined(body, self._copy(root, all_of_them, found, came), all_of_them.offset)
 
     @staticmethod
     def _copy(root: DocumentRoot, part: bytes | FileSpan, found: Found, came: Arrivals) -> bytes:

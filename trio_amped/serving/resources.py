@@ -258,7 +258,8 @@ class Resources:
         if now >= resource.valid_until:
             if not all(self.files.is_current(each, now) for each in resource.lookups):
                 return False
-            if not all(self._disk.lacks(each, now) for each in resource.absent):
+            moment = self._clock.moment
+            if not all(self._disk.lacks(each, now, moment) for each in resource.absent):
                 return False
             self._renew(resource)
         file = resource.original.file
