@@ -10,6 +10,7 @@ import trio_amped.semantics
 MODULES = sorted(Path(trio_amped.semantics.__file__).parent.glob("*.py"))
 ALLOWED = {
     "base64",
+    "bisect",
     "collections.abc",
     "contextlib",
     "dataclasses",

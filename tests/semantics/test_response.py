@@ -12,6 +12,7 @@ from trio_amped.semantics.form import Form, Representation
 from trio_amped.semantics.request import Asked, Request
 from trio_amped.semantics.response import (
     Response,
+    choose,
     complete,
     error_response,
     options,
@@ -347,3 +348,24 @@ def test_every_response_is_sound(
         if isinstance(part, FileSpan):
             assert part.offset + part.length <= file.size
             assert part.length == file.size or response.status == 206
+
+
+_WEAK = b"W/" + TAG
+_FIELDS = [None, b"*", TAG, _WEAK, b'"another"', DATE, b"Mon, 07 Nov 1994 08:49:37 GMT", b""]
+
+
+@pytest.mark.parametrize("tag", _FIELDS)
+@pytest.mark.parametrize("date", _FIELDS)
+@pytest.mark.parametrize("own", [TAG, _WEAK, None])
+@pytest.mark.parametrize("mtime_ns", [MODIFIED * 10**9, None])
+def test_who_sends_back_what_was_sent_has_the_file(
+    tag: bytes | None, date: bytes | None, own: bytes | None, mtime_ns: int | None
+) -> None:
+    """All other answers are those of the preconditions, and so is this one."""
+    form = Form(FILE._replace(tag=own, mtime_ns=mtime_ns), NOW)
+    asked = Asked(b"GET", if_none_match=tag, if_modified_since=date)
+    sent = tag is not None and tag == own
+    sent |= tag is None and date is not None and date == form.date
+    if tag is not None or date is not None:
+        assert form.was_sent(tag, date) is sent
+        assert not sent or choose(asked, form, NOW) == 304

@@ -75,6 +75,13 @@ class Form:
         self._shown: Headers | None = None  # the result of CORS that was asked for last
         self._blocks: Blocks
 
+    def was_sent(self, tag: bytes | None, date: bytes | None) -> bool:
+        """Return whether a client has this form, by If-None-Match or else If-Modified-Since.
+
+        Only where it sends back what it was sent: of all others `evaluate` knows (RFC 9110 13.2.2).
+        """
+        return date == self.date if tag is None else tag == self.tag
+
     def blocks(self, cors: Headers) -> Blocks:
         """Return the field lines beside these of CORS, which are the same for most requests."""
         if cors is not self._shown and cors != self._shown:

@@ -32,6 +32,7 @@ MOST_FIELDS: Final = 100
 """A head with more of them is not common."""
 
 _OF_THE_FORM: Final = ("accept", "accept_encoding")  # which say which form of a file is sent
+_OF_A_COPY: Final = ("if_none_match", "if_modified_since")  # which say what a client has of it
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _TCHARS: Final = "!#$%&'*+-.^_`|~0123456789" + _LETTERS + _LETTERS.upper()  # RFC 9110 5.6.2
 _VALUE: Final = rb"[\t -~\x80-\xff]*+"
@@ -84,9 +85,9 @@ class Recogniser(NamedTuple):
     `match(data, start)` matches one whole head of a GET or HEAD, or returns None. The groups of the
     match: `plain`, the path if it is what it looks like, or else `path`; `query`; `old`, if it is
     HTTP/1.0; `host`; `close`, if the connection is to be; the fields of `Asked`; and `usual`, which
-    is empty, if a GET gets the whole file, and no other field of its answer than its neighbours:
-    neither of `close` and `old` is there, nor a field that asks for that. To ask by number takes
-    half the time.
+    is empty, if a GET gets the whole file, or 304 by If-None-Match or If-Modified-Since, and no
+    other field of its answer than its neighbours: neither of `close` and `old` is there, nor a
+    field that asks for that. To ask by number takes half the time.
     """
 
     match: Callable[..., Match | None]
@@ -107,6 +108,7 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
     names = [each.replace("_", "-") for each in known]
     initials = {name[0] for name in names}
     others = "".join(each for each in _TCHARS if each.lower() not in initials)
+    common = (*_OF_THE_FORM, *_OF_A_COPY)
     keep, close = _any_case("keep-alive"), _any_case("close")
     # Each alternative is told by its first bytes and gives nothing back (possessive quantifiers),
     # so the time is linear in the length of the head. No group stands within another: the re of
@@ -126,7 +128,7 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
         + rb"|(?!(?:" + b"|".join(map(_any_case, names)) + rb"):)"
         + _one_of(_TCHARS) + rb"++:" + _VALUE + rb"\r\n"
         rb"){0,%d}+\r\n(?(host)|(?(old)|(?!)))" % MOST_FIELDS
-        + _unless(("close", "old", *(each for each in captured if each not in _OF_THE_FORM)))
+        + _unless(("close", "old", *(each for each in captured if each not in common)))
     )  # fmt: skip
     return Recogniser(pattern.match, pattern.groupindex)
 

@@ -98,14 +98,16 @@ class Replies:
         self._clock = router.clock
         self._only = router.only
         number = router.recogniser.numbers_of
-        self._groups = number(("plain", "method", "accept_encoding", "usual"))
+        self._groups = number(
+            ("plain", "method", "accept_encoding", "usual", "if_none_match", "if_modified_since")
+        )
         self._others = number(("close", "old", *Asked._fields))
         self._closing = number(("close", "old"))
         self._last: tuple[Match, tuple[Asked, Route]] | None = None  # that was read as a whole
 
     def at_hand(self, match: Match) -> Reply | None:
         """Return an answer that is kept, or a part of a file that is; None: make it."""
-        path, method, coding, usual = match.group(*self._groups)
+        path, method, coding, usual, tag, date = match.group(*self._groups)
         root = self._only
         if root is not None and path:
             is_folder = path[-1] == _SLASH
@@ -117,8 +119,10 @@ class Replies:
         root, name, _ = located
         place = root.resources.kept(name, coding) if usual is not None else None
         closes = False
-        if type(place) is Found:
+        if type(place) is Found and tag is None and date is None:
             reply: Reply | None = place.replies.get(method)
+        elif type(place) is Found and place.form.was_sent(tag, date):
+            reply = place.replies.get((method, 304))
         else:
             asked, closes = self._read(match)
             if usual is None:
