@@ -189,6 +189,36 @@ async def test_a_hung_disk_is_waited_for_so_long(
         assert outcomes == ["[Errno 110] the disk does not answer"] * 2
 
 
+@pytest.mark.usefixtures("aged")
+async def test_a_digest_that_comes_too_late_is_for_the_next_who_asks(
+    broken: BrokenDisk, kind: str, mock_clock: MockClock
+) -> None:
+    """Otherwise a disk that is always slower than the timeout never has one."""
+    a_file(broken.root / "cold")
+    stats = Stats()
+    settings = {"helpers": kind, "disk_timeout": 10, "etag": "digest"}
+    async with serving(broken.root, stats, **settings) as disk:
+        async with opened(disk, b"cold") as file, trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(TimeoutError):
+                    await disk.digest_of(file)
+
+            broken.disk.hang("read")
+            nursery.start_soon(ask)
+            await in_thread(broken.disk.wait_hanging)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(11)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(1)
+        assert stats.files_open == 0
+        broken.disk.release()
+        await eventually_async(lambda: stats.helpers_busy == 0)
+        async with opened(disk, b"cold") as file:
+            assert disk.known_digest(file) == await disk.digest_of(file) != b""
+        assert stats.jobs == 1
+
+
 async def test_a_hung_disk_does_not_hold_up_the_end(broken: BrokenDisk, kind: str) -> None:
     """A thread that is stuck in the kernel outlives the loop; a process is killed."""
     a_file(broken.root / "cold")

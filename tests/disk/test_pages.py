@@ -432,11 +432,13 @@ def test_what_moves_the_ctime_alone_is_no_change(
         harmless(path)
         assert gate.clamp(file, 0, WINDOW) == WINDOW
         shared = file.shared()
-        rewrite_secretly(other)
-        for each in (file, shared, file):
-            with pytest.raises(FileChanged):
-                gate.clamp(each, 0, WINDOW)
-        shared.descriptor.release()
+        try:
+            rewrite_secretly(other)
+            for each in (file, shared, file):
+                with pytest.raises(FileChanged):
+                    gate.clamp(each, 0, WINDOW)
+        finally:
+            close(shared)
 
 
 def test_nothing_is_said_past_the_end_that_the_file_has_now(path: Path) -> None:

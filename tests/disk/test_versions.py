@@ -65,13 +65,15 @@ def test_digests() -> None:
     known = Versions("digest")
     file = status(NOW - HOUR)
     assert known.digest(file) is None
-    known.note_digest(file, b"digest")
+    assert known.note_digest(file, file._replace(atime_ns=0), b"digest") == b"digest"
     assert known.digest(file._replace(atime_ns=0, links=2)) == b"digest"
     others = (
         *(file._replace(device=2), file._replace(inode=8), file._replace(size=11)),
         *(file._replace(mtime_ns=1), file._replace(ctime_ns=1)),
     )
+    assert [known.note_digest(file, each, b"other") for each in others] == [b""] * 5
     assert [known.digest(each) for each in others] == [None] * 5
+    assert known.digest(file) == b"digest"
 
 
 def test_whatever_was_not_needed_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +83,7 @@ def test_whatever_was_not_needed_for_longest_is_forgotten(monkeypatch: pytest.Mo
     a, b, c = (status(NOW + HOUR, inode=inode) for inode in (1, 2, 3))
     for now, each in enumerate((a, b, a, c)):
         known.has_settled(each, NOW, now)
-        known.note_digest(each, b"%d" % each.inode)
+        known.note_digest(each, each, b"%d" % each.inode)
     assert known.has_settled(a, NOW, 2.5)
     assert [known.digest(each) for each in (a, b, c)] == [b"1", None, b"3"]
     assert not known.has_settled(b, NOW, 10.0), "it was forgotten when it was first seen"

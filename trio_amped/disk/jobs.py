@@ -83,7 +83,8 @@ class Job:
 
     Everyone who got it from `HelperPool.submit` calls `drop` once. Who is cancelled while waiting
     cancels nobody else. A job that nobody waits for any more is not begun; it holds a descriptor of
-    its own, so nothing is left dangling, and what it brings too late is closed.
+    its own, so nothing is left dangling, and what it brings too late is closed. `on_result` is
+    called with what it brings all the same; the descriptors in there are not the callee's.
     """
 
     __slots__ = (
@@ -99,6 +100,7 @@ class Job:
         "finished_at",
         "is_done",
         "key",
+        "on_result",
         "order",
         "owners",
         "place",
@@ -114,6 +116,7 @@ class Job:
         key: Hashable,
         what_follows: Callable[[Result], Sequel | None] | None = None,
         place: Place = None,
+        on_result: Callable[[Result], object] | None = None,
     ) -> None:
         self.order = order
         self.place = place
@@ -121,6 +124,7 @@ class Job:
         self.descriptor = descriptor.hold() if descriptor else None
         self.key = key
         self.what_follows = what_follows
+        self.on_result = on_result
         self.sequel: Job | None = None
         self.owners = 1
         self.deaths = 0
@@ -205,6 +209,8 @@ class Job:
 
     def finish(self, number: int, result: Result) -> None:
         """Tell all who wait what has come of the job: an errno (0: done) and the result."""
+        if self.on_result and not number:
+            self.on_result(result)
         self.errno, self._result = number, result
         self.is_done = True
         self.finished_at = trio.current_time()

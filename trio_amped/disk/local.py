@@ -19,7 +19,7 @@ from . import carriers
 from .descriptors import Closer, Descriptor
 from .folders import Folders
 from .interface import Listing
-from .jobs import Job
+from .jobs import Job, Result
 from .listings import HELPERS, Listings
 from .loading import Reader, digest, widened
 from .messages import MAX_READ, Operation, Order, Wish
@@ -362,27 +362,26 @@ class LocalDisk:
 
         It is known from now on: the file was the version that was opened after it was read, as it
         was before, and whoever has written meanwhile has moved its ctime. All who need the same
-        wait for one helper. Raises OSError.
+        wait for one helper; what it finds out after they have given up is for the next one.
+        Raises OSError.
         """
         if (known := self.known_digest(file)) is not None:
             return known
         if file.gate is Gate.NEVER:
             made = digest(file.fd, file.size, Reader().load)
-            status = Status.of(file.fd)
-        else:
-            status, made = await self._digest_by_helper(file)
-        if status.version != file.version:
-            return b""
-        self._versions.note_digest(status, made)
-        return made
+            return self._versions.note_digest(file.status, Status.of(file.fd), made)
+        return await self._digest_by_helper(file, file.status)
 
-    async def _digest_by_helper(self, file: OpenFile) -> tuple[Status, bytes]:
+    async def _digest_by_helper(self, file: OpenFile, opened: Status) -> bytes:
+        def note(result: Result) -> bytes:
+            return self._versions.note_digest(opened, *unpack_read(result.content))
+
         self._stats.misses += 1
-        order = Order(Operation.DIGEST, length=file.size)
-        key, place = (Operation.DIGEST, file.version), file.status.device
-        job = self._pool.submit(order, file.descriptor, key=key, place=place)
-        result = await self._pool.result(job)
-        return unpack_read(result.content)
+        order, key = Order(Operation.DIGEST, length=opened.size), (Operation.DIGEST, opened.version)
+        job = self._pool.submit(
+            order, file.descriptor, key=key, place=opened.device, on_result=note
+        )
+        return note(await self._pool.result(job))
 
     def known_digest(self, file: OpenFile) -> bytes | None:
         """As `digest_of`, if that is known."""

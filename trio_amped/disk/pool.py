@@ -91,11 +91,13 @@ class HelperPool:
         place: Place = 0,
         is_ahead: bool = False,
         what_follows: Callable[[Result], Sequel | None] | None = None,
+        on_result: Callable[[Result], object] | None = None,
     ) -> Job:
         """A job that does this; the same job for the same `key` while it is under way.
 
         `place`: what the job may hang at. `is_ahead`: nobody waits for it yet, so it goes only
         where there is room. `what_follows` says what the helper still does when it has answered.
+        `on_result` takes the result of a job that succeeds, also when nobody waits for it any more.
         The caller calls `drop` when it needs the job no longer. Raises BlockingIOError: too many
         wait.
         """
@@ -105,7 +107,7 @@ class HelperPool:
         self._queue.note(place)
         if is_ahead or not self._idle or not self._queue.may_begin(place):
             self._make_room(place, is_ahead)
-        job = Job(order, descriptor, key, what_follows, place)
+        job = Job(order, descriptor, key, what_follows, place, on_result)
         self._stats.jobs += 1
         if key is not None:
             self._shared[key] = job

@@ -47,9 +47,14 @@ class Versions:
             self._digests.move_to_end(version)
         return known
 
-    def note_digest(self, status: Status, digest: bytes) -> None:
-        """Remember the digest of a file that had settled, and was this version all the time."""
-        _remember(self._digests, status.version, digest, _DIGESTS)
+    def note_digest(self, before: Status, after: Status, digest: bytes) -> bytes:
+        """Remember, and return, a digest of a file that had settled; b"" if it has changed since.
+
+        `before`, `after`: its status before and after it was read.
+        """
+        if before.version != after.version:
+            return b""
+        return _remember(self._digests, after.version, digest, _DIGESTS)
 
 
 def _remember(
