@@ -67,12 +67,11 @@ def _once(name: str, number: int, value: bytes = _TRIMMED) -> bytes:
     return pattern % (header, number, name.encode(), value)
 
 
-def _unless(names: Iterable[str]) -> bytes:
-    """A pattern for nothing, which is the group `usual` if none of these groups has matched."""
-    pattern = b"(?P<usual>)"
+def _unless(names: Iterable[str], then: bytes) -> bytes:
+    """A pattern that goes on with another one if none of these groups has matched."""
     for name in names:
-        pattern = b"(?(%b)|%b)" % (name.encode(), pattern)
-    return pattern
+        then = b"(?(%b)|%b)" % (name.encode(), then)
+    return then
 
 
 def _usual(captured: Iterable[str]) -> bytes:
@@ -85,9 +84,9 @@ class Recogniser(NamedTuple):
     `match(data, start)` matches one whole head of a GET or HEAD, or returns None. The groups of the
     match: `plain`, the path if it is what it looks like, or else `path`; `query`; `old`, if it is
     HTTP/1.0; `host`; `close`, if the connection is to be; the fields of `Asked`; and `usual`, which
-    is empty, if a GET gets the whole file, or 304 by If-None-Match or If-Modified-Since, and no
-    other field of its answer than its neighbours: neither of `close` and `old` is there, nor a
-    field that asks for that. To ask by number takes half the time.
+    is empty, if a GET gets the whole file, and no other field of its answer than its neighbours:
+    neither of `close` and `old` is there, nor a field that asks for that. So is `renewing`, also if
+    there is If-None-Match or If-Modified-Since. To ask by number takes half the time.
     """
 
     match: Callable[..., Match | None]
@@ -108,7 +107,8 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
     names = [each.replace("_", "-") for each in known]
     initials = {name[0] for name in names}
     others = "".join(each for each in _TCHARS if each.lower() not in initials)
-    common = (*_OF_THE_FORM, *_OF_A_COPY)
+    more = [each for each in captured if each not in (*_OF_THE_FORM, *_OF_A_COPY)]
+    usual = rb"(?P<renewing>)" + _unless(_OF_A_COPY, rb"(?P<usual>)")
     keep, close = _any_case("keep-alive"), _any_case("close")
     # Each alternative is told by its first bytes and gives nothing back (possessive quantifiers),
     # so the time is linear in the length of the head. No group stands within another: the re of
@@ -128,7 +128,7 @@ def recogniser(reads: frozenset[str] = READ_BY_SETTINGS) -> Recogniser:
         + rb"|(?!(?:" + b"|".join(map(_any_case, names)) + rb"):)"
         + _one_of(_TCHARS) + rb"++:" + _VALUE + rb"\r\n"
         rb"){0,%d}+\r\n(?(host)|(?(old)|(?!)))" % MOST_FIELDS
-        + _unless(("close", "old", *(each for each in captured if each not in common)))
+        + _unless(("close", "old", *more), usual)
     )  # fmt: skip
     return Recogniser(pattern.match, pattern.groupindex)
 

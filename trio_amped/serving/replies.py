@@ -98,35 +98,34 @@ class Replies:
         self._clock = router.clock
         self._only = router.only
         number = router.recogniser.numbers_of
-        self._groups = number(
-            ("plain", "method", "accept_encoding", "usual", "if_none_match", "if_modified_since")
-        )
+        self._groups = number(("plain", "method", "accept_encoding", "usual", "renewing"))
+        self._of_a_copy = number(("if_none_match", "if_modified_since"))
         self._others = number(("close", "old", *Asked._fields))
         self._closing = number(("close", "old"))
         self._last: tuple[Match, tuple[Asked, Route]] | None = None  # that was read as a whole
 
     def at_hand(self, match: Match) -> Reply | None:
         """Return an answer that is kept, or a part of a file that is; None: make it."""
-        path, method, coding, usual, tag, date = match.group(*self._groups)
+        path, method, coding, usual, renewing = match.group(*self._groups)
         root = self._only
         if root is not None and path:
             is_folder = path[-1] == _SLASH
-            located = root, path[1:] + b"index.html" if is_folder else path[1:], is_folder
+            name = path[1:] + b"index.html" if is_folder else path[1:]
         elif (found := self._locate(match)) is not None:
-            located = found
+            root, name, is_folder = found
         else:
             return None
-        root, name, _ = located
-        place = root.resources.kept(name, coding) if usual is not None else None
+        place = root.resources.kept(name, coding) if renewing is not None else None
         closes = False
-        if type(place) is Found and tag is None and date is None:
+        if type(place) is Found and usual is not None:
             reply: Reply | None = place.replies.get(method)
-        elif type(place) is Found and place.form.was_sent(tag, date):
+        elif type(place) is Found and place.form.was_sent(*match.group(*self._of_a_copy)):
             reply = place.replies.get((method, 304))
         else:
             asked, closes = self._read(match)
-            if usual is None:
+            if renewing is None:
                 place = root.resources.kept(name, asked.codings)
+            located = root, name, is_folder
             replies, key, choice = self._slot(match, located, place, asked)
             if isinstance(choice, tuple):
                 return self._part(root, place, asked, choice, closes=closes)
