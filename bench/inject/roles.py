@@ -13,8 +13,9 @@ from tests.rig import ServerProcess
 
 _RECVMSG: Final = 47  # its number on x86-64, by which a helper that waits for an order is known
 _SUPERVISED: Final = 20.0  # seconds for what a supervisor does
-_THREADS: Final = ("--helpers", "thread", "--max-helpers", "2")
-_PROCESSES: Final = ("--helpers", "process", "--max-helpers", "2")
+_MOST_HELPERS: Final = 2
+_THREADS: Final = ("--helpers", "thread", "--max-helpers", str(_MOST_HELPERS))
+_PROCESSES: Final = ("--helpers", "process", "--max-helpers", str(_MOST_HELPERS))
 
 
 class Role(NamedTuple):
@@ -27,6 +28,11 @@ class Role(NamedTuple):
     times: int = 6
     follows: bool = False  # what it starts is looked at as well
     without: tuple[str, ...] = ()  # calls
+
+    @property
+    def helpers(self) -> int:
+        """The most helper processes that there is work for: one of them lists folders."""
+        return _MOST_HELPERS + 1 if "process" in self.options else 1
 
 
 def children(pid: int) -> list[int]:
