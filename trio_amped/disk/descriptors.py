@@ -19,6 +19,7 @@ log = logging.getLogger("trio_amped.disk")
 
 _PATIENCE: Final = 1.0  # seconds
 _PAUSE: Final = 0.1  # seconds before a thread is asked for again
+_MORE: Final = 0.01  # seconds in which the thread waits for more to close
 _WRITTEN_OUT: Final = 60.0  # seconds; the kernel writes dirty pages out after 30 by default
 _OTHERS: Final = 64  # descriptors: of listeners, logs, roots, jobs under way
 
@@ -147,8 +148,12 @@ class Closer:
         self._start()
 
     def _close_all(self) -> None:
+        """Close what has come, and what comes soon: to start a thread, and to hear of its end, are
+        turns of the event loop, and of the interpreter's lock."""
         while self._waiting:
-            close(self._waiting.popleft())
+            while self._waiting:
+                close(self._waiting.popleft())
+            time.sleep(_MORE)
 
     def _finished(self, token: trio.lowlevel.TrioToken, _result: object) -> None:
         try:
