@@ -1,9 +1,11 @@
 """Clients of the lane that wait for the same: one question, no tasks, and the others go first."""
 
 import errno
+import itertools
 import math
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -287,6 +289,53 @@ async def test_a_crowd_that_asks_again_and_again(path: str, autojump_clock: Mock
                 send_now(client, get(path, method="HEAD"))
         await wait_all_tasks_blocked()
         assert laned.stats.requests == 3 * MANY
+
+
+async def test_a_file_that_is_still_written_is_opened_once_for_a_crowd(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them have asked before, though each has its answer in another turn. Not so others."""
+    monkeypatch.setattr(lane_module, "_TURN", math.inf)
+    monkeypatch.setattr(lane_module, "_LATER", 1.5)
+    monkeypatch.setattr(lane_module, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    disk = SimDisk(FILES)
+    opened, open_at_once = [], disk.open_at_once
+
+    def noted(path: bytes) -> OpenFile:
+        opened.append(path)
+        return open_at_once(path)
+
+    monkeypatch.setattr(disk, "open_at_once", noted)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = crowd(laned, [last("/new.txt")] * MANY)
+        assert [each.body for each in await answers_to(clients)] == [b"just written"] * MANY
+        assert opened == [b"new.txt"]
+        clients = crowd(laned, [last("/new.txt")] * MANY)
+        assert [each.body for each in await answers_to(clients)] == [b"just written"] * MANY
+        assert opened == [b"new.txt"] * 2
+        assert laned.tasks == 0
+
+
+async def test_what_a_crowd_holds_is_bounded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them ask for files that cannot be kept, each for another one."""
+    monkeypatch.setattr(lane_module, "_TURN", math.inf)
+    monkeypatch.setattr(lane_module, "_LATER", 1.5)
+    monkeypatch.setattr(lane_module, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    disk = SimDisk({f"{number}": SimFile(A, mtime_ns=NOW * 10**9) for number in range(MANY)})
+    held, close = [], disk.close
+
+    def noted(file: OpenFile) -> None:
+        held.append(len(disk._open))
+        close(file)
+
+    monkeypatch.setattr(disk, "close", noted)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        clients = crowd(laned, [last(f"/{number}") for number in range(MANY)])
+        assert [each.body for each in await answers_to(clients)] == [A] * MANY
+    assert len(held) == MANY
+    assert max(held) <= lane_module._HELD + 1
 
 
 @pytest.mark.parametrize("path", ["/a.txt", "/nope"])

@@ -57,6 +57,11 @@ class Arrivals:
             self._here.clear()
             self.made.clear()
 
+    @property
+    def count(self) -> int:
+        """How many answers are here."""
+        return len(self._here)
+
     def copy(self) -> "Arrivals":
         """Return the same for one more user, who lets go of it as well."""
         copy = Arrivals()

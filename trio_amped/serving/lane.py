@@ -42,6 +42,7 @@ _ACCEPTED: Final = 16  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
 _CROWD: Final = 64  # requests at once, of which not all go first
 _ALIKE: Final = 8  # so many of a crowd do that ask for the same
+_HELD: Final = 64  # files and answers of the disk that are held for those who do not go first
 _MISSES: Final = 8  # of one request; a task goes on with what has no end
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
@@ -106,6 +107,8 @@ class Lane:
         self._is_crowded = False
         self._asked: dict[Reply, int] = {}  # in the crowd, how often
         self._later: deque[Parked] = deque()  # those whose requests do not go first
+        self._batch: deque[Parked] = deque()  # of them, those who have their turn now
+        self._for_batch = Arrivals()  # what cannot be kept, and came after all of their requests
         self._has_here = False
         self._here = Arrivals()  # what cannot be kept for longer than this moment
         self._groups: Groups = {}  # of those who wait for the disk
@@ -130,6 +133,7 @@ class Lane:
                 listener.close()
             for fd in list(self._parked):
                 self._hand_over(self._left(self._unpark(fd)))
+            self._for_batch.clear()
             self._epoll.close()
 
     async def _wait_for_events(self) -> None:
@@ -305,17 +309,28 @@ class Lane:
         """Work while there is some, but not for too long: whether there may be more."""
         has_more = self._take_events(self._begin_turn() + _TURN)
         self._is_crowded = False
-        if self._later:
+        if self._later or self._batch:
             has_more |= self._take_later(self._begin_turn() + _LATER)
         if self._has_here:
             self._begin_moment()
         return has_more
 
     def _take_later(self, stop: float) -> bool:
-        """Answer what was put off, until `stop`; whether there is more."""
-        while self._later and time.monotonic() < stop:
-            self._resume(self._later.popleft(), None)
-        return bool(self._later)
+        """Answer what was put off, until `stop`; whether there is more.
+
+        Whatever is opened for one of a batch is good for all: they have asked before.
+        """
+        if not self._batch:
+            self._batch, self._later = self._later, self._batch
+        if self._for_batch.count > _HELD:
+            self._for_batch.clear()
+        self._here, self._for_batch = self._for_batch, self._here
+        while self._batch and time.monotonic() < stop:
+            self._resume(self._batch.popleft(), None)
+        self._here, self._for_batch = self._for_batch, self._here
+        if not self._batch:
+            self._for_batch.clear()
+        return bool(self._batch or self._later)
 
     def _take_events(self, stop: float) -> bool:
         """Answer what has come, until `stop`; whether there may be more."""
