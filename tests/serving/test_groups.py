@@ -17,7 +17,9 @@ from tests.serving.peers import Client, Laned, fileno, has_received, on_the_lane
 from tests.simulated import NOW, failure
 from trio_amped.config import Answered, Config
 from trio_amped.disk.interface import OpenFile
+from trio_amped.semantics.recogniser import Match
 from trio_amped.serving import lane as lane_module
+from trio_amped.serving.replies import Reply
 from trio_amped.testing import SimDisk, SimFile
 
 MANY = 200
@@ -314,6 +316,23 @@ async def test_a_file_that_is_still_written_is_opened_once_for_a_crowd(
         assert [each.body for each in await answers_to(clients)] == [b"just written"] * MANY
         assert opened == [b"new.txt"] * 2
         assert laned.tasks == 0
+
+
+async def test_a_crowd_that_asks_for_the_same_is_not_looked_into(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others come to their turn sooner: of those who send the same head one tells for all."""
+    async with on_the_lane(SimDisk(FILES), Config(precompressed=())) as laned:
+        looks, at_hand = [], laned.lane._replies.at_hand
+
+        def noted(match: Match) -> Reply | None:
+            looks.append(match)
+            return at_hand(match)
+
+        monkeypatch.setattr(laned.lane._replies, "at_hand", noted)
+        clients = crowd(laned, [last("/new.txt")] * MANY)
+        assert [each.body for each in await answers_to(clients)] == [b"just written"] * MANY
+        assert len(looks) == MANY + 1
 
 
 async def test_what_a_crowd_holds_is_bounded(

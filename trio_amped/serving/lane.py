@@ -106,6 +106,7 @@ class Lane:
         self._tells = config.on_request is not None  # whoever wants to know of answers
         self._is_crowded = False
         self._asked: dict[Reply, int] = {}  # in the crowd, how often
+        self._to_make: set[bytes] = set()  # heads whose answers are not at hand
         self._later: deque[Parked] = deque()  # those whose requests do not go first
         self._batch: deque[Parked] = deque()  # of them, those who have their turn now
         self._for_batch = Arrivals()  # what cannot be kept, and came after all of their requests
@@ -340,6 +341,7 @@ class Lane:
             if len(events) > _CROWD:
                 self._is_crowded = True
                 self._asked.clear()
+                self._to_make.clear()
             for number, (fd, event) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
@@ -395,9 +397,10 @@ class Lane:
                 self._nursery.start_soon(self._serve_group, group)
         group.parked.append(parked)
 
-    def _goes_first(self, reply: Reply | None) -> bool:
+    def _goes_first(self, match: Match, reply: Reply | None) -> bool:
         """Return whether an answer of a crowd is at hand, and is not what all others ask for."""
         if reply is None:
+            self._to_make.add(match[0])
             return False
         self._asked[reply] = count = self._asked.get(reply, 0) + 1
         return count <= _ALIKE
@@ -532,8 +535,10 @@ class Lane:
             stop = match.end()
             if stop - start > self._always_allowed and not self._is_allowed(match):
                 break
-            reply = self._replies.at_hand(match)
-            if self._is_crowded and not self._goes_first(reply):
+            reply = None
+            if not (self._is_crowded and match[0] in self._to_make):
+                reply = self._replies.at_hand(match)
+            if self._is_crowded and not self._goes_first(match, reply):
                 self._put_off(parked, received[start:])
                 return
             if reply is None:
