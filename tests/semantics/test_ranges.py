@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_amped.semantics.ranges import parse_range
+from trio_amped.semantics.ranges import first_part, parse_range
+from trio_amped.semantics.request import Asked
 
 HUGE = b"9" * 1000
 
@@ -199,3 +200,30 @@ def test_malformed_is_ignored(value: bytes) -> None:
 def test_64_kib_of_anything(unit: bytes) -> None:
     for end in (b"", b"-", b"x"):
         parse_range(b"bytes=" + unit * (65536 // len(unit)) + end, 10)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (Asked(b"GET"), (0, 100)),
+        (Asked(b"HEAD"), (0, 0)),
+        (Asked(b"HEAD", range=b"bytes=5-9"), (0, 0)),
+        (Asked(b"GET", if_none_match=b'"a"'), (0, 0)),
+        (Asked(b"GET", if_match=b'"a"', range=b"bytes=5-9"), (0, 0)),
+        (Asked(b"GET", if_modified_since=b"yesterday"), (0, 0)),
+        (Asked(b"GET", range=b"bytes=5-9"), (5, 5)),
+        (Asked(b"GET", range=b"bytes=5-9,20-29"), (5, 5)),
+        (Asked(b"GET", range=b"bytes=5-9999"), (5, 100)),
+        (Asked(b"GET", range=b"bytes=5-"), (5, 100)),
+        (Asked(b"GET", range=b"bytes=-7"), (-7, 7)),
+        (Asked(b"GET", range=b"bytes=-9999"), (-9999, 100)),
+        (Asked(b"GET", range=b"bytes=9-5"), (9, 0)),
+        (Asked(b"GET", range=b"nonsense"), (0, 100)),
+        (Asked(b"GET", range=b"bytes=5-9", if_range=b'"a"'), (5, 5)),
+    ],
+)
+def test_the_part_that_is_loaded_together_with_an_open(
+    asked: Asked, expected: tuple[int, int]
+) -> None:
+    """None for who gets no content: it would push out what others need."""
+    assert first_part(asked, 100) == expected

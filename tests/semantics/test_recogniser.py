@@ -5,7 +5,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_amped.semantics.head import HeadReader
-from trio_amped.semantics.recogniser import MOST_FIELDS, READ_BY_SETTINGS, recogniser, target_of
+from trio_amped.semantics.recogniser import (
+    CONDITIONAL,
+    MOST_FIELDS,
+    READ_BY_SETTINGS,
+    recogniser,
+    target_of,
+)
 from trio_amped.semantics.request import Asked, check_request
 from trio_amped.semantics.target import plain_target, read_target
 from trio_amped.serving.framing import Framing
@@ -346,6 +352,17 @@ def test_a_field_that_no_setting_reads_is_read_over(name: str) -> None:
     match = without.match(stream)
     assert match is not None
     assert match.group(*without.numbers_of([name, "method"])) == (None, b"GET")
+
+
+@pytest.mark.parametrize("name", ["authorization", "x_forwarded_for", "cookie"])
+def test_a_field_that_is_not_declared_cannot_be_read(name: str) -> None:
+    """Or the lane would see none where h11 sees one."""
+    with pytest.raises(KeyError):
+        RECOGNISER.numbers_of([name])
+
+
+def test_whatever_selects_an_answer_is_declared() -> None:
+    assert set(Asked._fields) == {"method", *CONDITIONAL, *READ_BY_SETTINGS}
 
 
 # ------------------------------------------------------------------ linear

@@ -93,9 +93,13 @@ class Recogniser(NamedTuple):
     numbers: Mapping[str, int]
 
     def numbers_of(self, names: Iterable[str]) -> tuple[int, ...]:
-        """Return the numbers of groups; that of `never`, which is None, for a field not read."""
-        never = self.numbers["never"]
-        return tuple(self.numbers.get(name, never) for name in names)
+        """Return the numbers of groups; that of `never`, which is None, for a field not read.
+
+        Raises KeyError for a field of which no setting can say that it reads it.
+        """
+        never = dict.fromkeys(READ_BY_SETTINGS, self.numbers["never"])
+        numbers = {**never, **self.numbers}
+        return tuple(numbers[name] for name in names)
 
 
 @cache
