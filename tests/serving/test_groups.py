@@ -389,3 +389,49 @@ async def test_what_is_evicted_again_is_sent_by_tasks(autojump_clock: MockClock)
     async with on_the_lane(ForgetfulDisk(FILES), Config(precompressed=())) as laned:
         clients = await ask_together(laned, last("/a.txt"))
         assert [each.body for each in await answers_to(clients)] == [A] * MANY
+
+
+# ---------------------------------------------------------------- a disk that takes too long
+
+
+@pytest.mark.parametrize("path", ["/a.txt", "/large.bin"])
+@pytest.mark.parametrize("kind", ["open_latency", "load_latency"])
+async def test_each_of_a_group_has_its_own_deadline(
+    kind: str, path: str, autojump_clock: MockClock
+) -> None:
+    """Who joins others late does not wait for less time than they did, nor for twice as long."""
+    disk = SimDisk(FILES, **{kind: math.inf})  # type: ignore[arg-type]
+    disk.disk_timeout = 30.0
+    ended: list[tuple[float, int]] = []
+
+    async def ask(laned: Laned, delay: float) -> None:
+        await trio.sleep(delay)
+        client = laned.connect()
+        await client.send(last(path))
+        (answer,) = parse(await client.receive_all(), [b"GET"])
+        ended.append((trio.current_time(), answer.status))
+
+    async with on_the_lane(disk, Config(precompressed=(), disk_timeout=30.0)) as laned:
+        async with trio.open_nursery() as nursery:
+            for delay in (0.0, 0.0, 10.0, 25.0, 29.5):
+                nursery.start_soon(ask, laned, delay)
+        assert laned.tasks == 0
+    assert [status for _, status in ended] == [503] * 5
+    assert [when for when, _ in ended] == pytest.approx([30, 30, 40, 55, 60], abs=1)
+
+
+async def test_who_has_time_left_is_served_by_a_disk_that_comes_back(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk(FILES, open_latency=math.inf)
+    disk.disk_timeout = 30.0
+    async with on_the_lane(disk, Config(precompressed=(), disk_timeout=30.0)) as laned:
+        first = laned.connect()
+        await first.send(last("/a.txt"))
+        await trio.sleep(25)
+        second = laned.connect()
+        await second.send(last("/a.txt"))
+        await trio.sleep(1)
+        disk.open_latency = 0.0
+        assert [each.status for each in await answers_to([first, second])] == [503, 200]
+        assert trio.current_time() == pytest.approx(30)

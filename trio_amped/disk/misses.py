@@ -114,6 +114,11 @@ class Miss(Exception):
     def hold(self, came: Arrivals) -> None:
         """Keep open what the question is about, until it is asked and `came` has ended."""
 
+    def is_late(self, came: Arrivals) -> bool:
+        """Return whether it was waited for, and the time for the answer has passed."""
+        arrival = came.get(self._disk, self._key)
+        return isinstance(arrival, OSError) and arrival.errno == errno.ETIMEDOUT
+
     async def fill(self, came: Arrivals) -> None:
         """Wait for what the disk says, be it an error. A checkpoint."""
         if self.patience == math.inf:  # to make a cancel scope is costly
@@ -200,8 +205,8 @@ class PageMiss(Miss):
         """Others may close the file before it is asked for its pages."""
         self._file = came.hold(self._disk, self._file)
 
-    async def fill(self, came: Arrivals) -> None:
-        """Wait until it is, at least its beginning, or until that has failed. A checkpoint."""
+    async def _bring(self, came: Arrivals) -> None:
+        """Wait until it is, at least its beginning, or until that has failed."""
         self.hold(came)
         try:
             await self._disk.ready(self._file, *self._span)

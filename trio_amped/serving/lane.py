@@ -44,6 +44,7 @@ _CROWD: Final = 64  # requests at once, of which not all go first
 _ALIKE: Final = 8  # so many of a crowd do that ask for the same
 _HELD: Final = 64  # files and answers of the disk that are held for those who do not go first
 _MISSES: Final = 8  # of one request; a task goes on with what has no end
+_SHORT: Final = 1.0  # seconds that need not be waited for once more
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
 _LINGER_SECONDS: Final = 5.0
@@ -382,6 +383,8 @@ class Lane:
         """
         if not parked.misses:
             parked.asked_at = trio.current_time()
+        elif among is None:  # those whom it has joined before had less time left
+            miss.patience = min(miss.patience, math.ceil(self._time_left(parked)))
         parked.misses += 1
         self._hold(parked, rest)
         groups = among.following if among else self._groups
@@ -431,15 +434,22 @@ class Lane:
         if self._groups.get(group.miss.question) is group:
             del self._groups[group.miss.question]
         stop = self._begin_turn() + _TURN
+        oldest = group.parked[0]
+        is_late = group.miss.is_late(group.came) and self._time_left(oldest) < _SHORT
         for parked in group.parked:
             if time.monotonic() >= stop:
                 await trio.lowlevel.checkpoint()
                 stop = self._begin_turn() + _TURN
-            self._resume(parked, group)
+            waits_on = is_late and self._time_left(parked) > _SHORT
+            self._resume(parked, None if waits_on else group)
         if group.following:
             async with trio.open_nursery() as nursery:
                 for following in group.following.values():
                     nursery.start_soon(self._bring, following)
+
+    def _time_left(self, parked: Parked) -> float:
+        """Return how many seconds more the disk has for what a request misses."""
+        return parked.asked_at + self._config.disk_timeout - trio.current_time()
 
     def _resume(self, parked: Parked, among: Group | None) -> None:
         """Go on with what was held, and watch it again."""
@@ -571,7 +581,7 @@ class Lane:
                 begun.end(stats.bytes_sent)
             parked.is_new = False
             parked.deadline = self._idle_until
-            if among:
+            if parked.misses:
                 parked.misses, among = 0, None
             if start == len(received):
                 return
