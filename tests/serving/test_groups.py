@@ -295,13 +295,18 @@ async def test_a_crowd_that_asks_again_and_again(path: str, autojump_clock: Mock
         assert laned.stats.requests == 3 * MANY
 
 
+def one_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd is read at once, and of those who are put off each has a turn of its own."""
+    monkeypatch.setattr(lane_module, "_TURN", math.inf)
+    monkeypatch.setattr(lane_module, "_LATER", 1.5)
+    monkeypatch.setattr(lane_module, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+
+
 async def test_a_file_that_is_still_written_is_opened_once_for_a_crowd(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them have asked before, though each has its answer in another turn. Not so others."""
-    monkeypatch.setattr(lane_module, "_TURN", math.inf)
-    monkeypatch.setattr(lane_module, "_LATER", 1.5)
-    monkeypatch.setattr(lane_module, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    one_in_each_turn(monkeypatch)
     disk = SimDisk(FILES)
     opened, open_at_once = [], disk.open_at_once
 
@@ -341,9 +346,7 @@ async def test_what_a_crowd_holds_is_bounded(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them ask for files that cannot be kept, each for another one."""
-    monkeypatch.setattr(lane_module, "_TURN", math.inf)
-    monkeypatch.setattr(lane_module, "_LATER", 1.5)
-    monkeypatch.setattr(lane_module, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    one_in_each_turn(monkeypatch)
     disk = SimDisk({f"{number}": SimFile(A, mtime_ns=NOW * 10**9) for number in range(MANY)})
     held, close = [], disk.close
 
