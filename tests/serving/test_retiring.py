@@ -5,7 +5,7 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -30,8 +30,15 @@ class Desk:
     By UNIX sockets, where what is sent has arrived: virtual time does not wait for TCP.
     """
 
-    def __init__(self, config: Config, of_server: ssl.SSLContext, has_plain: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        of_server: ssl.SSLContext,
+        of_client: ssl.SSLContext,
+        has_plain: bool,
+    ) -> None:
         self.server = Server(config)
+        self._of_client = of_client
         self.ended_at = math.nan
         # As a successor has it: who comes when nobody accepts is not refused.
         self.queue = _listener()
@@ -52,6 +59,13 @@ class Desk:
         await sock.connect(self.queue.getsockname())
         return trio.SocketStream(sock)
 
+    async def client(self) -> Client:
+        stream, name = await self.connect(), "a.example"
+        return trio.SSLStream(stream, self._of_client, server_hostname=name, https_compatible=True)
+
+
+Start: TypeAlias = Callable[..., contextlib.AbstractAsyncContextManager[Desk]]
+
 
 def _listener() -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
@@ -67,22 +81,26 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@contextlib.asynccontextmanager
-async def at_work(
-    root: Path, of_server: ssl.SSLContext, has_plain: bool, **settings: Any
-) -> AsyncIterator[Desk]:
-    """A server without any thread for which the clock would not wait; it ends by itself."""
-    config = Config(root=root, port=0, gate="never", revalidate=math.inf, **settings)
-    desk = Desk(config, of_server, has_plain)
-    with desk.queue:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(desk.work)
-            yield desk
-    assert desk.server.stats.connections_open == 0
+@pytest.fixture(params=[False, True], ids=["tls", "tls and plain"])
+def at_work(
+    root: Path,
+    of_server: ssl.SSLContext,
+    of_client: ssl.SSLContext,
+    request: pytest.FixtureRequest,
+) -> Start:
+    """Starts a server without any thread for which the clock would not wait; it ends by itself."""
 
+    @contextlib.asynccontextmanager
+    async def start(**settings: Any) -> AsyncIterator[Desk]:
+        config = Config(root=root, port=0, gate="never", revalidate=math.inf, **settings)
+        desk = Desk(config, of_server, of_client, request.param)
+        with desk.queue:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(desk.work)
+                yield desk
+        assert desk.server.stats.connections_open == 0
 
-def secured(stream: trio.SocketStream, of_client: ssl.SSLContext) -> Client:
-    return trio.SSLStream(stream, of_client, server_hostname="a.example", https_compatible=True)
+    return start
 
 
 async def ask(client: Client) -> Answer:
@@ -102,21 +120,11 @@ async def answer_to(client: Client, body: bytes) -> Answer:
     return answer
 
 
-LISTENERS = pytest.mark.parametrize("has_plain", [False, True], ids=["tls", "tls and plain"])
-
-
-@LISTENERS
-async def test_who_is_there_is_served_once_more(
-    has_plain: bool,
-    root: Path,
-    of_server: ssl.SSLContext,
-    of_client: ssl.SSLContext,
-    autojump_clock: MockClock,
-) -> None:
+async def test_who_is_there_is_served_once_more(at_work: Start, autojump_clock: MockClock) -> None:
     """Also who has not begun with the handshake; who comes later is for the successor."""
     settings = {"keep_alive_timeout": 50.0, "head_timeout": 40.0}
-    async with at_work(root, of_server, has_plain, **settings) as desk:
-        silent, used, patient = [secured(await desk.connect(), of_client) for _ in range(3)]
+    async with at_work(**settings) as desk:
+        silent, used, patient = [await desk.client() for _ in range(3)]
         for client in (used, patient):
             assert not (await ask(client)).closes
         await wait_all_tasks_blocked()
@@ -139,17 +147,10 @@ async def test_who_is_there_is_served_once_more(
     assert desk.server.stats.connections == 3
 
 
-@LISTENERS
-async def test_a_download_goes_on(
-    has_plain: bool,
-    root: Path,
-    of_server: ssl.SSLContext,
-    of_client: ssl.SSLContext,
-    autojump_clock: MockClock,
-) -> None:
+async def test_a_download_goes_on(at_work: Start, autojump_clock: MockClock) -> None:
     settings = {"drain_timeout": 1.0, "send_timeout": 100.0}
-    async with at_work(root, of_server, has_plain, **settings) as desk:
-        client = secured(await desk.connect(), of_client)
+    async with at_work(**settings) as desk:
+        client = await desk.client()
         await client.send_all(get("/large"))
         await wait_all_tasks_blocked()
         desk.server.retire()
@@ -159,17 +160,12 @@ async def test_a_download_goes_on(
         await client.aclose()
 
 
-@LISTENERS
 async def test_who_waits_for_a_place_has_an_answer(
-    has_plain: bool,
-    root: Path,
-    of_server: ssl.SSLContext,
-    of_client: ssl.SSLContext,
-    autojump_clock: MockClock,
+    at_work: Start, autojump_clock: MockClock
 ) -> None:
     """One that has been accepted: no successor can serve it."""
-    async with at_work(root, of_server, has_plain, max_connections=1) as desk:
-        busy, waiting = [secured(await desk.connect(), of_client) for _ in range(2)]
+    async with at_work(max_connections=1) as desk:
+        busy, waiting = [await desk.client() for _ in range(2)]
         await busy.send_all(get("/large"))
         await wait_all_tasks_blocked()
         desk.server.retire()
@@ -179,18 +175,13 @@ async def test_who_waits_for_a_place_has_an_answer(
         await waiting.aclose()
 
 
-@LISTENERS
 async def test_who_asks_again_and_again_loses_no_request(
-    has_plain: bool,
-    root: Path,
-    of_server: ssl.SSLContext,
-    of_client: ssl.SSLContext,
-    autojump_clock: MockClock,
+    at_work: Start, autojump_clock: MockClock
 ) -> None:
     """At whatever moment it retires, from the handshake on."""
     for steps in range(30):
-        async with at_work(root, of_server, has_plain) as desk, trio.open_nursery() as nursery:
-            client = secured(await desk.connect(), of_client)
+        async with at_work() as desk, trio.open_nursery() as nursery:
+            client = await desk.client()
             closes: list[bool] = []
 
             async def be_busy(client: Client = client, closes: list[bool] = closes) -> None:
