@@ -28,7 +28,7 @@ import trio
 from tests import rig
 from trio_amped import Config
 from trio_amped.asgi import StaticFiles
-from trio_amped.semantics.head import LINE_SLACK
+from trio_amped.semantics.head import Limits
 from trio_amped.semantics.recogniser import recogniser
 
 MOST_TIMES: Final = 5.0
@@ -37,6 +37,7 @@ _REQUESTS: Final = 96  # for one figure
 _WARM: Final = 32
 _MOST_HEAD: Final = 16 * 1024
 _MOST_TARGET: Final = 8 * 1024
+_LIMITS: Final = Limits(_MOST_HEAD, _MOST_TARGET, max_fields=100)
 _HOST: Final = b"Host: h\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
@@ -325,8 +326,8 @@ async def by_asgi(root: Path, wires: Mapping[str, bytes], rounds: int) -> Table:
 
 def is_laned(wire: bytes) -> bool:
     """Return whether the lane answers a head itself."""
-    match = recogniser().match(wire)
-    return bool(match) and len(wire) <= _MOST_HEAD and wire.index(b"\n") < _MOST_TARGET + LINE_SLACK
+    size, line, lines = len(wire), wire.index(b"\n") + 1, wire.count(b"\n")
+    return _LIMITS.allow(size, line, lines) and bool(recogniser().match(wire))
 
 
 def rows(tables: Mapping[str, Table], wires: Mapping[str, bytes]) -> Iterator[tuple[str, ...]]:

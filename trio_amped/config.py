@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from .semantics.globs import HASHED
+from .semantics.head import Limits
 from .semantics.policy import Policy
 from .semantics.routing import Routes
 from .semantics.validators import TagKind
@@ -303,6 +304,11 @@ class Config(Site):
             if getattr(self, field.name) != default:
                 raise ValueError(f"{field.name} must be given to the sites, not beside them")
         Routes([(site.hosts, site.prefix) for site in self.sites])
+
+    @property
+    def head_limits(self) -> Limits:
+        """How large the head of a request may be."""
+        return Limits(self.max_head, self.max_target, self.max_fields)
 
     @property
     def all_sites(self) -> Sequence[Site]:

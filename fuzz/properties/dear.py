@@ -25,7 +25,6 @@ from fuzz.world.disk import Plan, WorldDisk
 from fuzz.world.hosts import Host, hosting
 from fuzz.world.runs import run
 from trio_amped.config import Config
-from trio_amped.semantics.head import LINE_SLACK
 from trio_amped.semantics.recogniser import recogniser
 
 MOST_TIMES: Final = 5.0
@@ -65,9 +64,9 @@ class Steps:
 
 def is_handed_over(way: str, head: bytes) -> bool:
     """Return whether the lane gives a head to a task."""
-    match = recogniser().match(head)
-    is_known = match is not None and head.index(b"\n") < _CONFIG.max_target + LINE_SLACK
-    return way == "lane" and not is_known
+    size, line, lines = len(head), head.index(b"\n") + 1, head.count(b"\n")
+    is_allowed = _CONFIG.head_limits.allow(size, line, lines)
+    return way == "lane" and not (is_allowed and recogniser().match(head))
 
 
 def check_dear(way: str, head: bytes) -> None:

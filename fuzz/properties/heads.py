@@ -8,7 +8,7 @@ from fuzz.tally import note
 from fuzz.target import Target
 from fuzz.world import reference
 from tests.simulated import NOW
-from trio_amped.semantics.head import HeadReader
+from trio_amped.semantics.head import HeadReader, Limits
 from trio_amped.semantics.recogniser import recogniser, target_of
 from trio_amped.semantics.request import Asked, check_request
 from trio_amped.semantics.response import Response
@@ -48,7 +48,7 @@ def check_common(head: bytes) -> None:
 
 def _check_ends(head: bytes, accepted: bytes) -> None:
     """The head ends where the reader of heads says."""
-    reader = HeadReader(1 << 20, 1 << 20, 100)
+    reader = HeadReader(Limits(1 << 20, 1 << 20, 100))
     reader.feed(head)
     assert reader.next_head() == accepted
     assert head == accepted + reader.buffered

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fuzz.target import Target as FuzzTarget
 from trio_amped.semantics.errors import HttpError
-from trio_amped.semantics.head import HeadReader
+from trio_amped.semantics.head import HeadReader, Limits
 from trio_amped.semantics.target import Target, parse_target
 
 _LIMITS: Final = (300, 60, 6)  # max_head, max_target, max_fields
@@ -36,7 +36,7 @@ def check_heads(stream: bytes, cuts: tuple[int, ...]) -> None:
 
 
 def _read(pieces: list[bytes]) -> tuple[list[bytes], int | None, bytes]:
-    reader = HeadReader(*_LIMITS)
+    reader = HeadReader(Limits(*_LIMITS))
     heads: list[bytes] = []
     for piece in pieces:
         reader.feed(piece)

@@ -20,7 +20,7 @@ from trio_amped.semantics.body import FileSpan
 from trio_amped.semantics.dates import format_date, parse_date
 from trio_amped.semantics.errors import HttpError
 from trio_amped.semantics.form import Form, Representation
-from trio_amped.semantics.head import HeadReader
+from trio_amped.semantics.head import HeadReader, Limits
 from trio_amped.semantics.listing import View
 from trio_amped.semantics.negotiation import media_weight, names_html, preferred_codings, prefers
 from trio_amped.semantics.ranges import parse_range
@@ -331,7 +331,7 @@ _UNITS: Final = st.lists(
 
 
 def _by_bytes(text: bytes) -> None:
-    reader = HeadReader(1 << 20, 1 << 20, 1 << 20)
+    reader = HeadReader(Limits(1 << 20, 1 << 20, 1 << 20))
     for at in range(len(text)):
         reader.feed(text[at : at + 1])
         reader.next_head()

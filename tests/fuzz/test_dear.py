@@ -37,7 +37,7 @@ def test_it_is_found_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(ranges, "MOST_RANGES", 1 << 20)
     (found,) = dear.TARGETS
     search = settings(
-        max_examples=200,
+        max_examples=2000,
         derandomize=True,
         deadline=None,
         database=None,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trio_amped.semantics import head
 from trio_amped.semantics.errors import HttpError
-from trio_amped.semantics.head import LINE_SLACK, HeadReader
+from trio_amped.semantics.head import HeadReader, Limits
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -18,7 +18,7 @@ Result = tuple[list[bytes], int | None, bytes]
 
 def read(pieces: list[bytes], head: int = 200, target: int = 40, fields: int = 4) -> Result:
     """The heads found, the status of the error, and what is left in the buffer."""
-    reader = HeadReader(head, target, fields)
+    reader = HeadReader(Limits(head, target, fields))
     heads: list[bytes] = []
     for piece in pieces:
         reader.feed(piece)
@@ -129,7 +129,7 @@ def test_head_cap_counts_the_empty_lines_before_it() -> None:
 
 
 def test_request_line_cap_is_exact() -> None:
-    longest = b"G" * (40 + LINE_SLACK - 2) + b"\r\n\r\n"
+    longest = b"G" * (40 + 32 - 2) + b"\r\n\r\n"
     assert whole_and_split(longest) == ([longest], None, b"")
     assert whole_and_split(b"G" + longest) == ([], 414, b"")
     assert whole_and_split(longest[:-4]) == ([], None, longest[:-4])
@@ -174,7 +174,7 @@ def test_the_lowest_status_wins_at_the_same_offset() -> None:
 
 
 def test_an_error_stays_and_nothing_more_is_buffered() -> None:
-    reader = HeadReader(200, 40, 4)
+    reader = HeadReader(Limits(200, 40, 4))
     reader.feed(b"\0")
     for _ in range(2):
         with pytest.raises(HttpError) as caught:
@@ -185,7 +185,7 @@ def test_an_error_stays_and_nothing_more_is_buffered() -> None:
 
 
 def test_pending_and_buffered() -> None:
-    reader = HeadReader(200, 40, 4)
+    reader = HeadReader(Limits(200, 40, 4))
     assert not reader.pending
     reader.feed(b"\r")
     assert reader.pending

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_amped.semantics.head import HeadReader
+from trio_amped.semantics.head import HeadReader, Limits
 from trio_amped.semantics.recogniser import (
     CONDITIONAL,
     MOST_FIELDS,
@@ -244,7 +244,7 @@ def check_agreement(stream: bytes) -> None:
     match = match_common(stream)
     if match is None:
         return
-    reader = HeadReader(max_head=MIB, max_target=MIB, max_fields=MIB)
+    reader = HeadReader(Limits(max_head=MIB, max_target=MIB, max_fields=MIB))
     reader.feed(stream)
     assert reader.next_head() == match[0]
     request = Framing().receive(match[0])

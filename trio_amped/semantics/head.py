@@ -1,11 +1,12 @@
 """Owns where a request head ends in a stream of bytes, and how large it may be. Pure."""
 
 import re
+from typing import Final
 
 from .errors import HttpError
 
-LINE_SLACK = 32
-"""Bytes of a request line besides its target: method, two spaces, version, CRLF."""
+_LINE_SLACK: Final = 32  # bytes of a request line besides its target: method, blanks, version, CRLF
+_SHORTEST: Final = 4  # bytes of a field line
 
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 
@@ -15,26 +16,44 @@ _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _FAULT = re.compile(rb"\x00|\r[^\n]|(?<!\r)\n")
 
 
+class Limits:
+    """How large a head may be, in bytes or lines.
+
+    - `max_head`: a head, with the empty lines before it and the one that ends it; else 431;
+    - `max_target`: a request line with its CRLF has 32 bytes more than that at most; else 414;
+    - `max_fields`: field lines (continuation lines count); else 431.
+    """
+
+    def __init__(self, max_head: int, max_target: int, max_fields: int) -> None:
+        self.head = max_head
+        self.line = max_target + _LINE_SLACK  # with its CRLF
+        self.lines = max_fields + 1  # without the empty one at the end
+
+    def harmless(self, most_fields: int) -> int:
+        """Return up to which size a head with at most so many fields is within all limits."""
+        size, fields = min(self.head, self.line), self.lines - 1
+        return size if most_fields <= fields else min(size, _SHORTEST * fields)
+
+    def allow(self, size: int, line: int, lines: int) -> bool:
+        """Return whether a whole head of so many bytes is within the limits.
+
+        `line`: the bytes of its request line; `lines`: how many there are, with the empty one.
+        """
+        return size <= self.head and line <= self.line and lines <= self.lines + 1
+
+
 class HeadReader:
-    """Cuts a stream of bytes into request heads (RFC 9112 2.1, 2.2).
+    """Cuts a stream of bytes into request heads (RFC 9112 2.1, 2.2), within `limits`.
 
-    Limits, in bytes or lines:
-
-    - `max_head`: a head, with the empty lines before it and the one that ends it -> 431;
-    - `max_target`: a request line with its CRLF has at most `max_target + LINE_SLACK` -> 414;
-    - `max_fields`: field lines (continuation lines count) -> 431.
-
-    A NUL, a bare CR or a bare LF -> 400.
+    A NUL, a bare CR or a bare LF: 400.
 
     No answer depends on how the bytes were split: each fault becomes certain at one offset of
     the stream, the lowest offset wins, and at the same offset the lowest status. Each byte is
     looked at a bounded number of times, however small the pieces are.
     """
 
-    def __init__(self, max_head: int, max_target: int, max_fields: int) -> None:
-        self._max_head = max_head
-        self._max_line = max_target + LINE_SLACK
-        self._max_lines = max_fields + 1
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._buffer = bytearray()
         self._fault: tuple[int, str] | None = None
         self._restart()
@@ -99,9 +118,7 @@ class HeadReader:
     def _end_of_usual_head(self) -> int:
         """Where a head ends that is all there, without a fault; 0: look at it line by line."""
         end = self._buffer.find(b"\r\n\r\n") + 4
-        if end < 4 or end > self._max_head or self._buffer.startswith(b"\r\n"):
-            return 0
-        if self._buffer.find(b"\n") >= self._max_line or self._buffer.find(b"\0", 0, end) >= 0:
+        if end < 4 or self._buffer.startswith(b"\r\n") or self._buffer.find(b"\0", 0, end) >= 0:
             return 0
         # Where there are as many of either as of both together, none is alone. To search for
         # _FAULT takes a hundred times as long.
@@ -109,7 +126,7 @@ class HeadReader:
         pairs = self._buffer.count(b"\r\n", 0, end)
         if pairs != lines or pairs != self._buffer.count(b"\r", 0, end):
             return 0
-        return end if lines <= self._max_lines + 1 else 0
+        return end if self._limits.allow(end, self._buffer.find(b"\n") + 1, lines) else 0
 
     def _skip_empty_lines(self) -> None:
         """Pass over the empty lines before a head, of which there may be thousands, at once."""
@@ -133,11 +150,11 @@ class HeadReader:
         if malformed:
             faults.append((malformed.end() - 1, 400, "NUL, bare CR or bare LF in the head"))
         # A line (a head) of N bytes at most is too long once its Nth byte does not end it.
-        line_limit = self._line + self._max_line
+        line_limit = self._line + self._limits.line
         if self._lines == 0 and line_limit < stop + (not ends_line):
             faults.append((line_limit - 1, 414, "request line too long"))
-        if self._max_head < stop + (not ends_head):
-            faults.append((self._max_head - 1, 431, "head too large"))
-        if ends_line and not empty and self._lines == self._max_lines:
+        if self._limits.head < stop + (not ends_head):
+            faults.append((self._limits.head - 1, 431, "head too large"))
+        if ends_line and not empty and self._lines == self._limits.lines:
             faults.append((stop - 1, 431, "too many fields"))
         return min(faults)[1:] if faults else None

@@ -79,7 +79,7 @@ class Connection:
         self._stats = stats
         self._parks = parks
         self._framing = Framing()
-        self._reader = HeadReader(config.max_head, config.max_target, config.max_fields)
+        self._reader = HeadReader(config.head_limits)
         self.waits: Wait | None = None  # for a request
         self._gives_way = False
         self._is_draining = False

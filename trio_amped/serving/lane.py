@@ -22,7 +22,6 @@ from ..config import Config
 from ..disk.interface import FileChanged
 from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body, FileSpan
-from ..semantics.head import LINE_SLACK
 from ..semantics.recogniser import MOST_FIELDS, Match, target_of
 from ..stats import Stats
 from .connection import Unfinished
@@ -90,10 +89,8 @@ class Lane:
         self._room = room
         self._hand_over = hand_over
         self._clock = router.clock
-        # Bytes of a head that cannot be beyond any limit: a field has four at least.
-        self._always_allowed = min(config.max_head, config.max_target)
-        if config.max_fields < MOST_FIELDS:
-            self._always_allowed = min(self._always_allowed, 4 * config.max_fields)
+        self._limits = config.head_limits
+        self._harmless = self._limits.harmless(MOST_FIELDS)
         self._keep_alive_timeout = config.keep_alive_timeout
         self._idle_until = 0.0  # the deadline of those that are answered in this turn
         self._epoll = select.epoll()
@@ -543,7 +540,7 @@ class Lane:
             if match is None:
                 break
             stop = match.end()
-            if stop - start > self._always_allowed and not self._is_allowed(match):
+            if stop - start > self._harmless and not self._is_allowed(match[0]):
                 break
             reply = None
             if not (self._is_crowded and match[0] in self._to_make):
@@ -666,12 +663,8 @@ class Lane:
         if count == 0 or parked.lingers <= 0:
             self._close(fd)
 
-    def _is_allowed(self, match: Match) -> bool:
-        """Whether a head is within the limits of semantics/head.py."""
-        config, head = self._config, match[0]
-        if len(head) > config.max_head or head.count(b"\n") > config.max_fields + 2:
-            return False
-        return head.index(b"\n") < config.max_target + LINE_SLACK
+    def _is_allowed(self, head: bytes) -> bool:
+        return self._limits.allow(len(head), head.index(b"\n") + 1, head.count(b"\n"))
 
     def _send(self, sock: socket.socket, reply: Reply) -> Body:
         """Send what the socket takes now, and what is in memory; what is left of it.
