@@ -16,12 +16,14 @@ import trio
 
 from .config import Application, Config, Site
 from .disk.interface import FileChanged
+from .disk.jobs import ASKER, ask_for
 from .semantics.body import Body
 from .semantics.printable import printable
 from .semantics.request import Request
 from .semantics.response import Response, redirect
 from .serving.body import BodySender
 from .serving.handler import handle
+from .serving.room import guest_of
 from .serving.router import Router, open_router
 from .serving.transport import WINDOW, ClientGone, Outlet
 from .stats import Stats
@@ -195,7 +197,12 @@ class StaticFiles:
             response = redirect(b"/" + request.target, request.method)
             await responder.respond(response, BodySender(outlet, None, None, response.body))
         else:
-            await handle(request, router, responder)
+            peer = scope.get("client")
+            before = ask_for(guest_of(tuple(peer)) if peer else "")
+            try:
+                await handle(request, router, responder)
+            finally:
+                ASKER.reset(before)
         return not responder.is_left
 
 

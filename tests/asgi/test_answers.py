@@ -8,6 +8,7 @@ import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from tests.asgi.support import HOST, Reply, ask, call, left_open, scope
 from tests.serving.cases import FILES
@@ -25,6 +26,8 @@ from tests.serving.rfc9110 import (
 from tests.serving.rfc9110.rows import SITE, Row
 from trio_amped.asgi import StaticFiles, _target
 from trio_amped.config import Config, Site
+from trio_amped.disk.interface import OpenFile, Wish
+from trio_amped.disk.jobs import ASKER, Asker
 from trio_amped.testing import SimDisk
 
 Use = Callable[[SimDisk], SimDisk]
@@ -338,3 +341,31 @@ async def test_what_is_no_request_is_for_the_other_application(use: Use, kind: s
     other = Other()
     await call(StaticFiles("site", otherwise=other), scope("/a.txt", type=kind))
     assert other.asked == [(kind, "GET", "/a.txt")]
+
+
+class AskedDisk(SimDisk):
+    """One that remembers for whom it was asked."""
+
+    askers: list[Asker]
+
+    async def fetch(self, path: bytes, wish: Wish) -> dict[bytes, OpenFile | OSError]:
+        self.askers.append(ASKER.get())
+        return await super().fetch(path, wish)
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [(("192.0.2.1", 5), "192.0.2.1"), (["2001:db8::7", 5], "2001:db8::/64"), (None, "")],
+)
+async def test_the_disk_is_asked_for_the_client(
+    use: Use, peer: object, client: str, autojump_clock: MockClock
+) -> None:
+    """So that nobody has all places of the queue; and who asks next in the same task is another."""
+    disk = AskedDisk(FILES, open_latency=1.0)
+    disk.askers = []
+    use(disk)
+    app = StaticFiles(Site(".", precompressed=()))
+    before = ASKER.get()
+    assert (await ask(app, "/a.txt", client=peer)).status == 200
+    assert set(disk.askers) == {Asker(client)}
+    assert ASKER.get() == before

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import trio
+from trio.testing import MockClock
 
 from tests.rig import GUARD, REPOSITORY, FuseDisk, as_nobody
 from trio_amped.config import Config
@@ -80,11 +81,26 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 async def eventually_async(condition: Callable[[], bool]) -> None:
-    """The same, and the event loop goes on. (Real time, also where the clock is a mock.)"""
+    """The same, and the event loop goes on. (Real time: a mock clock stands still meanwhile.)"""
     deadline = time.monotonic() + GUARD
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        await trio.to_thread.run_sync(time.sleep, 0.002)
+    with clock_stopped():
+        while not condition():
+            assert time.monotonic() < deadline, "it never happened"
+            await trio.to_thread.run_sync(time.sleep, 0.002)
+
+
+@contextlib.contextmanager
+def clock_stopped() -> Iterator[None]:
+    """A mock clock jumps to no deadline: it would take a thread at work for nothing to do."""
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, MockClock):
+        yield
+        return
+    threshold, clock.autojump_threshold = clock.autojump_threshold, math.inf
+    try:
+        yield
+    finally:
+        clock.autojump_threshold = threshold
 
 
 async def in_thread(work: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ import array
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import pairwise, product
 from pathlib import Path
@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.disk.support import children, descriptors, eventually_async, serving
 from tests.rig import needs
 from trio_amped.disk.descriptors import Closer, Descriptor
-from trio_amped.disk.jobs import Job, Mount, Place, Result, Sequel
+from trio_amped.disk.jobs import ASKER, Job, Mount, Place, Result, Sequel, admit, ask_for
 from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
@@ -1393,6 +1393,98 @@ async def test_the_jobs_of_a_place_that_hangs_are_given_up_in_time(
             await trio.sleep(5.1)
             assert outcomes == ["[Errno 110] the disk does not answer"] * 3
         assert hands.pool._queue.take_unwanted()
+
+
+# ---------------------------------------------------------------- clients that ask for much
+
+
+async def ask_as(hands: Hands, client: str, numbers: Iterable[int], place: Place = 0) -> list[Job]:
+    """Submit jobs on behalf of a client; nobody answers them."""
+    before = ask_for(client)
+    try:
+        jobs = [hands.pool.submit(load(each), key=each, place=place) for each in numbers]
+    finally:
+        ASKER.reset(before)
+    await wait_all_tasks_blocked()
+    return jobs
+
+
+async def test_a_client_has_half_of_the_queue_at_most() -> None:
+    """The next one has half of the rest; and what one has given up is room again."""
+    async with a_pool(size=1, queue=8) as hands:
+        jobs = await ask_as(hands, "greedy", range(5))  # one of them at the helper
+        with pytest.raises(BlockingIOError):
+            await ask_as(hands, "greedy", [5])
+        shared = await ask_as(hands, "greedy", [4])
+        jobs += await ask_as(hands, "other", [100, 101])
+        with pytest.raises(BlockingIOError):
+            await ask_as(hands, "other", [102])
+        jobs += await ask_as(hands, "third", [200])
+        jobs += await ask_as(hands, "", [300])
+        with pytest.raises(BlockingIOError):
+            await ask_as(hands, "fourth", [400])
+        drop_all(jobs + shared)
+        drop_all(await ask_as(hands, "greedy", range(10, 14)))
+
+
+async def test_who_is_admitted_is_not_refused() -> None:
+    """But for what is asked ahead of need."""
+    async with a_pool(size=1, queue=2) as hands:
+        jobs = await ask_as(hands, "", range(3))
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(3), key=3)
+        admit()
+        jobs.append(hands.pool.submit(load(3), key=3))
+        with pytest.raises(BlockingIOError):
+            hands.pool.submit(load(4), key=4, is_ahead=True)
+        for number in range(4):
+            helper, order = await hands.the_order()
+            assert order == load(number)
+            helper.answer()
+        drop_all(jobs)
+
+
+async def test_nobody_in_particular_may_fill_the_queue() -> None:
+    async with a_pool(size=1, queue=8) as hands:
+        jobs = await ask_as(hands, "", range(9))
+        with pytest.raises(BlockingIOError):
+            await ask_as(hands, "", [9])
+        drop_all(jobs)
+
+
+async def test_each_client_has_its_turn() -> None:
+    """Who asks for one file does not wait for all that another one asks for."""
+    async with a_pool(size=1, queue=100) as hands:
+        jobs = await ask_as(hands, "greedy", range(5))
+        jobs += await ask_as(hands, "other", [100, 101])
+        jobs += await ask_as(hands, "third", [200])
+        order = []
+        for _ in jobs:
+            helper, wanted = await hands.the_order()
+            order.append(wanted.offset)
+            helper.answer()
+        assert order == [0, 1, 100, 200, 2, 101, 3, 4]
+        drop_all(jobs)
+
+
+async def test_who_comes_later_has_no_turn_before_those_who_came_first() -> None:
+    async with a_pool(size=1, queue=100) as hands:
+        jobs = await ask_as(hands, "one", range(4))
+        for number in range(3):
+            helper, wanted = await hands.the_order()
+            assert wanted.offset == number
+            helper.answer()
+        await wait_all_tasks_blocked()
+        jobs += await ask_as(hands, "other", [100])
+        jobs += await ask_as(hands, "one", [4, 5])
+        jobs += await ask_as(hands, "other", [101])
+        order = []
+        for _ in range(5):
+            helper, wanted = await hands.the_order()
+            order.append(wanted.offset)
+            helper.answer()
+        assert order == [3, 100, 4, 5, 101]
+        drop_all(jobs)
 
 
 # ---------------------------------------------------------------- any order of events

@@ -104,9 +104,13 @@ class Client:
     first byte until we have read on: it has at most two windows in the kernel.
     """
 
-    def __init__(self, server: ServerProcess | int, *, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, server: ServerProcess | int, *, receive_buffer: int = 0, host: str = "127.0.0.1"
+    ) -> None:
+        """`host`: where it comes from."""
         port = server if isinstance(server, int) else server.port
         self.socket = socket.socket()
+        self.socket.bind((host, 0))
         self.socket.settimeout(GUARD)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -328,6 +328,28 @@ def test_with_every_helper_hung_hot_requests_go_on_and_the_queue_is_bounded(
         assert refused.get(slow(disk)).body == SLOW
 
 
+@pytest.mark.parametrize("way", [(), ("--no-fast-lane",)], ids=["lane", "tasks"])
+def test_one_client_leaves_room_in_the_queue_for_another(
+    disk: FuseDisk, clients: ExitStack, way: Sequence[str]
+) -> None:
+    """All of its files are on the only disk there is, which hangs; it has four of eight places."""
+    bounds = ("--max-helpers", "1", "--max-queue", "8")
+    with running_server(*bounds, *NO_LOOKUPS, *way, root=disk.path) as server:
+        disk.hang("open")
+        greedy = [clients.enter_context(Client(server)) for _ in range(SLOW_FILES)]
+        for number, client in enumerate(greedy):
+            client.ask(f"/slow-{number}")
+        refused = first_with_answer(greedy)
+        greedy.remove(refused)
+        assert refused.answer().status == 503
+        other = clients.enter_context(Client(server, host="127.0.0.2"))
+        other.ask("/slow")
+        assert refused.get("/nothing").status == 503
+        assert not other.has_answer()
+        disk.release()
+        assert all(client.answer().body == SLOW for client in [*greedy, other])
+
+
 @pytest.mark.parametrize("helpers", ["thread", "process"])
 @pytest.mark.parametrize("operation", ["getattr", "open"])
 def test_a_hung_mount_below_the_root_leaves_helpers_to_cold_files_beside_it(

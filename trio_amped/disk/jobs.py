@@ -4,12 +4,47 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Hashable, Iterator
-from typing import NamedTuple, TypeAlias
+from contextvars import ContextVar, Token
+from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
 from .descriptors import Descriptor
 from .messages import Order
+
+
+class Asker(NamedTuple):
+    """For whom a task asks the disk.
+
+    `client`: an address; "" is nobody in particular. `is_admitted`: the same request has had a
+    place in the queue before, or its answer has begun. To refuse it one now would undo all that.
+    """
+
+    client: str = ""
+    is_admitted: bool = False
+
+
+ASKER: Final[ContextVar[Asker]] = ContextVar("trio_amped.asker", default=Asker())  # noqa: B039
+
+
+def ask_for(client: str) -> Token[Asker]:
+    """Note for whom this task asks the disk from now on."""
+    return ASKER.set(Asker(client))
+
+
+def admit() -> None:
+    """Note that nothing is refused any more to the request that this task is about."""
+    ASKER.set(ASKER.get()._replace(is_admitted=True))
+
+
+@contextlib.contextmanager
+def one_request(is_admitted: bool) -> Iterator[None]:
+    """What the task asks the disk is for one request while this lasts."""
+    before = ASKER.set(ASKER.get()._replace(is_admitted=is_admitted))
+    try:
+        yield
+    finally:
+        ASKER.reset(before)
 
 
 class StartClock:
@@ -94,6 +129,7 @@ class Job:
         "_starts",
         "_tasks",
         "begun_at",
+        "client",
         "deaths",
         "descriptor",
         "errno",
@@ -120,6 +156,7 @@ class Job:
     ) -> None:
         self.order = order
         self.place = place
+        self.client = ASKER.get().client  # the first of those who share it
         self.turn = 0  # in the queue
         self.descriptor = descriptor.hold() if descriptor else None
         self.key = key

@@ -15,7 +15,7 @@ from .carriers import Carrier
 from .channels import Channel, HelperDied, State
 from .crew import Crew
 from .descriptors import Closer, Descriptor
-from .jobs import Job, Place, Result, Sequel, StartClock
+from .jobs import ASKER, Job, Place, Result, Sequel, StartClock, admit
 from .messages import Order
 from .places import Queue
 from .waiting import Waiters
@@ -33,7 +33,8 @@ class HelperPool:
     counting those in which it waits for helpers that start. More helpers are started as they are
     needed, `start_pause` seconds one after the other. `has_own_privileges`: helpers are processes.
     Where jobs are about several `devices` (those that are known to begin with, and all that jobs
-    name), none of these may take all helpers, or all of the queue.
+    name), none of these may take all helpers, or all of the queue. Nor may one client
+    fill the queue; but nothing is refused to a request that has waited for something (see `Asker`).
     """
 
     def __init__(
@@ -105,7 +106,8 @@ class HelperPool:
             self._stats.coalesced += 1
             return shared.hold()
         self._queue.note(place)
-        if is_ahead or not self._idle or not self._queue.may_begin(place):
+        can_begin = self._idle and self._queue.may_begin(place)
+        if is_ahead or not (can_begin or ASKER.get().is_admitted):
             self._make_room(place, is_ahead)
         job = Job(order, descriptor, key, what_follows, place, on_result)
         self._stats.jobs += 1
@@ -114,7 +116,7 @@ class HelperPool:
         self._queue.append(job)
         if self._is_closed:
             self.close()
-        elif self._idle and self._queue.may_begin(place):
+        elif can_begin:
             self._give_out()
         else:
             job.enter_queue(self._crew.starts)
@@ -125,12 +127,12 @@ class HelperPool:
         """Raises BlockingIOError."""
         # Helpers that will soon be free have room for a job each.
         bound = self._queue_bound + self._crew.starting + self._closing
-        bound_ahead = self._ahead_bound if is_ahead else None
-        if not self._queue.has_room(place, bound, bound_ahead):
+        wanted = place, ASKER.get().client, bound, self._ahead_bound if is_ahead else None
+        if not self._queue.has_room(*wanted):
             # A job that nobody waits for any more must not keep the place of another.
             for job in self._queue.take_unwanted():
                 self._finish(job, errno.ECANCELED)
-        if not self._queue.has_room(place, bound, bound_ahead):
+        if not self._queue.has_room(*wanted):
             raise BlockingIOError(errno.EAGAIN, "too many jobs wait for the disk helpers")
 
     async def result(self, job: Job) -> Result:
@@ -141,6 +143,7 @@ class HelperPool:
         try:
             await self._waiters.wait(job)
             if job.is_done:
+                admit()
                 return job.take()
         finally:
             job.drop()

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 import trio
 
 from ..disk.interface import FRESH, Disk, OpenFile
+from ..disk.jobs import admit
 from ..semantics.body import FileSpan, hull, inlined
 from .transport import WINDOW, Outlet
 
@@ -80,6 +81,7 @@ class BodySender:
     async def send(self, head: bytes) -> None:
         """Send the head and all of the body. Raises ClientGone, FileChanged, OSError."""
         await self._transport.send(self._with_few_bytes(head), more=any(map(len, self._parts)))
+        admit()
         while self._parts:
             part = self._parts.popleft()
             if isinstance(part, FileSpan):

@@ -20,6 +20,7 @@ import trio
 
 from ..config import Config
 from ..disk.interface import FileChanged
+from ..disk.jobs import ask_for
 from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body, FileSpan
 from ..semantics.recogniser import MOST_FIELDS, Match, target_of
@@ -28,7 +29,7 @@ from .connection import Unfinished
 from .parked import Group, Groups, Parked
 from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
-from .room import Room, given
+from .room import Room, given, guest_of
 from .router import Router
 from .transport import ClientGone, close_socket, end_by_reset, peer_of, send_file
 
@@ -414,6 +415,7 @@ class Lane:
         parked.is_new, parked.deadline = False, math.inf
 
     async def _serve_group(self, group: Group) -> None:
+        ask_for(guest_of((peer_of(group.parked[0].sock),)))
         with group.came:
             await self._bring(group)
 
