@@ -18,7 +18,7 @@ from tests.disk.support import (
 )
 from tests.disk.test_local import a_file
 from tests.rig import FuseDisk, evict, forget_names, needs, resident_pages
-from trio_amped.disk.interface import Wish
+from trio_amped.disk.interface import Wish, WouldWait
 from trio_amped.disk.kernel import PAGE
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.pages import OpenFile
@@ -224,3 +224,20 @@ async def test_on_fuse_nothing_is_loaded(
         assert stats.jobs == 3
         give_back(disk, found)
     await eventually_async(lambda: descriptors(fuse_root) == [])
+
+
+@pytest.mark.parametrize("where", ["overlay_root", "root"])
+@needs("overlay")
+async def test_the_kernel_remembers_an_absent_name(
+    where: str, stats: Stats, request: pytest.FixtureRequest
+) -> None:
+    """A helper looks for it once: so nothing of ours has to keep names that nobody has."""
+    async with serving(request.getfixturevalue(where), stats) as disk:
+        with pytest.raises(WouldWait):
+            disk.open_at_once(b"none")
+        give_back(disk, await disk.fetch(b"none", Wish()))
+        asked = stats.jobs
+        for _ in range(3):
+            with pytest.raises(FileNotFoundError):
+                disk.open_at_once(b"none")
+        assert stats.jobs == asked

@@ -7,9 +7,10 @@ import ctypes
 import errno
 import os
 import resource
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -29,7 +30,8 @@ from tests.disk.test_pool import Hand, Hands, a_pool
 from tests.rig import loop_disk, needs, tmpfs
 from tests.rig.mount_points import unmount
 from tests.rig.tools import run_tool
-from trio_amped.config import GateMode
+from tests.serving.test_scans import ask, head
+from trio_amped.config import Config, GateMode
 from trio_amped.disk import folders as module
 from trio_amped.disk.descriptors import Descriptor
 from trio_amped.disk.folders import Folders
@@ -37,9 +39,13 @@ from trio_amped.disk.interface import WouldWait
 from trio_amped.disk.jobs import Job
 from trio_amped.disk.local import LocalDisk
 from trio_amped.disk.messages import Operation, Order, Reply, pack_names
+from trio_amped.disk.misses import Arrivals, Miss, answered
 from trio_amped.disk.open_files import OpenFiles
 from trio_amped.disk.opening import open_root_waiting
 from trio_amped.disk.paths import PathGate, owned
+from trio_amped.serving.replies import Replies
+from trio_amped.serving.router import Router
+from trio_amped.stats import Stats
 
 pytestmark = needs("root", "loop", "xfs", "btrfs")
 
@@ -1001,3 +1007,55 @@ async def test_those_who_wait_may_leave(aged: None, root: Path, mock_clock: Mock
         assert await cancelled_at_every_checkpoint(read) >= 2
         await desk.read(b"nothing")
         assert desk.lacks(b"nothing") is True
+
+
+# ---------------------------------------------------------------- scanners
+
+
+@pytest.mark.parametrize("names", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+async def test_a_scan_changes_nothing(
+    names: int, aged: None, root: Path, mock_clock: MockClock
+) -> None:
+    """Neither how much is in memory, nor which files are: no helper is asked, nothing is opened."""
+    hot = [b"/hot-%d" % number for number in range(50)]
+    for each in hot:
+        path = root / os.fsdecode(each[1:])
+        path.write_bytes(b"hot")
+        os.utime(path, (10**9, 10**9))
+    config = Config(root=root, precompressed=(), revalidate=1e6)
+    async with serving(root) as disk:
+        with closing(Router(config, [disk])) as router:
+            replies, stats = Replies(router), disk._stats
+            for each in hot:
+                await warm(router, replies, each)
+            with suppress(Miss):
+                ask(router, replies, head(b"/nothing"))
+            await disk._folders.filled(b"nothing")
+            scan(router, replies, 2000)
+            before = opened(stats)
+            blocks, jobs = sys.getallocatedblocks(), stats.jobs
+            scan(router, replies, names)
+            assert sys.getallocatedblocks() - blocks < 1000
+            assert stats.jobs == jobs
+            for each in hot:
+                await warm(router, replies, each)
+            assert opened(stats) == before
+
+
+def opened(stats: Stats) -> tuple[int, int]:
+    return stats.opened_cached, stats.opened_by_helper
+
+
+async def warm(router: Router, replies: Replies, target: bytes) -> None:
+    match = router.recogniser.match(head(target))
+    assert match is not None
+    with Arrivals() as came:
+        await answered(lambda: replies.make(match, came), came)
+
+
+def scan(router: Router, replies: Replies, names: int) -> None:
+    """Ask for so many names, in as many folders, that are not there."""
+    for number in range(names):
+        reply = ask(router, replies, head(b"/folder-%d/name-%d" % (number % 999, number)))
+        assert reply is not None
+        assert reply.status == 404
