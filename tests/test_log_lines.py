@@ -46,6 +46,11 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "info: '%s is another directory now', printable(self._path)",
     ),
     "disk/pool.py": ("error: '%s has ended %d disk helpers: given up', job.order, job.deaths",),
+    "serving/acceptor.py": (
+        "error: 'a listener cannot be watched: %s', error.strerror",
+        "error: 'accepting a connection failed: %s', error.strerror",
+        "error: 'accepting a connection failed: %s', error.strerror",
+    ),
     "serving/answer.py": (
         "log: level, '%s for %s: %s', error.status, name, error.detail, exc_info=error.__cause__",
     ),
@@ -61,10 +66,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "serving/lane.py": (
         "error: 'the connections cannot be watched: %s', error.strerror",
         "error: 'a connection cannot be watched: %s', error.strerror",
-        "error: 'a listener cannot be watched: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
-        "error: 'accepting a connection failed: %s', error.strerror",
-        "error: 'accepting a connection failed: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
         "debug: 'a client is gone: %s', error",
     ),

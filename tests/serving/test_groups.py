@@ -18,6 +18,7 @@ from tests.simulated import NOW, failure
 from trio_amped.config import Answered, Config
 from trio_amped.disk.interface import OpenFile
 from trio_amped.semantics.recogniser import Match
+from trio_amped.serving import crowd as crowd_module
 from trio_amped.serving import lane as lane_module
 from trio_amped.serving.replies import Reply
 from trio_amped.testing import SimDisk, SimFile
@@ -277,7 +278,7 @@ async def test_of_a_crowd_those_who_ask_for_something_else_go_first(
         await wait_all_tasks_blocked()
     targets = [each.target for each in calls]
     assert len(targets) == MANY + 3
-    assert "/empty.txt" not in targets[-MANY + 2 * lane_module._ALIKE :]
+    assert "/empty.txt" not in targets[-MANY + 2 * crowd_module._ALIKE :]
 
 
 @pytest.mark.parametrize("path", ["/a.txt", "/empty.txt", "/nope", "/large.bin"])
@@ -359,7 +360,7 @@ async def test_what_a_crowd_holds_is_bounded(
         clients = crowd(laned, [last(f"/{number}") for number in range(MANY)])
         assert [each.body for each in await answers_to(clients)] == [A] * MANY
     assert len(held) == MANY
-    assert max(held) <= lane_module._HELD + 1
+    assert max(held) <= crowd_module._HELD + 1
 
 
 @pytest.mark.parametrize("path", ["/a.txt", "/nope"])

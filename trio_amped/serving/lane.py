@@ -5,15 +5,13 @@ needs more is handed over.
 """
 
 import contextlib
-import errno
 import heapq
 import logging
 import math
 import select
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import trio
@@ -25,24 +23,22 @@ from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body, FileSpan
 from ..semantics.recogniser import MOST_FIELDS, Match, target_of
 from ..stats import Stats
+from .acceptor import Acceptor
 from .connection import Unfinished
+from .crowd import MANY, Crowd
 from .parked import Group, Groups, Parked
 from .replies import Replies, Reply
 from .request_log import Begun, access_log, log_access
 from .room import Room, given, guest_of
 from .router import Router
-from .transport import ClientGone, close_socket, end_by_reset, peer_of, send_file
+from .transport import ClientGone, close_socket, peer_of, send_file
 
 log = logging.getLogger("trio_amped.serving")
 
 _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
 _LATER: Final = 0.0005  # the same of what others go before
-_ACCEPTED: Final = 16  # connections in one go
 _PIPELINED: Final = 16  # requests of one connection in one go
-_CROWD: Final = 64  # requests at once, of which not all go first
-_ALIKE: Final = 8  # so many of a crowd do that ask for the same
-_HELD: Final = 64  # files and answers of the disk that are held for those who do not go first
 _MISSES: Final = 8  # of one request; a task goes on with what has no end
 _SHORT: Final = 1.0  # seconds that need not be waited for once more
 _SENT: Final = 2 * 2**20  # bytes of a file in one go
@@ -50,10 +46,9 @@ _SWEPT: Final = 100  # connections that are closed in one go
 _LINGER_SECONDS: Final = 5.0
 _LINGER_BYTES: Final = 4 * 2**20
 _SWEEP: Final = 1.0  # seconds between looks for connections that were idle for too long
-_PAUSE: Final = 0.1  # seconds, when the system has no room for another connection
+_PAUSE: Final = 0.1  # seconds, when the system has no room for what is watched
 _READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
 _ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Handover(NamedTuple):
@@ -97,18 +92,11 @@ class Lane:
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
         self._parked: dict[int, Parked] = {}
-        self._listeners: dict[int, socket.socket] = {}
-        self._is_accepting = False
+        self._acceptor = Acceptor(self._epoll, room, self._clock, lambda: self._has_work.set())
         self._is_retiring = False
-        self._accepts_at = 0.0
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
         self._tells = config.on_request is not None  # whoever wants to know of answers
-        self._is_crowded = False
-        self._asked: dict[Reply, int] = {}  # in the crowd, how often
-        self._to_make: set[bytes] = set()  # heads whose answers are not at hand
-        self._later: deque[Parked] = deque()  # those whose requests do not go first
-        self._batch: deque[Parked] = deque()  # of them, those who have their turn now
-        self._for_batch = Arrivals()  # what cannot be kept, and came after all of their requests
+        self._crowd = Crowd()
         self._has_here = False
         self._here = Arrivals()  # what cannot be kept for longer than this moment
         self._groups: Groups = {}  # of those who wait for the disk
@@ -116,8 +104,7 @@ class Lane:
 
     async def run(self, listeners: list[socket.socket]) -> None:
         """Accept and answer until cancelled; then listeners are closed, and tasks have the rest."""
-        self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._resume_accepting()
+        self._acceptor.begin(listeners)
         self._has_work.set()
         try:
             async with trio.open_nursery() as nursery:
@@ -133,7 +120,7 @@ class Lane:
                 listener.close()
             for fd in list(self._parked):
                 self._hand_over(self._left(self._unpark(fd)))
-            self._for_batch.clear()
+            self._crowd.came.clear()
             self._epoll.close()
 
     async def _wait_for_events(self) -> None:
@@ -218,7 +205,7 @@ class Lane:
     def make_room(self, guest: str) -> None:
         """A connection has ended, which was counted for this `guest`."""
         self._room.leave(guest)
-        self._resume_accepting()
+        self._acceptor.resume()
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -226,11 +213,8 @@ class Lane:
             await trio.sleep(_SWEEP)
             self._clock.update()
             await self._sweep()
-            is_wanted = not self._is_accepting and self._clock.now >= self._accepts_at
-            if is_wanted and not self._room.has_place:
-                self._room.ask()
-            self._resume_accepting()
-            if self._is_accepting and not self._parked:
+            self._acceptor.look_for_room()
+            if self._acceptor.is_on and not self._parked:
                 self._has_work = trio.Event()
 
     async def _sweep(self) -> None:
@@ -275,87 +259,58 @@ class Lane:
         timeout = config.head_timeout if parked.is_new else config.keep_alive_timeout
         return -math.inf if timeout == math.inf else parked.deadline - timeout
 
-    def _resume_accepting(self) -> None:
-        if not self._is_accepting and self._room.has_place and self._clock.now >= self._accepts_at:
-            self._is_accepting = True
-            for fd in self._listeners:
-                try:
-                    self._epoll.register(fd, select.EPOLLIN)
-                except FileExistsError:
-                    pass
-                except OSError as error:  # ENOSPC, ENOMEM: the next sweep tries again
-                    log.error("a listener cannot be watched: %s", error.strerror)
-                    self._is_accepting = False
-
     def stop_accepting(self) -> None:
         """For good: what comes next is for whoever shares the listeners."""
-        self._pause_accepting()
-        self._accepts_at = math.inf
+        self._acceptor.stop()
 
     def retire(self) -> None:
         """Accept no more, and answer those who are here; each hears that it was the last answer."""
         self._is_retiring = True
         self.stop_accepting()
 
-    def _pause_accepting(self) -> None:
-        self._has_work.set()  # a sweep looks whether there is room again
-        if self._is_accepting:
-            self._is_accepting = False
-            for fd in self._listeners:
-                with contextlib.suppress(OSError):  # it was not registered
-                    self._epoll.unregister(fd)
-
     def _take_turn(self) -> bool:
         """Work while there is some, but not for too long: whether there may be more."""
         has_more = self._take_events(self._begin_turn() + _TURN)
-        self._is_crowded = False
-        if self._later or self._batch:
+        self._crowd.disperse()
+        if self._crowd.has_more:
             has_more |= self._take_later(self._begin_turn() + _LATER)
         if self._has_here:
             self._begin_moment()
         return has_more
 
     def _take_later(self, stop: float) -> bool:
-        """Answer what was put off, until `stop`; whether there is more.
-
-        Whatever is opened for one of a batch is good for all: they have asked before.
-        """
-        if not self._batch:
-            self._batch, self._later = self._later, self._batch
-        if self._for_batch.count > _HELD:
-            self._for_batch.clear()
-        self._here, self._for_batch = self._for_batch, self._here
-        while self._batch and time.monotonic() < stop:
-            self._resume(self._batch.popleft(), None)
-        self._here, self._for_batch = self._for_batch, self._here
-        if not self._batch:
-            self._for_batch.clear()
-        return bool(self._batch or self._later)
+        """Answer what was put off, until `stop`; whether there is more."""
+        crowd = self._crowd
+        batch = crowd.next_batch()
+        self._here, crowd.came = crowd.came, self._here
+        while batch and time.monotonic() < stop:
+            self._resume(batch.popleft(), None)
+        self._here, crowd.came = crowd.came, self._here
+        crowd.end_batch()
+        return crowd.has_more
 
     def _take_events(self, stop: float) -> bool:
         """Answer what has come, until `stop`; whether there may be more."""
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
             self._begin_moment()
-            if len(events) > _CROWD:
-                self._is_crowded = True
-                self._asked.clear()
-                self._to_make.clear()
+            if len(events) > MANY:
+                self._crowd.gather()
             for number, (fd, event) in enumerate(events, 1):
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
-                    if self._is_crowded and event & _ENDED and not _is_busy(parked):
+                    if self._crowd.is_here and event & _ENDED and not _is_busy(parked):
                         self._put_off(parked, parked.rest)
                     else:
                         self._receive(fd, parked)
-                elif self._is_accepting and (listener := self._listeners.get(fd)) is not None:
-                    self._accept(listener)
+                elif self._acceptor.has(fd):
+                    self._accept(fd)
                 if time.monotonic() >= stop:
                     self._events = events[number:]
                     return True
             self._events = []
-            self._is_crowded = False
+            self._crowd.disperse()
         return False
 
     def _begin_moment(self) -> None:
@@ -398,17 +353,9 @@ class Lane:
                 self._nursery.start_soon(self._serve_group, group)
         group.parked.append(parked)
 
-    def _goes_first(self, match: Match, reply: Reply | None) -> bool:
-        """Return whether an answer of a crowd is at hand, and is not what all others ask for."""
-        if reply is None:
-            self._to_make.add(match[0])
-            return False
-        self._asked[reply] = count = self._asked.get(reply, 0) + 1
-        return count <= _ALIKE
-
     def _put_off(self, parked: Parked, rest: bytes) -> None:
         self._hold(parked, rest)
-        self._later.append(parked)
+        self._crowd.put_off(parked)
 
     def _hold(self, parked: Parked, rest: bytes) -> None:
         parked.rest, parked.waits = rest, True
@@ -458,46 +405,11 @@ class Lane:
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
-    def _accept(self, listener: socket.socket) -> None:
-        if not self._room.has_place:  # and somebody waits: others may be idle
-            self._room.ask()
-        if not self._room.has_place:
-            self._pause_accepting()
-            return
-        accepted = list(self._accepted(listener))
+    def _accept(self, fd: int) -> None:
+        accepted = self._acceptor.accept(fd)
         self._begin_moment()
         for sock, guest in accepted:
             self._begin(sock, guest)
-
-    def _accepted(self, listener: socket.socket) -> Iterator[tuple[socket.socket, str]]:
-        """The next connections, whose places are taken, and whom they are counted for."""
-        for _ in range(_ACCEPTED):
-            if not self._room.has_place:
-                return
-            try:
-                sock, name = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _NO_ROOM:
-                    log.error("accepting a connection failed: %s", error.strerror)
-                    self._accepts_at = self._clock.now + _PAUSE
-                    self._pause_accepting()
-                    return
-                continue  # it is gone already; accept(2)
-            if (guest := self._room.guests.admit(name)) is None:
-                end_by_reset(sock)
-                close_socket(sock)
-                continue
-            try:
-                sock.setblocking(False)
-            except OSError as error:  # ENOMEM; this client suffers
-                log.error("accepting a connection failed: %s", error.strerror)
-                close_socket(sock)
-                self._room.guests.leave(guest)
-                continue
-            self._room.enter()
-            yield sock, guest
 
     def _receive(self, fd: int, parked: Parked, among: Group | None = None) -> None:
         try:
@@ -536,7 +448,7 @@ class Lane:
 
         `among`: those that the first of them has waited with.
         """
-        stats, start, begun = self._stats, 0, None
+        stats, crowd, start, begun = self._stats, self._crowd, 0, None
         for _ in range(_PIPELINED):
             match = self._match(received, start)
             if match is None:
@@ -545,9 +457,9 @@ class Lane:
             if stop - start > self._harmless and not self._is_allowed(match[0]):
                 break
             reply = None
-            if not (self._is_crowded and match[0] in self._to_make):
+            if not (crowd.is_here and crowd.has_missed(match[0])):
                 reply = self._replies.at_hand(match)
-            if self._is_crowded and not self._goes_first(match, reply):
+            if crowd.is_here and not crowd.goes_first(match, reply):
                 self._put_off(parked, received[start:])
                 return
             if reply is None:
