@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from bench.inject.load import Client, Site
 from tests.rig import ServerProcess
+from trio_amped.disk.listings import HELPERS as LISTERS
 
 _RECVMSG: Final = 47  # its number on x86-64, by which a helper that waits for an order is known
 _SUPERVISED: Final = 20.0  # seconds for what a supervisor does
@@ -30,9 +31,9 @@ class Role(NamedTuple):
     without: tuple[str, ...] = ()  # calls
 
     @property
-    def helpers(self) -> int:
-        """The most helper processes that there is work for: one of them lists folders."""
-        return _MOST_HELPERS + 1 if "process" in self.options else 1
+    def most_children(self) -> int:
+        """The most helper processes: where one is slow to start, another one is started beside."""
+        return LISTERS + (_MOST_HELPERS if "process" in self.options else 0)
 
 
 def children(pid: int) -> list[int]:

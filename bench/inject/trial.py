@@ -209,29 +209,29 @@ class Trial:
 
         def is_nothing_left() -> bool:
             nonlocal left
-            left = _excess(before, self._site.root, allowed, self._role.helpers)
+            left = _excess(before, self._site.root, allowed, self._role.most_children)
             return not left
 
         until(is_nothing_left, _GIVEN_BACK)
         return left
 
 
-def _excess(before: dict[int, Process], root: Path, allowed: int, helpers: int) -> str:
-    """What processes that live hold more of than before, or than so many `helpers` take.
+def _excess(before: dict[int, Process], root: Path, allowed: int, most_children: int) -> str:
+    """What processes that live hold more of than before.
 
-    Helpers are started when there is work for them, and some may have been missing before.
+    Helpers are started when there is work for them, and some may have been missing before: each of
+    them has its two sockets.
     """
     for pid, old in before.items():
         with suppress(OSError):
-            new = Process.of(pid, root)
+            new, count = Process.of(pid, root), len(children(pid))
+            of_more = 2 * max(0, count - old.children)
             excess = {
                 "descriptors": surplus(new.links, root) - surplus(old.links, root) - allowed,
-                "sockets of helpers": new.helper_links
-                - max(old.helper_links, 2 * helpers)
-                - allowed,
+                "sockets of helpers": new.helper_links - old.helper_links - of_more - allowed,
                 "mappings": new.files - old.files - allowed,
                 "threads": new.threads - old.threads,
-                "children": len(children(pid)) - max(old.children, helpers),
+                "children": count - max(old.children, most_children),
             }
             if more := [f"{count} {name}" for name, count in excess.items() if count > 0]:
                 return ", ".join(more)
