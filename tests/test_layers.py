@@ -29,7 +29,7 @@ MAY_IMPORT: Final = {
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
     "supervisor": LEAVES | {"listening", "worker_process"},
     "listening": frozenset({"config"}),
-    "worker_process": frozenset[str](),
+    "worker_process": frozenset({"stats"}),
     "worker": LEAVES | {"cli", "logs", "privileges", "serving", "worker_process"},
     "privileges": frozenset[str](),
 }

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import trio_amped
 from trio_amped.stats import Stats
 
@@ -46,7 +48,19 @@ def test_the_counters_of_several_servers_are_added_up() -> None:
     one.responses.update({200: 2, 404: 1})
     other.responses.update({200: 4})
     other.gates["mincore"] += 1
-    one.add(json.loads(json.dumps(other.as_dict())))
+    one.add(Stats.of_dict(json.loads(json.dumps(other.as_dict()))))
     assert (one.requests, one.misses) == (7, 1)
     assert one.responses == {200: 6, 404: 1}
     assert one.gates == {"mincore": 1}
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        *(None, 3, [], {"requests": "3"}, {"requests": -1}, {"requests": None}, {"as_dict": 1}),
+        *({"responses": 200}, {"responses": {"x": 1}}, {"gates": {"mincore": "1"}}, {"x": 1}),
+    ],
+)
+def test_what_no_server_says(nonsense: object) -> None:
+    with pytest.raises(ValueError, match="no |invalid"):
+        Stats.of_dict(nonsense)

@@ -79,7 +79,7 @@ class Puppet:
         """Be no more; `requests`: it has sent its counters."""
         self._how = how
         if requests is not None:
-            self.counters = Stats(requests=requests).as_dict()
+            self.counters = Stats(requests=requests)
         self._end.set()
 
     @property

@@ -425,7 +425,7 @@ async def test_a_worker_has_lasted_when_it_has_served_for_long(
     worker = Worker()
     mock_clock.jump(1000)
     assert not worker.has_lasted()
-    worker._hear({"serving": True})
+    worker._hear(b'{"serving": true}')
     mock_clock.jump(9.9)
     assert not worker.has_lasted()
     mock_clock.jump(0.2)

@@ -11,6 +11,8 @@ import math
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.real.support import MIB, content, put
 from tests.serving.cases import get
 from tests.serving.client import parse
-from trio_amped import logs, worker
+from trio_amped import logs, worker, worker_process
 from trio_amped.config import Config
 from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, STACKS, STOP, Worker, _persistently
 
@@ -262,10 +264,10 @@ async def test_a_worker_that_stands_still(autojump_clock: MockClock) -> None:
     worker = Worker()
 
     async def live() -> None:
-        worker._hear({"serving": True})
+        worker._hear(b'{"serving": true}')
         for _ in range(100):
             await trio.sleep(1)
-            worker._hear({"alive": True})
+            worker._hear(b'{"alive": true}')
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(live)
@@ -277,7 +279,7 @@ async def test_time_in_which_the_supervisor_stood_still_does_not_count(
     mock_clock: MockClock,
 ) -> None:
     worker = Worker()
-    worker._hear({"serving": True})
+    worker._hear(b'{"serving": true}')
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker._silence)
         for _ in range(20):
@@ -324,6 +326,37 @@ async def test_a_worker_that_cannot_be_started(place: str, monkeypatch: pytest.M
     assert len(os.listdir("/proc/self/fd")) == before
     end = await Worker().run("1,quiet", [], ["--nonsense"])
     assert "ended with status 2" in end
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *("no JSON", "[" * 60_000, "3", "{}", '{"alive": false}', '{"serving": 1, "x": 2}'),
+        *('{"counters": {"requests": "x"}}', '{"unusable": "x"}', '{"unusable": [[], 1, 2]}'),
+    ],
+)
+async def test_a_worker_that_says_what_none_says(
+    message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has taken it over may say anything: the supervisor is not theirs."""
+
+    def start(
+        name: str, channel: socket.socket, *_: object
+    ) -> tuple["subprocess.Popen[bytes]", int]:
+        fd = channel.fileno()
+        program = "import os, sys, time; os.write(int(sys.argv[1]), sys.argv[2].encode())"
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{program}; time.sleep(600)", str(fd), message], pass_fds=[fd]
+        )
+        return process, os.pidfd_open(process.pid)
+
+    monkeypatch.setattr(worker_process, "_start", start)
+    mad = Worker()
+    assert "said what no worker says, and was killed" in await mad.run("1,quiet", [], [])
+    assert mad.is_settled.is_set()
+    assert not mad.is_serving
+    assert mad.counters is None
+    assert mad.unusable is None
 
 
 @EVERY_WAY

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from typing import Self
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,12 +41,42 @@ class Stats:
             for name, value in values.items()
         }
 
-    def add(self, values: Mapping[str, int | Mapping[str, int]]) -> None:
-        """Add the counters of another server, as its `as_dict` said them."""
-        for name, value in values.items():
-            if isinstance(value, int):
-                setattr(self, name, getattr(self, name) + value)
-            elif name == "responses":
-                self.responses.update({int(status): count for status, count in value.items()})
+    @classmethod
+    def of_dict(cls, values: object) -> Self:
+        """Return what `as_dict` has said. Raises ValueError where that makes no sense."""
+        stats = cls()
+        for name, value in _counts(values).items():
+            ours = getattr(stats, name, None)
+            if isinstance(ours, Counter):
+                counts = {_key(name, key): _count(each) for key, each in _counts(value).items()}
+                ours.update(counts)
+            elif isinstance(ours, int):
+                setattr(stats, name, _count(value))
             else:
-                getattr(self, name).update(value)
+                raise ValueError(f"no counter is called {name!r}")
+        return stats
+
+    def add(self, other: "Stats") -> None:
+        """Add the counters of another server."""
+        for field in dataclasses.fields(self):
+            ours, more = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(ours, Counter):
+                ours.update(more)
+            else:
+                setattr(self, field.name, ours + more)
+
+
+def _counts(values: object) -> dict[str, object]:
+    if isinstance(values, dict):
+        return values
+    raise ValueError(f"no counters: {values!r}")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, int) and value >= 0:
+        return value
+    raise ValueError(f"no number of anything: {value!r}")
+
+
+def _key(name: str, key: str) -> int | str:
+    return int(key) if name == "responses" else key

@@ -3,7 +3,8 @@
 Both sides import this module. On the socket, which keeps messages apart, the supervisor says one of
 the words below, and the worker sends JSON: {"serving": true} or {"unusable": [errno, text, file]},
 {"alive": true} each second while its loop runs, and {"counters": ...} at its end. Each side takes
-the end of the socket for the end of the other.
+the end of the socket for the end of the other. The supervisor may have the rights of root, and a
+worker is who talks to strangers: one that says anything else is killed, and replaced.
 """
 
 import contextlib
@@ -17,9 +18,11 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import trio
+
+from .stats import Stats
 
 log = logging.getLogger("trio_amped")
 
@@ -52,7 +55,7 @@ class Worker:
         self.is_settled = trio.Event()  # it serves, or never will
         self.has_process = False  # one could be started
         self.unusable: OSError | None = None  # why it cannot serve
-        self.counters: dict[str, Any] | None = None  # Stats.as_dict, at its end
+        self.counters: Stats | None = None  # at its end
         self._lasts_at = math.inf
         self._heard = 0  # messages
         self._patience = trio.CancelScope()
@@ -88,20 +91,24 @@ class Worker:
     async def _end_of(
         self, process: "subprocess.Popen[bytes]", pidfd: int, channel: trio.socket.SocketType
     ) -> str:
-        silence = ""
+        fault = ""
 
         async def end_silence() -> None:
-            nonlocal silence
-            silence = await self._silence()
+            nonlocal fault
+            fault = await self._silence()
             self._patience.cancel()
 
         with self._patience:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end_silence)
                 nursery.start_soon(self._give_orders, channel)
-                while message := await _persistently(partial(channel.recv, LARGEST)):
-                    self._hear(json.loads(message))
-                await _ended(pidfd)
+                try:
+                    while message := await _persistently(partial(channel.recv, LARGEST)):
+                        self._hear(message)
+                    await _ended(pidfd)
+                except (ValueError, TypeError, RecursionError):
+                    fault = "said what no worker says, and was killed"
+                    self._patience.cancel()
                 nursery.cancel_scope.cancel()
         was_late = process.poll() is None
         # It tells its stacks in the handler of the signal, however its loop stands still.
@@ -111,8 +118,8 @@ class Worker:
                 with trio.move_on_after(_KILL_TIMEOUT):
                     await _ended(pidfd)
         status = process.poll()
-        if silence:
-            return silence
+        if fault:
+            return fault
         if was_late or status is None:
             return "had to be killed"
         if status < 0:
@@ -137,15 +144,22 @@ class Worker:
             return f"stood still for {_STILL} s, and was killed"
         return f"did not serve after {_STARTING} s, and was killed"
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _hear(self, message: bytes) -> None:
+        """Raises ValueError, TypeError, RecursionError for what no worker of ours says."""
+        said = json.loads(message)
+        match said:
+            case {"serving": True}:
+                self.is_serving = True
+                self._lasts_at = trio.current_time() + _LASTING
+            case {"counters": counters}:
+                self.counters = Stats.of_dict(counters)
+            case {"unusable": [int() | None as number, str() as text, str() | None as name]}:
+                self.unusable = OSError(number, text, name)
+            case {"alive": True}:
+                pass
+            case _:
+                raise ValueError(f"no message: {said!r}")
         self._heard += 1
-        if "serving" in message:
-            self.is_serving = True
-            self._lasts_at = trio.current_time() + _LASTING
-        if "counters" in message:
-            self.counters = message["counters"]
-        if "unusable" in message:
-            self.unusable = OSError(*message["unusable"])
         self.is_settled.set()
 
 
