@@ -62,5 +62,5 @@ def test_the_counters_of_several_servers_are_added_up() -> None:
     ],
 )
 def test_what_no_server_says(nonsense: object) -> None:
-    with pytest.raises(ValueError, match="no |invalid"):
+    with pytest.raises(ValueError, match=r"no |invalid"):
         Stats.of_dict(nonsense)
