@@ -39,7 +39,7 @@ class Puppet:
         self.is_settled = trio.Event()
         self.has_process = False
         self.unusable: OSError | None = None
-        self.counters: dict[str, Any] | None = None
+        self.counters: Stats | None = None
         self.told: list[tuple[bytes, float, float]] = []  # order, seconds, when
         self.listeners: Sequence[Any] = ()
         self.started_at = self.served_at = self.ended_at = 0.0
