@@ -16,7 +16,7 @@ import trio
 
 from .config import Application, Config, Site
 from .disk.interface import FileChanged
-from .disk.jobs import ASKER, ask_for
+from .disk.jobs import Asker, asking
 from .semantics.body import Body
 from .semantics.printable import printable
 from .semantics.request import Request
@@ -198,11 +198,8 @@ class StaticFiles:
             await responder.respond(response, BodySender(outlet, None, None, response.body))
         else:
             peer = scope.get("client")
-            before = ask_for(guest_of(tuple(peer)) if peer else "")
-            try:
+            with asking(Asker(guest_of(tuple(peer)) if peer else "")):
                 await handle(request, router, responder)
-            finally:
-                ASKER.reset(before)
         return not responder.is_left
 
 

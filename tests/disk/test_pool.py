@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.disk.support import children, descriptors, eventually_async, serving
 from tests.rig import needs
 from trio_amped.disk.descriptors import Closer, Descriptor
-from trio_amped.disk.jobs import ASKER, Job, Mount, Place, Result, Sequel, admit, ask_for
+from trio_amped.disk.jobs import Asker, Job, Mount, Place, Result, Sequel, admit, asking
 from trio_amped.disk.messages import FREE, MAX_MESSAGE, Operation, Order, Reply
 from trio_amped.disk.pool import HelperPool
 from trio_amped.stats import Stats
@@ -1400,11 +1400,8 @@ async def test_the_jobs_of_a_place_that_hangs_are_given_up_in_time(
 
 async def ask_as(hands: Hands, client: str, numbers: Iterable[int], place: Place = 0) -> list[Job]:
     """Submit jobs on behalf of a client; nobody answers them."""
-    before = ask_for(client)
-    try:
+    with asking(Asker(client)):
         jobs = [hands.pool.submit(load(each), key=each, place=place) for each in numbers]
-    finally:
-        ASKER.reset(before)
     await wait_all_tasks_blocked()
     return jobs
 

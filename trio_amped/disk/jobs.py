@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Hashable, Iterator
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Final, NamedTuple, TypeAlias
 
 import trio
@@ -27,24 +27,20 @@ class Asker(NamedTuple):
 ASKER: Final[ContextVar[Asker]] = ContextVar("trio_amped.asker", default=Asker())  # noqa: B039
 
 
-def ask_for(client: str) -> Token[Asker]:
-    """Note for whom this task asks the disk from now on."""
-    return ASKER.set(Asker(client))
+@contextlib.contextmanager
+def asking(asker: Asker) -> Iterator[None]:
+    """What this task asks the disk while this lasts is for `asker`."""
+    before = ASKER.get()
+    ASKER.set(asker)
+    try:
+        yield
+    finally:
+        ASKER.set(before)
 
 
 def admit() -> None:
     """Note that nothing is refused any more to the request that this task is about."""
     ASKER.set(ASKER.get()._replace(is_admitted=True))
-
-
-@contextlib.contextmanager
-def one_request(is_admitted: bool) -> Iterator[None]:
-    """What the task asks the disk is for one request while this lasts."""
-    before = ASKER.set(ASKER.get()._replace(is_admitted=is_admitted))
-    try:
-        yield
-    finally:
-        ASKER.reset(before)
 
 
 class StartClock:

@@ -10,6 +10,7 @@ import trio
 
 from ..config import Application, Config
 from ..disk.interface import Disk, FileChanged, OpenFile
+from ..disk.jobs import Asker, asking
 from ..disk.misses import Arrivals
 from ..semantics.body import Body
 from ..semantics.dates import format_date
@@ -25,6 +26,7 @@ from .exchange import CutOff, Exchange, run
 from .framing import Framing
 from .handler import handle, handle_common
 from .request_log import Begun, log_access
+from .room import guest_of
 from .router import Route, Router
 from .transport import ClientGone, Transport
 
@@ -93,7 +95,7 @@ class Connection:
         self._came = Arrivals()  # for the request that is answered
         self._first_deadline = first_deadline
         self._hook = config.on_request
-        self._peer = transport.peer if self._hook else ""
+        self._peer = transport.peer
         self._asked_at = 0.0
         self._begun: Begun | None = None  # the answer that the hook is to be told of
 
@@ -109,9 +111,13 @@ class Connection:
         to be answered. `received` comes before what there is to receive, and after `unfinished`,
         an answer on its way. `came`: what its first request has waited for.
         """
-        left = None
         self._came = came or self._came
         self._reader.feed(received)
+        with asking(Asker(guest_of((self._peer,)))):
+            return await self._serve(unfinished)
+
+    async def _serve(self, unfinished: Unfinished | None) -> bytes | None:
+        left = None
         try:
             goes_on = await (self._finish(unfinished) if unfinished else self._serve_next())
             while goes_on:

@@ -6,7 +6,7 @@ from typing import Protocol, TypeAlias
 
 from ..config import Application
 from ..disk.interface import FileChanged
-from ..disk.jobs import one_request
+from ..disk.jobs import ASKER, asking
 from ..disk.misses import Arrivals, answered, unreadable
 from ..semantics.body import inlined
 from ..semantics.errors import HttpError
@@ -84,7 +84,7 @@ async def _answer(
     came: Arrivals,
 ) -> None:
     """Target -> open -> select the response -> send the body."""
-    with came, one_request(is_admitted=bool(came.count)):
+    with came, asking(ASKER.get()._replace(is_admitted=came.count > 0)):
         try:
             chosen = await answered(lambda: choose(came), came)  # the path gate
             if chosen is None:

@@ -18,7 +18,7 @@ import trio
 
 from ..config import Config
 from ..disk.interface import FileChanged
-from ..disk.jobs import ask_for
+from ..disk.jobs import Asker, asking
 from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body, FileSpan
 from ..semantics.recogniser import MOST_FIELDS, Match, target_of
@@ -362,8 +362,8 @@ class Lane:
         parked.is_new, parked.deadline = False, math.inf
 
     async def _serve_group(self, group: Group) -> None:
-        ask_for(guest_of((peer_of(group.parked[0].sock),)))
-        with group.came:
+        client = guest_of((peer_of(group.parked[0].sock),))
+        with group.came, asking(Asker(client)):
             await self._bring(group)
 
     async def _bring(self, group: Group) -> None:

@@ -12,14 +12,13 @@ import trio
 
 from ..config import Config
 from ..disk.descriptors import have_room
-from ..disk.jobs import ask_for
 from ..disk.misses import Arrivals
 from ..listening import open_listeners
 from ..semantics.printable import printable
 from ..stats import Stats
 from .connection import Connection, Unfinished
 from .lane import Handover, Lane
-from .room import Room, given, guest_of, most_connections
+from .room import Room, given, most_connections
 from .router import Router, open_router
 from .transport import (
     Pace,
@@ -290,8 +289,7 @@ class Server:
         unfinished: Unfinished | None = None,
         came: Arrivals | None = None,
     ) -> bytes | None:
-        """Run a connection, which may be drained meanwhile, in a task of its own."""
-        ask_for(guest_of((connection.transport.peer,)))
+        """Run a connection, which may be drained meanwhile."""
         self._connections.add(connection)
         if self._is_draining:
             connection.drain()
