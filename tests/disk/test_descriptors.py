@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -71,8 +72,9 @@ def test_it_is_really_closed(root: Path) -> None:
 async def test_a_file_with_a_name_is_closed_here(root: Path, closings: Closings) -> None:
     closer = Closer()
     fd = open_new(root / "file")
-    os.utime(fd, (0, 0))
-    closer.close(fd)
+    now = time.time()
+    with mock.patch.object(time, "time", return_value=now + 3600):
+        closer.close(fd)
     directory = os.open(root, os.O_RDONLY)
     closer.close(directory)
     assert closings.here == [fd, directory]
@@ -80,12 +82,18 @@ async def test_a_file_with_a_name_is_closed_here(root: Path, closings: Closings)
     assert closings.in_thread == []
 
 
+@pytest.mark.parametrize("dated", [None, 0, 2**32])
 async def test_a_file_that_was_just_written_is_closed_in_a_thread(
-    root: Path, closings: Closings
+    dated: int | None, root: Path, closings: Closings
 ) -> None:
-    """ext4 writes a file that was truncated and written anew to the disk at any close."""
+    """ext4 writes a file that was truncated and written anew to the disk at any close.
+
+    Whatever date it was given afterwards: an old one (cp -p), or one in the future.
+    """
     closer = Closer()
     fd = open_new(root / "file")
+    if dated is not None:
+        os.utime(fd, (dated, dated))
     closer.close(fd)
     await closer.finish()
     assert closings.in_thread == [fd]

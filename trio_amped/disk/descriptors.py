@@ -120,7 +120,9 @@ class Closer:
             self.close_in_thread(fd)
             return
         is_folder = stat.S_ISDIR(found.st_mode)
-        is_old = stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _WRITTEN_OUT
+        # Whoever sets an older mtime (cp -p), or a newer one, moves the ctime to now.
+        written = max(found.st_mtime, found.st_ctime)
+        is_old = stat.S_ISREG(found.st_mode) and time.time() - written > _WRITTEN_OUT
         if found.st_nlink > 0 and (is_folder or is_old):
             close(fd)
         else:
