@@ -13,7 +13,7 @@ import trio_amped
 
 PACKAGE: Final = Path(trio_amped.__file__).parent
 MODULES: Final = sorted(PACKAGE.rglob("*.py"))
-LEAVES: Final = frozenset({"config", "stats"})
+LEAVES: Final = frozenset({"config", "deadlines", "stats"})
 
 # What a room may import of ours, besides itself.
 MAY_IMPORT: Final = {
@@ -25,6 +25,7 @@ MAY_IMPORT: Final = {
     # The serving room, for the tests of others.
     "testing": LEAVES | {"semantics", "disk", "serving"},
     "config": frozenset({"semantics"}),
+    "deadlines": frozenset[str](),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
     "supervisor": LEAVES | {"listening", "worker_process"},

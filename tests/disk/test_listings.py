@@ -377,6 +377,39 @@ async def test_whoever_asks_waits_for_one_timeout(place: Path, autojump_clock: M
         assert desk.listings._directories == {}
 
 
+@pytest.mark.parametrize("stood", [0.5, 3600.0])
+async def test_the_directory_has_its_time_although_the_process_stood_still(
+    stood: float, place: Path, mock_clock: MockClock
+) -> None:
+    """Stopped beyond the deadline: what the helper says meanwhile is heard later."""
+    async with a_desk(place, patience=3) as desk:
+        for comes in (True, False):
+            desk.hands.nursery.start_soon(desk.ask, b"%d" % comes)
+            hand, _ = await desk.hands.the_order()
+            await wait_all_tasks_blocked()
+            mock_clock.jump(3 + stood)
+            await wait_all_tasks_blocked()
+            assert desk.answers == []
+            if comes:
+                give(hand)
+            else:
+                mock_clock.jump(4)
+            await wait_all_tasks_blocked()
+            answer = desk.answers.pop()
+            assert isinstance(answer, Rendered if comes else TimeoutError)
+            if isinstance(answer, Rendered):
+                answer.descriptor.release()
+
+
+async def test_what_was_waited_for_before_is_part_of_the_time(
+    place: Path, autojump_clock: MockClock
+) -> None:
+    async with a_desk(place, patience=3) as desk:
+        with pytest.raises(TimeoutError):
+            await desk.listings.get(desk.root, b"path", DIRECTORY, VIEW, spent=2.0)
+        assert trio.current_time() == 1.0
+
+
 async def test_who_comes_later_has_a_timeout_of_its_own(
     place: Path, autojump_clock: MockClock
 ) -> None:

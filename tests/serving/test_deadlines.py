@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import parse
@@ -17,6 +17,8 @@ from tests.serving.peers import (
     connected,
 )
 from trio_amped.config import Config
+from trio_amped.serving.transport import Pace
+from trio_amped.stats import Stats
 from trio_amped.testing import SimDisk
 
 LINKS = pytest.mark.parametrize("link", [by_memory, by_unix_socket])
@@ -256,3 +258,85 @@ async def test_a_client_that_closes_while_it_is_answered(autojump_clock: MockClo
             await peer.receive(10)
             await trio.aclose_forcefully(peer.stream)
             await peer.ended.wait()
+
+
+# ------------------------------------------------------------------ where the process stood still
+
+
+async def stand_still(seconds: float, clock: MockClock) -> None:
+    """As after SIGSTOP: time has passed, and nothing was seen."""
+    await wait_all_tasks_blocked()
+    clock.jump(seconds)
+    await wait_all_tasks_blocked()
+
+
+STOOD = pytest.mark.parametrize("stood", [1.0, 3600.0])
+
+
+@LINKS
+@STOOD
+@pytest.mark.parametrize("sent", [b"", get("/a.txt")[:9]])
+async def test_who_asked_meanwhile_is_answered(
+    sent: bytes, stood: float, link: Link, mock_clock: MockClock
+) -> None:
+    """A first request, and the next one; also where its head comes in two parts."""
+    head = get("/a.txt")[len(sent) :]
+    async with connected(SimDisk(FILES), CONFIG, link) as peer:
+        for timeout in (10, 60):
+            await peer.send(sent)
+            await stand_still(timeout + stood, mock_clock)
+            assert not peer.ended.is_set()
+            for part in (head[:5], head[5:]):
+                await peer.send(part)
+                await wait_all_tasks_blocked()
+            assert b"0123456789" in await peer.stream.receive_some()
+
+
+@LINKS
+@STOOD
+async def test_who_asked_nothing_meanwhile_is_closed(
+    stood: float, link: Link, mock_clock: MockClock
+) -> None:
+    """When it has had as much time again."""
+    async with connected(SimDisk(FILES), CONFIG, link) as peer:
+        await stand_still(10 + stood, mock_clock)
+        await stand_still(min(stood, 10), mock_clock)
+        assert peer.ended.is_set()
+
+
+@SLOW_LINKS
+@STOOD
+async def test_a_download_goes_on(stood: float, link: Link, mock_clock: MockClock) -> None:
+    disk = SimDisk(HUGE, real_descriptors=True)
+    async with connected(disk, CONFIG, link) as peer:
+        await peer.send(get("/large", "Connection: close"))
+        received = await peer.receive(1000)
+        await stand_still(30 + stood, mock_clock)
+        (answer,) = parse(received + await peer.receive_all(), [])
+    assert answer.is_complete
+
+
+@SLOW_LINKS
+async def test_a_client_that_takes_nothing_afterwards_is_given_up(
+    link: Link, mock_clock: MockClock
+) -> None:
+    disk = SimDisk(HUGE, real_descriptors=True)
+    async with connected(disk, CONFIG, link) as peer:
+        await peer.send(get("/large"))
+        await peer.receive(1000)
+        await stand_still(3600, mock_clock)
+        assert not peer.ended.is_set()
+        await stand_still(30, mock_clock)
+        assert peer.ended.is_set()
+
+
+async def test_a_period_in_which_it_stood_still_is_followed_by_a_whole_one(
+    mock_clock: MockClock,
+) -> None:
+    pace = Pace(CONFIG, Stats())
+    with pace.waiting():
+        await stand_still(31, mock_clock)
+        pace.note(10)
+    with pace.waiting():
+        await stand_still(29, mock_clock)
+        assert trio.current_effective_deadline() == trio.current_time() + 1

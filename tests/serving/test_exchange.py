@@ -15,7 +15,14 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 import trio_amped
 from tests.serving.cases import FILES, get
 from tests.serving.client import Reply, replies
-from tests.serving.peers import by_lockstep, by_memory, connected, converse
+from tests.serving.peers import (
+    Link,
+    by_lockstep,
+    by_memory,
+    by_unix_socket,
+    connected,
+    converse,
+)
 from trio_amped import ClientGone, Config, Exchange, Site
 from trio_amped.serving.router import Router
 from trio_amped.serving.sites import Sites, handle_connection
@@ -393,6 +400,27 @@ async def test_a_body_that_takes_too_long(autojump_clock: MockClock) -> None:
         (reply,) = replies(await peer.receive_all(), ["PUT"])
         assert (reply.status, reply.headers["connection"]) == (408, "close")
         assert trio.current_time() == 5.0
+
+
+@pytest.mark.parametrize("link", [by_memory, by_unix_socket])
+async def test_a_body_that_came_while_the_process_stood_still(
+    link: Link, mock_clock: MockClock
+) -> None:
+    """And one that did not come: it has as much time again, and no more."""
+    config = Config(fallback=tell, head_timeout=3.0)
+    for rest, status in ((b"defghi", 200), (b"", 408)):
+        async with connected(SimDisk(FILES), config, link) as peer:
+            await peer.send(
+                get("/x", "Content-Length: 9", "Connection: close", method="PUT") + b"abc"
+            )
+            await wait_all_tasks_blocked()
+            mock_clock.jump(4.0)
+            await wait_all_tasks_blocked()
+            await peer.send(rest)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(1.0)
+            (reply,) = replies(await peer.receive_all(), ["PUT"])
+            assert reply.status == status
 
 
 async def test_reading_can_be_cancelled(autojump_clock: MockClock) -> None:

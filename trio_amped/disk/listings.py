@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
+from ..deadlines import until
 from ..semantics.listing import NOTHING, View
 from ..stats import Stats
 from .crew import START_LIMIT
@@ -143,11 +144,14 @@ class Listings:
         self._slots = _AT_ONCE  # that are free
         self._bytes = 0  # in all listings that are open
 
-    async def get(self, root: Descriptor, path: bytes, directory: Status, view: View) -> Rendered:
+    async def get(
+        self, root: Descriptor, path: bytes, directory: Status, view: View, *, spent: float = 0.0
+    ) -> Rendered:
         """The directory at `path` below `root`, which is now in the state `directory`.
 
-        New names are seen at once; sizes and dates of files may be `max_age` old. Raises OSError:
-        BlockingIOError where too many wait, TimeoutError when the time is over.
+        `spent`: seconds that its client has waited for the disk already, of those that it waits at
+        most. New names are seen at once; sizes and dates of files may be `max_age` old. Raises
+        OSError: BlockingIOError where too many wait, TimeoutError when the time is over.
         """
         # Where links may lead to, and so what is shown, depends on the root.
         identity = (root.fd, directory.device, directory.inode)
@@ -158,7 +162,7 @@ class Listings:
             shared = self._ask(key, root)
         shared.waiting += 1
         try:
-            await self._wait(shared)
+            await self._wait(shared, self._timeout - spent)
             if shared.rendered is None:
                 raise OSError(shared.errno, os.strerror(shared.errno))
             shared.rendered.descriptor.hold()
@@ -169,17 +173,17 @@ class Listings:
                 self._leave_queue(shared)
             shared.let_go()
 
-    async def _wait(self, shared: _Shared) -> None:
+    async def _wait(self, shared: _Shared, seconds: float) -> None:
         """Wait until a listing is done. Raises TimeoutError."""
-        begin, before = trio.current_time(), self._pool.starts.seconds
-        deadline = begin + self._timeout
-        while trio.current_time() < deadline:
-            with trio.move_on_at(deadline):
+        over, before = trio.current_time() + seconds, self._pool.starts.seconds
+        deadline = over
+        while True:
+            with until(deadline, self._timeout):
                 await shared.is_done.wait()
                 return
-            deadline = begin + self._timeout
-            deadline += min(self._pool.starts.seconds - before, START_LIMIT)
-        raise TimeoutError(errno.ETIMEDOUT, "the directory was not read in time")
+            deadline = over + min(self._pool.starts.seconds - before, START_LIMIT)
+            if deadline <= trio.current_time():
+                raise TimeoutError(errno.ETIMEDOUT, "the directory was not read in time")
 
     # ---------------------------------------------------------------- turns
 

@@ -247,12 +247,16 @@ class LocalDisk:
 
     async def list(self, path: bytes, view: View) -> Listing:
         """Render the directory at a path below the root ("" is the root). Raises OSError."""
+        begin, before = trio.current_time(), self._pool.starts.seconds
         opened, descriptor = await self._paths.open(path)
         descriptor.close_by(self._closing(opened))
         descriptor.release()
         if not opened.status.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        rendered = await self._listings.get(self._paths.directory, path, opened.status, view)
+        spent = trio.current_time() - begin - (self._pool.starts.seconds - before)
+        rendered = await self._listings.get(
+            self._paths.directory, path, opened.status, view, spent=spent
+        )
         self._stats.files_open += 1
         self._stats.gates[Gate.MEMORY] += 1
         file = OpenFile(rendered.descriptor, rendered.status, Gate.MEMORY)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import trio
 
+from ..deadlines import grace
 from .jobs import Job
 
 
@@ -19,10 +20,8 @@ class Waiters:
     """Who waits for which job: at most `timeout` seconds, since that is how long a disk may take.
 
     While helpers start that could take the job, the deadline is put off, by `patience` seconds at
-    most. Where a deadline is found to have passed some time ago, the process has stood still
-    (SIGSTOP, a suspended machine), and the disk may have answered meanwhile, or be about to: who
-    waits has as much time again to hear of it, once. One task looks after all deadlines, since a
-    cancel scope for each would cost as much as the job.
+    most. Where it is found late, as the process has stood still, who waits has a `grace`, once. One
+    task looks after all deadlines, since a cancel scope for each would cost as much as the job.
     """
 
     def __init__(self, timeout: float, patience: float) -> None:
@@ -45,19 +44,19 @@ class Waiters:
 
     async def watch(self) -> None:
         """See to it that nobody waits for longer."""
-        late = 0.0
+        more = 0.0
         while True:
             while not self._waits:
                 await self._first.park()
-                late = 0.0
-            deadline = self._let_late_ones_go(trio.current_time(), late)
+                more = 0.0
+            deadline = self._let_late_ones_go(trio.current_time(), more)
             await trio.sleep_until(deadline)
-            late = trio.current_time() - deadline
+            more = grace(deadline, self._timeout)
 
-    def _let_late_ones_go(self, now: float, late: float) -> float:
+    def _let_late_ones_go(self, now: float, more: float) -> float:
         """Return when to look again: the next deadline, or earlier.
 
-        `late`: by how many seconds this is later than it was to be.
+        `more`: the grace of those who are late, since this look is.
         """
         earliest = now + self._timeout  # of those who are still to come
         for task, wait in self._waits.items():
@@ -65,10 +64,9 @@ class Waiters:
             if deadline > now:
                 return min(earliest, deadline)
             deadline += min(wait.job.excused - wait.excused, self._patience) + wait.grace
-            if late and not wait.grace and deadline <= now:
-                grace = min(late, self._timeout)
-                self._waits[task] = wait._replace(grace=now - deadline + grace)
-                deadline = now + grace
+            if more and not wait.grace and deadline <= now:
+                self._waits[task] = wait._replace(grace=now - deadline + more)
+                deadline = now + more
             if deadline > now:
                 earliest = min(earliest, deadline)
             else:

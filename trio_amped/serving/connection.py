@@ -9,6 +9,7 @@ from typing import NamedTuple
 import trio
 
 from ..config import Application, Config
+from ..deadlines import until
 from ..disk.interface import Disk, FileChanged, OpenFile
 from ..disk.jobs import Asker, asking
 from ..disk.misses import Arrivals
@@ -268,7 +269,9 @@ class Connection:
         self, deadline: float, *, is_idle: bool = False, is_new: bool = False
     ) -> Iterator[None]:
         self._gives_way = False
-        with trio.move_on_at(deadline) as scope:
+        is_kept = is_idle and not is_new
+        most = self._config.keep_alive_timeout if is_kept else self._config.head_timeout
+        with until(deadline, most) as scope:
             self.waits = Wait(scope, trio.current_time(), is_idle, is_new)
             try:
                 yield
@@ -278,8 +281,7 @@ class Connection:
     def _receive_now(self) -> bool | None:
         """Receive without waiting: whether there was more; None: nothing is here yet.
 
-        Also at a deadline: a request may have come while the whole process stood still (SIGSTOP, a
-        suspended machine). Raises ClientGone.
+        Also where a wait has ended: a request may have come at the same moment. Raises ClientGone.
         """
         if (data := self.transport.try_receive()) is None:
             return None

@@ -9,6 +9,7 @@ import h11
 import trio
 
 from ..config import Application
+from ..deadlines import within
 from ..semantics.errors import HttpError
 from ..semantics.printable import printable
 from .framing import Fields, Framing
@@ -85,7 +86,7 @@ class Exchange:
         return data
 
     async def _receive(self) -> bytes:
-        with trio.move_on_after(self._body_timeout):
+        with within(self._body_timeout):
             return await self._transport.receive()
         raise HttpError(408, "the body took too long")
 

@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from ..config import Config
+from ..deadlines import until, within
 from ..disk.interface import FileChanged
 from ..stats import Stats
 
@@ -128,7 +129,7 @@ class Pace:
             self._taken, self._waited = 0, 0.0
 
     def renew(self) -> None:
-        """The client has taken enough: a new period begins."""
+        """The client has taken enough, or had no chance to: a new period begins."""
         self._taken, self._waited = 0, 0.0
 
     @property
@@ -140,11 +141,13 @@ class Pace:
     def waiting(self) -> Iterator[None]:
         """Around a wait for the client. Raises ClientGone when it does not keep up."""
         start = trio.current_time()
-        with trio.move_on_at(start + self._timeout - self._waited) as scope:
+        with until(start + self._timeout - self._waited, self._timeout) as scope:
             yield
         if scope.cancelled_caught:
             raise ClientGone("it takes too little of what is sent to it")
         self._waited += trio.current_time() - start
+        if self._waited > self._timeout:  # we stood still
+            self.renew()
 
 
 class Turns:
@@ -379,11 +382,11 @@ class StreamTransport:
 
     async def end(self) -> None:
         # A close_notify: without it a client must take this for an attack (RFC 8446 6.1).
-        with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*_BROKEN):
+        with within(_LINGER_SECONDS), contextlib.suppress(*_BROKEN):
             await self._stream.aclose()
 
     async def finish(self) -> None:
-        with trio.move_on_after(_LINGER_SECONDS):
+        with within(_LINGER_SECONDS):
             while isinstance(self._stream, trio.SSLStream):  # which has no end of one side alone
                 encrypted, self._stream = self._stream, self._stream.transport_stream
                 with contextlib.suppress(*_BROKEN):
@@ -400,6 +403,6 @@ class StreamTransport:
 async def _read_out(transport: Transport) -> None:
     """Lingering close: to close on unread bytes is a reset, which can destroy our answer."""
     left = _LINGER_BYTES
-    with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(ClientGone):
+    with within(_LINGER_SECONDS), contextlib.suppress(ClientGone):
         while left > 0 and (data := await transport.receive()):
             left -= len(data)
