@@ -3,14 +3,16 @@
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.rig import ServerProcess, needs, running_server
+from tests.rig import REPOSITORY, ServerProcess, needs, running_server
 from tests.rig.cgroups import cgroup, inside
 
 from .support import (
@@ -148,50 +150,88 @@ def allow(group: Path, tasks: int) -> None:
     (group / "pids.max").write_text(str(tasks))
 
 
-WAYS = pytest.mark.parametrize("options", [(), ("--no-fast-lane",)], ids=["lane", "tasks"])
+WAYS = pytest.mark.parametrize("way", ["lane", "tasks", "tls"])
+
+
+class Program:
+    """A server in a program (tests/real/program.py), and clients of its kind."""
+
+    def __init__(self, way: str, pid: int, port: int) -> None:
+        self.pid = pid
+        self._port = port
+        self._context = ssl.create_default_context() if way == "tls" else None
+        if self._context:
+            self._context.check_hostname = False
+            self._context.verify_mode = ssl.CERT_NONE
+
+    def client(self, receive_buffer: int = 0) -> Client:
+        """Return a new client, whose connection is there."""
+        client = Client(self._port, receive_buffer=receive_buffer)
+        if self._context:
+            client.socket = self._context.wrap_socket(client.socket)
+        return client
+
+
+@contextlib.contextmanager
+def running_program(way: str, root: Path, timeout: float) -> Iterator[Program]:
+    argv = [sys.executable, "-m", "tests.real.program", way, str(root), str(timeout)]
+    with subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield Program(way, process.pid, int(process.stdout.readline()))
+        finally:
+            process.kill()
 
 
 @WAYS
 @pytest.mark.parametrize("kind", ["silent", "idle", "half a head"])
-def test_nobody_is_locked_out_by_those_who_ask_for_nothing(
-    kind: str, options: tuple[str, ...], root: Path
-) -> None:
-    """Their deadlines are far off here."""
-    with (
-        running_server("--max-connections", "64", *options, root=root) as server,
-        contextlib.ExitStack() as stack,
-    ):
+def test_nobody_is_locked_out_by_those_who_ask_for_nothing(kind: str, way: str, root: Path) -> None:
+    """Their deadlines are far off here. The program has room for 64."""
+    with running_program(way, root, 3600) as server, contextlib.ExitStack() as stack:
         for _ in range(64):
-            client = stack.enter_context(Client(server))
+            client = stack.enter_context(server.client())
             if kind == "idle":
                 assert client.get("/hot").body == b"hot"
             elif kind == "half a head":
                 client.socket.sendall(b"GET /hot HTTP/1.1\r\nHost")
         for _ in range(3):
-            honest = stack.enter_context(Client(server))
+            honest = stack.enter_context(server.client())
             for _ in range(3):
                 assert honest.get("/hot").body == b"hot"
 
 
 @WAYS
-def test_who_asked_while_the_process_was_stopped_is_answered(
-    options: tuple[str, ...], root: Path
-) -> None:
-    """For longer than idle connections are kept: SIGSTOP, or a machine that was suspended."""
-    with (
-        running_server(*options, "--keep-alive-timeout", "0.5", root=root) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        clients = [stack.enter_context(Client(server)) for _ in range(100)]
-        for client in clients:
+def test_who_asked_while_the_process_was_stopped_is_answered(way: str, root: Path) -> None:
+    """For longer than all its deadlines: SIGSTOP, or a container that was paused.
+
+    Idle clients ask, and uploads to an application go on; downloads are taken afterwards.
+    """
+    body = content(64 * KIB)
+    with running_program(way, root, 2) as server, contextlib.ExitStack() as stack:
+        downloads = [stack.enter_context(server.client(receive_buffer=16 * KIB)) for _ in range(10)]
+        uploads = [stack.enter_context(server.client()) for _ in range(20)]
+        idle = [stack.enter_context(server.client()) for _ in range(30)]
+        for client in idle:
             assert client.get("/hot").body == b"hot"
+        for client in uploads:
+            client.ask("/count", f"Content-Length: {len(body)}", method="POST")
+            client.socket.sendall(body[:KIB])
+        for client in downloads:
+            client.ask("/big")
+            assert client.head().status == 200
         stop_process(server.pid)
         begun = time.monotonic()
-        for client in clients:
+        for client in idle:
             client.ask("/hot")
-        eventually(lambda: time.monotonic() > begun + 2)
+        for client in uploads:
+            client.socket.sendall(body[KIB:])
+        eventually(lambda: time.monotonic() > begun + 4)
         os.kill(server.pid, signal.SIGCONT)
-        for client in clients:
+        for client in downloads:
+            assert client.take(len(BIG)) == BIG
+        for client in uploads:
+            assert client.answer().body == b"%d" % len(body)
+        for client in idle:
             assert client.answer().body == b"hot"
 
 
