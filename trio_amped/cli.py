@@ -126,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N|auto",
         help="processes that serve, each with helpers, limits and caches of its own; auto: one for "
-        "each processor; more than one are replaced, one by one, on SIGHUP (default: 1)",
+        "each processor; more than one, or one with --user or --confine, are replaced, one by one, "
+        "on SIGHUP (default: 1)",
     )
     rights = parser.add_argument_group("least privilege")
     rights.add_argument(

@@ -315,7 +315,7 @@ KINDS = {
         Kind(killed_helper, says="a disk helper ended"),
         Kind(killed_worker, needs="workers", says=r"worker \d: .*(9|KILL|killed)"),
         Kind(restart, needs="workers", says="more than 4 generations retire"),
-        Kind(pause, (0.3, 3.0)),
+        Kind(pause, (0.3, 8.0)),  # beyond all deadlines of the server, and within PATIENCE
         Kind(paused_helper, (0.3, 1.5), says=_DISK),
         Kind(unread_log, needs="root", says=rf"{_DISK}|lines of this log were lost"),
         Kind(switched_root, (0, 0)),

@@ -410,6 +410,28 @@ async def test_what_was_waited_for_before_is_part_of_the_time(
         assert trio.current_time() == 1.0
 
 
+async def test_opening_a_directory_is_part_of_the_time_for_its_listing(
+    root: Path, mock_clock: MockClock
+) -> None:
+    async with serving(root) as disk:
+        really_open = disk._paths.open
+        starts = disk._pool.starts
+        await eventually_async(lambda: starts._under_way == 0)  # its time is not the disk's
+
+        async def open_slowly(path: bytes) -> tuple[Opened, Descriptor]:
+            mock_clock.jump(2.0)
+            return await really_open(path)
+
+        with (
+            mock.patch.object(disk._paths, "open", open_slowly),
+            mock.patch.object(disk._listings, "get", side_effect=TimeoutError) as get,
+            pytest.raises(TimeoutError),
+        ):
+            await disk.list(b"", VIEW)
+    assert get.await_args is not None
+    assert get.await_args.kwargs == {"spent": 2.0}
+
+
 async def test_who_comes_later_has_a_timeout_of_its_own(
     place: Path, autojump_clock: MockClock
 ) -> None:

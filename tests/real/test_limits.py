@@ -211,14 +211,15 @@ def test_who_asked_while_the_process_was_stopped_is_answered(way: str, root: Pat
         downloads = [stack.enter_context(server.client(receive_buffer=16 * KIB)) for _ in range(10)]
         uploads = [stack.enter_context(server.client()) for _ in range(20)]
         idle = [stack.enter_context(server.client()) for _ in range(30)]
-        for client in idle:
-            assert client.get("/hot").body == b"hot"
         for client in uploads:
             client.ask("/count", f"Content-Length: {len(body)}", method="POST")
             client.socket.sendall(body[:KIB])
         for client in downloads:
             client.ask("/big")
             assert client.head().status == 200
+        for client in idle:
+            assert client.get("/hot").body == b"hot"
+        eventually(lambda: sleeps(server.pid))  # then it has read all that was sent
         stop_process(server.pid)
         begun = time.monotonic()
         for client in idle:
@@ -233,6 +234,12 @@ def test_who_asked_while_the_process_was_stopped_is_answered(way: str, root: Pat
             assert client.answer().body == b"%d" % len(body)
         for client in idle:
             assert client.answer().body == b"hot"
+
+
+def sleeps(pid: int) -> bool:
+    """Whether the main thread of a process waits for something."""
+    stat = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+    return stat.rpartition(") ")[2].startswith("S")
 
 
 def test_connections_leave_descriptors_for_files(root: Path) -> None:
