@@ -2,6 +2,7 @@
 what tests in several folders need."""
 
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
@@ -153,6 +154,13 @@ def as_long_as_it_takes(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         monkeypatch.setattr(descriptors, "_PATIENCE", GUARD)
         monkeypatch.setattr(crew, "_START_PATIENCE", GUARD)
         monkeypatch.setattr(crew, "START_LIMIT", 2 * GUARD)
+
+
+@pytest.fixture(autouse=True)
+def no_young_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no thread close files on virtual time, which would pass before the thread's."""
+    if "autojump_clock" in request.fixturenames:
+        monkeypatch.setattr(descriptors, "_WRITTEN_OUT", -math.inf)
 
 
 @pytest.fixture
