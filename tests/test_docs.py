@@ -330,7 +330,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert listed - {module.__name__ for module in PUBLIC} == names
 
 
-def test_every_test_of_a_promise_is_there() -> None:
+def test_every_promise_has_tests_and_a_figure() -> None:
     text = (REPOSITORY / "docs/reliability.md").read_text()
     tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
     assert len(tests) > 50
@@ -339,6 +339,9 @@ def test_every_test_of_a_promise_is_there() -> None:
     assert set(re.findall(r"`fuzz:([^`]+)`", text)) <= set(ALL)
     promises = re.findall(r"^- \*\*.*(?:\n  .*)*", text, re.MULTILINE)
     assert [x for x in promises if "`tests/" not in x and "`fuzz:" not in x] == []
+    names_and_statuses = r"`[^`]*`|\b(?:304|4\d\d|50\d)\b(?! \d)"
+    figures = [re.sub(names_and_statuses, "", x) for x in promises]
+    assert [x for x in figures if not re.search(r"\d", x)] == [], "no figure was measured"
 
 
 def test_every_page_is_in_the_contents() -> None:
