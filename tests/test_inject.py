@@ -50,6 +50,8 @@ def test_cases_of_one_role_go_to_one_server() -> None:
         (Seen(was_replaced=True), "process replaced"),
         (Seen(was_replaced=True, failed=2), "process replaced, a few requests failed"),
         (Seen(was_replaced=True, traceback="MemoryError"), "process replaced"),
+        (Seen(ended=1, is_trios=True), "ended with trio"),
+        (Seen(status=1, is_trios=True), "ended with trio"),
     ],
 )
 def test_what_may_be(seen: Seen, outcome: str) -> None:

@@ -328,6 +328,27 @@ async def test_a_worker_that_cannot_be_started(place: str, monkeypatch: pytest.M
     assert "ended with status 2" in end
 
 
+def does(monkeypatch: pytest.MonkeyPatch, program: str, argument: str = "") -> None:
+    """What is started does this, and is no worker."""
+
+    def start(
+        name: str, channel: socket.socket, *_: object
+    ) -> tuple["subprocess.Popen[bytes]", int]:
+        fd = channel.fileno()
+        whole = f"import os, sys, time; channel = int(sys.argv[1]); {program}"
+        process = subprocess.Popen([sys.executable, "-c", whole, str(fd), argument], pass_fds=[fd])
+        return process, os.pidfd_open(process.pid)
+
+    monkeypatch.setattr(worker_process, "_start", start)
+
+
+async def test_a_worker_that_can_hear_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be told to end: another one takes its place."""
+    monkeypatch.setattr(worker_process, "_LATE", 0.1)
+    does(monkeypatch, "os.close(channel); time.sleep(600)")
+    assert "had to be killed" in await Worker().run("1,quiet", [], [])
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -340,17 +361,7 @@ async def test_a_worker_that_says_what_none_says(
 ) -> None:
     """Whoever has taken it over may say anything: the supervisor is not theirs."""
 
-    def start(
-        name: str, channel: socket.socket, *_: object
-    ) -> tuple["subprocess.Popen[bytes]", int]:
-        fd = channel.fileno()
-        program = "import os, sys, time; os.write(int(sys.argv[1]), sys.argv[2].encode())"
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"{program}; time.sleep(600)", str(fd), message], pass_fds=[fd]
-        )
-        return process, os.pidfd_open(process.pid)
-
-    monkeypatch.setattr(worker_process, "_start", start)
+    does(monkeypatch, "os.write(channel, sys.argv[2].encode()); time.sleep(600)", message)
     mad = Worker()
     assert "said what no worker says, and was killed" in await mad.run("1,quiet", [], [])
     assert mad.is_settled.is_set()

@@ -70,6 +70,11 @@ class Worker:
         self._orders.send_nowait(order)
         self._patience.deadline = trio.current_time() + seconds + _LATE
 
+    def _expect_end(self) -> None:
+        """It can hear no order any more: it should end soon."""
+        deadline = trio.current_time() + _LATE
+        self._patience.deadline = min(self._patience.deadline, deadline)
+
     async def run(self, name: str, listeners: Sequence[socket.socket], options: list[str]) -> str:
         """Start the process, and wait until it has ended; return how.
 
@@ -105,6 +110,7 @@ class Worker:
                 try:
                     while message := await _persistently(partial(channel.recv, LARGEST)):
                         self._hear(message)
+                    self._expect_end()
                     await _ended(pidfd)
                 except (ValueError, TypeError, RecursionError):
                     fault = "said what no worker says, and was killed"

@@ -34,8 +34,9 @@ INTRODUCTION: Final = """\
 `make inject` makes one system call of a running server fail (strace), and looks what suffers;
 `OPTIONS=--write` wrote this page. A number stands for so many cases: errors, and whether the first
 call of its kind fails, the second, the third, the seventh or the twentieth. *A few* requests are at
-most five. What must not be is in capitals. A call that is made to fail is not made at all, so one
-descriptor or mapping may be left of a `close` or `munmap`.
+most five. *Ended with trio*: the call was about the socket by which the loop of trio wakes itself,
+of which the kernel makes no errors. What must not be is in capitals. A call that is made to fail is
+not made at all, so one descriptor or mapping may be left of a `close` or `munmap`.
 """
 
 _ON_ONE_SERVER: Final = 20  # cases

@@ -24,6 +24,7 @@ class Seen(NamedTuple):
 
     was_reached: bool = True
     ended: int | None = None  # its exit status, before it was asked to end
+    is_trios: bool = False  # the call was that of the socket by which trio wakes its loop
     answers: bool = True  # everything again, after a while
     failed: int = 0  # requests
     hung: int = 0  # of them: without any answer
@@ -38,6 +39,8 @@ class Seen(NamedTuple):
 
 def judge(seen: Seen) -> str:
     """Say what came of it, the worst first. What must not be is in capitals."""
+    if seen.is_trios and (seen.ended is not None or seen.status):
+        return "ended with trio"
     if seen.ended is not None:
         return f"SERVER ENDED with status {seen.ended}"
     if not seen.answers:

@@ -25,6 +25,7 @@ _DETACHED: Final = 3.0  # seconds
 _OPTIONS: Final = ("--listing", "--disk-timeout", "5", "--drain-timeout", "5")
 # The kernel closes and unmaps even where it says that something was wrong; a call that is made to
 # fail is not made at all.
+_WAKING: Final = "_wakeup_socketpair.py"  # in a traceback
 _NOT_DONE: Final = ("close", "munmap")
 
 
@@ -111,16 +112,17 @@ def outcomes_of(role: Role, cases: list[Case]) -> Iterator[tuple[Case, str, list
         for case in cases:
             seen = trial.tried(case)
             found.append((case, judge(seen), trial.said()))
-            if is_harm(found[-1][1]) or seen.was_replaced:
+            if is_harm(found[-1][1]) or seen.was_replaced or seen.ended is not None:
                 break
         status = trial.end()
+        is_trios = trial.is_trios()
     if len(found) == 1:
         case, outcome, said = found[0]
-        ended = judge(Seen(status=status))
-        yield case, ended if is_harm(ended) and not is_harm(outcome) else outcome, said
+        ended = judge(Seen(status=status, is_trios=is_trios))
+        yield case, ended if status != 0 and not is_harm(outcome) else outcome, said
         return
     for case, outcome, said in found:
-        if status or is_harm(outcome):
+        if status != 0 or is_harm(outcome):
             yield from outcomes_of(role, [case])
         else:
             yield case, outcome, said
@@ -166,7 +168,7 @@ class Trial:
         answers = until(lambda: self._has_ended() or self._client.visit(self._site), RECOVERY)
         self._client.close()
         if self._has_ended():
-            return Seen(ended=self._server.process.returncode)
+            return Seen(ended=self._server.process.returncode, is_trios=self.is_trios())
         supervises = "--workers" not in self._role.options or restart(self._server)
         return Seen(
             was_reached=was_reached,
@@ -181,6 +183,10 @@ class Trial:
             # That of a helper process whose interpreter cannot start is none of ours.
             traceback="" if self._role.follows else _traceback(self._server.log[self._lines :]),
         )
+
+    def is_trios(self) -> bool:
+        """Return whether it was trio that has ended, for want of the socket that wakes its loop."""
+        return any(_WAKING in line for line in self._server.log)
 
     def end(self) -> int | None:
         """End the server by SIGTERM; return its exit status, None: it did not end."""

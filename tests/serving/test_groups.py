@@ -330,6 +330,7 @@ async def test_a_crowd_that_asks_for_the_same_is_not_looked_into(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others come to their turn sooner: of those who send the same head one tells for all."""
+    monkeypatch.setattr(lane_module, "_TURN", math.inf)  # a crowd is read at once
     async with on_the_lane(SimDisk(FILES), Config(precompressed=())) as laned:
         looks, at_hand = [], laned.lane._replies.at_hand
 

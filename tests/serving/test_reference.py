@@ -321,7 +321,7 @@ CONFIGS: Final = [
 
 def _head_of(ask: Ask, get: Answer) -> Answer:
     """Policy: a listing is made for HEAD only where a precondition asks for its tag."""
-    is_listing = get.status == 200 and "content-security-policy" in get.headers
+    is_listing = get.status == 200 and get.headers.get("cache-control") == "no-cache"
     left_out = {"etag", "content-length"}
     names = [name.lower() for name, _ in ask.fields]
     if not is_listing or any(name in LISTS_OF_TAGS for name in names):
