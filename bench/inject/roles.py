@@ -141,7 +141,7 @@ def until(is_so: Callable[[], bool], seconds: float = _SUPERVISED) -> bool:
     return True
 
 
-# trio's threads wake the event loop by it: what that costs is trio's, and lasts until the next one.
+# trio's threads and signal handlers wake the event loop by it: what that costs is trio's.
 _WAKE: Final = ("sendto",)
 
 ROLES: Final = (
@@ -155,5 +155,12 @@ ROLES: Final = (
         "helper processes that start", _PROCESSES, _main, _lose_helpers, follows=True, without=_WAKE
     ),
     Role("worker", (*_THREADS, "--confine"), _first_child, _visits),
-    Role("supervisor", (*_THREADS, "--workers", "2"), _main, _lose_and_restart, times=1),
+    Role(
+        "supervisor",
+        (*_THREADS, "--workers", "2"),
+        _main,
+        _lose_and_restart,
+        times=1,
+        without=_WAKE,
+    ),
 )
