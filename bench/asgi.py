@@ -29,11 +29,12 @@ from bench.disks import HOT, MIB, Disk, Shape, machine_disk
 from bench.hot import measure
 from bench.hot.answers import Wrong, verify
 from bench.hot.files import SIZES
+from bench.hot.folder import prepare
 from bench.hot.measure import Sample
 from bench.hot.peers import Peer, Running, running
 from bench.hot.rows import WORKLOADS
-from bench.hot.run import prepare
 from bench.hot.workloads import Workload
+from bench.machine import cores
 from tests import rig
 from tests.rig.tools import require
 
@@ -56,7 +57,7 @@ class Round:
 
     def __init__(self, root: Path, files: dict[str, bytes], seconds: int) -> None:
         self.root, self.files, self.seconds = root, files, seconds
-        self.load_cpu, self.server_cpu = cpus()
+        self.load_cpu, self.server_cpu = cores()
 
     def run(self, *, is_odd: bool) -> dict[tuple[str, str], Sample]:
         """By row and application. Raises Wrong."""
@@ -76,14 +77,6 @@ class Round:
         heads = verify(server.port, workload, self.files)
         measure.run(server, workload, heads, 1, [self.load_cpu])  # warms it up
         return measure.run(server, workload, heads, self.seconds, [self.load_cpu])
-
-
-def cpus() -> tuple[int, int]:
-    """One for the load, another for the servers."""
-    found = sorted(os.sched_getaffinity(0))
-    if len(found) < 2:
-        raise RuntimeError("two cores are needed, one for the servers and one for the load")
-    return found[0], found[-1]
 
 
 def measure_hot(rounds: int, seconds: int) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.rig import GUARD, REPOSITORY, running_server
 
 HOST = "127.0.0.1"
+CONNECTIONS = 8192  # for which nginx has room
 Wrap = Callable[[list[str]], list[str]]
 
 NGINX = """
@@ -22,7 +23,7 @@ worker_processes {workers};
 worker_rlimit_nofile 65536;
 pid {scratch}/nginx.pid;
 error_log stderr;
-events {{ worker_connections 8192; }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     log_not_found off;
@@ -59,12 +60,18 @@ def nginx(root: Path, options: Sequence[str], wrap: Wrap) -> Iterator[int]:
 
 
 def nginx_command(
-    scratch: Path, root: Path, port: int, options: Sequence[str], workers: int = 1
+    scratch: Path,
+    root: Path,
+    port: int,
+    options: Sequence[str],
+    workers: int = 1,
+    connections: int = CONNECTIONS,
 ) -> list[str]:
     """The command for an nginx that listens there; its configuration goes to `scratch`."""
     config = scratch / "nginx.conf"
-    facts = {"scratch": scratch, "host": HOST, "port": port, "root": root, "workers": workers}
-    config.write_text(NGINX.format(more=" ".join(options), **facts))
+    facts = {"scratch": scratch, "host": HOST, "port": port, "root": root}
+    numbers = {"workers": workers, "connections": connections}
+    config.write_text(NGINX.format(more=" ".join(options), **facts, **numbers))
     return ["nginx", "-e", "stderr", "-p", str(scratch), "-c", str(config)]
 
 

@@ -11,8 +11,9 @@ from bench.hot.__main__ import parse
 from bench.hot.idle import Memory
 from bench.hot.measure import Hot, Sample
 from bench.hot.peers import ALL, ALWAYS, DEFAULT, EARLIER, OURS, TASKS, TUNED
-from bench.hot.results import Results, Spread, Verdict
+from bench.hot.results import Results, Verdict
 from bench.hot.rows import HERD, IDLE, PAPER, ROWS, WORKERS
+from bench.spread import Spread
 
 
 def sample(rate: float) -> Sample:

@@ -5,7 +5,6 @@ import contextlib
 import fnmatch
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,8 +18,8 @@ from bench.hot.peers import ALL, ALWAYS, EARLIER, OURS, PEERS, Peer
 from bench.hot.results import Results
 from bench.hot.rows import ROWS
 from bench.hot.run import Run
+from bench.machine import check_machine
 from tests import rig
-from tests.rig.tools import require
 
 HELP = """\
 Measures how fast files are served, and compares with other servers.
@@ -112,17 +111,6 @@ def _matching(parser: argparse.ArgumentParser, patterns: str, names: Iterable[st
     return [name for name in known if name in found]
 
 
-def check_machine() -> None:
-    """Fail early and in words where it cannot run."""
-    if len(os.sched_getaffinity(0)) < 2:
-        raise RuntimeError("two cores are needed, one for the server and one for the load")
-    require("wrk", "nginx", "taskset")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < DESCRIPTORS:
-        raise RuntimeError(f"{DESCRIPTORS} open files are needed, {most} are allowed (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 @contextlib.contextmanager
 def peers(options: argparse.Namespace) -> Iterator[list[Peer]]:
     """The servers that were asked for, the earlier one with its code."""
@@ -152,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.umask(0o022)
     try:
-        check_machine()
+        check_machine(DESCRIPTORS)
         facts = conditions(options)
         results = measured(options)
     except (RuntimeError, AssertionError, OSError) as error:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from bench import palette
+
 # Each server of a panel: its label, the ratio, and "ours", "nginx", "python" or "limit".
 Bar = tuple[str, float, str]
 
@@ -13,11 +15,6 @@ _LEAST, _MOST = 1.6, 3.0  # where a panel ends: at its longest bar, or else that
 
 # Drawn on its own ground, so that it can be read wherever it is shown.
 _STYLE = """
-  :root { --ground: #ffffff; --text: #1f2328; --faint: #656d76; --line: #b6bdc5; --ours: #0969da;
-          --nginx: #1a7f37; --python: #9a6700; --limit: #8c959f }
-  @media (prefers-color-scheme: dark) {
-    :root { --ground: #0d1117; --text: #e6edf3; --faint: #8d96a0; --line: #484f58; --ours: #4493f8;
-            --nginx: #3fb950; --python: #d29922; --limit: #6e7681 } }
   text { font: 12px system-ui, sans-serif; fill: var(--text) }
   .title { font-size: 15px; font-weight: 600 } .panel { font-weight: 600 }
   .faint { fill: var(--faint); font-size: 11px } .ground { fill: var(--ground) }
@@ -42,7 +39,7 @@ def svg(title: str, panels: Mapping[str, tuple[str, Sequence[Bar]]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" height="{height}" role="img">',
         f"<title>{escape(title)}</title>",
-        f"<style>{_STYLE}</style>",
+        f"<style>{palette.STYLE}{_STYLE}</style>",
         f'<rect class="ground" width="{_WIDTH}" height="{height}" rx="6"/>',
         f'<text class="title" x="{_MARGIN}" y="32">{escape(title)}</text>',
     ]

@@ -7,7 +7,8 @@ import platform
 import re
 import subprocess
 import time
-from pathlib import Path
+
+from bench.machine import processor
 
 PACKAGES = ("trio-amped", "trio", "h11", "granian", "aiohttp", "starlette", "uvicorn", "uvloop")
 MORE_PACKAGES = ("httptools", "hypercorn")
@@ -27,7 +28,7 @@ def conditions(options: argparse.Namespace) -> dict[str, str]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, "
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores, "
         f"{memory / 2**30:.0f} GiB, Linux {platform.release()}",
         "versions": ", ".join(versions),
         "user": "root" if os.geteuid() == 0 else "not root",
@@ -35,8 +36,3 @@ def conditions(options: argparse.Namespace) -> dict[str, str]:
         **({"bench/BASE": options.base} if options.base else {}),
         "load average before": f"{os.getloadavg()[0]:.2f}",
     }
-
-
-def _processor() -> str:
-    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1].strip() if found else platform.machine()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.hot.answers import Head, Wrong
+from bench.hot.answers import Head, Wrong, learned, verify
 from bench.hot.exact import PATIENCE as FOR_ALL
 from bench.hot.exact import Plan
 from bench.hot.peers import Running
@@ -69,6 +69,24 @@ def run(
     used = cpu_seconds(server.session) - used
     idle = idle_seconds(server.cpus) - idle if load.idle is None else load.idle
     return sample(server, load.requests, load.seconds, used, idle)
+
+
+def checked(
+    server: Running,
+    workload: Workload,
+    files: Mapping[str, bytes],
+    seconds: int,
+    cpus: Sequence[int],
+) -> Sample:
+    """Load it between two comparisons of what it sends with the files. Raises Wrong."""
+    workload = learned(server.port, workload)
+    heads = verify(server.port, workload, files)
+    if workload.warms_up:
+        run(server, workload, heads, seconds, cpus)
+    sample = run(server, workload, heads, seconds, cpus)
+    if verify(server.port, workload, files) != heads:
+        raise Wrong("the heads have changed")
+    return sample
 
 
 def sample(server: Running, requests: float, seconds: float, used: float, idle: float) -> Sample:

@@ -43,6 +43,8 @@ class Peer:
     """The rows that it is for."""
     cannot: tuple[str, ...] = ()
     """The rows that it has no answer to: pipelining or keep-alive."""
+    connections: int = servers.CONNECTIONS
+    """For so many nginx has room."""
     checkout: Path = rig.REPOSITORY
     """Where its command finds the project."""
 
@@ -197,7 +199,9 @@ def running(
     with tempfile.TemporaryDirectory() as scratch:
         port = servers.free_port()
         if peer.nginx is not None:
-            command = servers.nginx_command(Path(scratch), root, port, peer.nginx, workers)
+            command = servers.nginx_command(
+                Path(scratch), root, port, peer.nginx, workers, peer.connections
+            )
         else:
             command = [word.format(port=port, root=root) for word in peer.command]
             command += ["--workers", str(workers)] if workers > 1 else []

@@ -1,12 +1,14 @@
 """The report of a run as Markdown. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from bench.hot import floors
 from bench.hot.measure import Sample
 from bench.hot.peers import EARLIER, PEERS, TUNED
-from bench.hot.results import Results, Spread, Verdict
+from bench.hot.results import Results, Verdict
 from bench.hot.rows import CLASSIC, KINDS, ROWS
+from bench.spread import Spread
+from bench.tables import table
 
 STARVED = 0.1  # of the time: a server whose core had nothing to do for longer waited for its load
 
@@ -81,7 +83,7 @@ def _ours(results: Results) -> Iterator[str]:
     for row in dict.fromkeys(each.row for each in verdicts):
         cells = [_asked(found.get((row, measure))) for measure in measures]
         lines.append([row, *cells, _judged([each for each in verdicts if each.row == row])])
-    yield from _table(["row", *measures, ""], lines)
+    yield from table(["row", *measures, ""], lines)
 
 
 def _asked(verdict: Verdict | None) -> str:
@@ -139,7 +141,7 @@ def _hot(results: Results, servers: Sequence[str], rows: Sequence[str]) -> Itera
     if lines:
         yield "\n## A hot client meanwhile\n\n"
         yield "Milliseconds for a file of 1 KiB in memory, asked for 400 times a second.\n\n"
-        yield from _table(["row", "server", "p50", "p99", "longest"], lines)
+        yield from table(["row", "server", "p50", "p99", "longest"], lines)
 
 
 def _idle(results: Results) -> Iterator[str]:
@@ -151,7 +153,7 @@ def _idle(results: Results) -> Iterator[str]:
         [PEERS[name].what, f"{memory.rss:,.0f}", f"{memory.pss:,.0f}"]
         for name, memory in results.idle.items()
     )
-    yield from _table(["server", "RSS", "PSS"], lines)
+    yield from table(["server", "RSS", "PSS"], lines)
     yield "\nnginx has room for its connections from the start, and needs it then.\n"
 
 
@@ -169,10 +171,10 @@ def _grid(
     if len(rows) > len(servers):
         whats = [PEERS[server].what for server in servers]
         lines = [[row, *(marked(row, server) for server in servers)] for row in rows]
-        yield from _table(["row", *whats], lines)
+        yield from table(["row", *whats], lines)
     else:
         lines = [[PEERS[server].what, *(marked(row, server) for row in rows)] for server in servers]
-        yield from _table(["server", *rows], lines)
+        yield from table(["server", *rows], lines)
 
 
 def _rate(found: Sample | None) -> str:
@@ -186,10 +188,3 @@ def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "-"
     return f"**{spread.median:.2f}**<br>{spread.least:.2f}-{spread.most:.2f}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |\n"
-    yield f"|---{'|---:' * (len(heads) - 1)}|\n"
-    for row in rows:
-        yield f"| {' | '.join(row)} |\n"

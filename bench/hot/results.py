@@ -10,6 +10,7 @@ from bench.hot.idle import Memory
 from bench.hot.measure import Hot, Sample
 from bench.hot.peers import DEFAULT, EARLIER, OURS, PEERS, TASKS, TUNED
 from bench.hot.rows import CLIENTS, HERD, IDLE, PAPER, ROWS
+from bench.spread import Spread
 
 Measure = Callable[[Sample], float]
 
@@ -24,19 +25,6 @@ def cpu(sample: Sample) -> float:
 
 def hot(sample: Sample) -> float:
     return sample.hot.p99 if sample.hot else float("nan")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median of the rounds, and the least and the most of them."""
-
-    median: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)

@@ -3,56 +3,31 @@
 import argparse
 import contextlib
 import os
-import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from bench.hot import herd, idle, measure, paper
-from bench.hot.answers import Head, Wrong, learned, verify
-from bench.hot.files import SIZES, contents, touch_sizes, zipf_sizes
+from bench.hot.answers import Head, Wrong, verify
+from bench.hot.files import SIZES, touch_sizes, zipf_sizes
+from bench.hot.folder import prepare, recall
 from bench.hot.measure import Sample
 from bench.hot.peers import Peer, Running, running
 from bench.hot.results import Results
 from bench.hot.rows import FRESH, HERD, IDLE, PAPER, WORKERS, WORKLOADS
 from bench.hot.workloads import Workload
+from bench.machine import cores
 from tests import rig
 
-SETTLED = 3.5  # seconds after which no stamp of a file or a folder is young
 FIRST_SECOND = 1
 PAPER_ROUNDS = 3  # at most: each takes half a minute for each server and data set
 SOME = 50  # of the files of a row that asks for each once: those whose content is compared
-SIDECARS = (".br", ".zst", ".gz")  # names that our server looks for beside each file
 NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PAPER, ("root", "loop", "blkio", "memory")),
     **dict.fromkeys(HERD, ("root", "loop")),
     **{name: ("nobody", "overlay") for name in FRESH if WORKLOADS[name].overlay},
 }
-
-
-def prepare(root: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Write the files, settled (an entity tag is weak while a file is young) and in memory."""
-    files = dict(contents(sizes))
-    long_ago = time.time() - 1_000_000
-    for name, content in files.items():
-        path = root / name.removeprefix("/")
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.write_bytes(content)
-        path.chmod(0o644)
-        os.utime(path, (long_ago, long_ago))
-    os.sync()
-    time.sleep(SETTLED)
-    return files
-
-
-def recall(root: Path, paths: Iterable[str]) -> None:
-    """Leave the kernel as a server does that has run before: it knows all files and names."""
-    for path in paths:
-        file = root / path.removeprefix("/")
-        rig.load(file)
-        for suffix in SIDECARS:
-            file.with_name(file.name + suffix).exists()
 
 
 class Run:
@@ -64,7 +39,8 @@ class Run:
         self.rounds, self.seconds, self.is_short = options.rounds, options.seconds, options.short
         self.root, self.scratch = root, scratch
         self.cpus = sorted(os.sched_getaffinity(0))
-        self.load_cpus, self.server_cpus = self.cpus[:1], self.cpus[-1:]
+        load, server = cores()
+        self.load_cpus, self.server_cpus = [load], [server]
         self.results = Results()
         self.rows = list(self._possible(options.only))
         self.files: dict[str, bytes] = {}
@@ -154,14 +130,7 @@ class Run:
 
     def _loaded(self, server: Running, workload: Workload, cpus: list[int]) -> Sample:
         """One load on a server that runs. Raises Wrong."""
-        workload = learned(server.port, workload)
-        heads = verify(server.port, workload, self.files)
-        if workload.warms_up:
-            measure.run(server, workload, heads, self.seconds, cpus)
-        sample = measure.run(server, workload, heads, self.seconds, cpus)
-        if verify(server.port, workload, self.files) != heads:
-            raise Wrong("the heads have changed")
-        return sample
+        return measure.checked(server, workload, self.files, self.seconds, cpus)
 
     def _workers(self, peer: Peer) -> Sample:
         """Two processes that serve, and the load on the same cores."""

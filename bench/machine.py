@@ -1,0 +1,33 @@
+"""What every benchmark beside other servers needs of the machine, and how it is named. Blocks."""
+
+import os
+import platform
+import re
+import resource
+from pathlib import Path
+
+from tests.rig.tools import require
+
+
+def processor() -> str:
+    """Return the name of the processor, as the kernel has it."""
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def cores() -> tuple[int, int]:
+    """Return a core for the load and another one for the servers. Raises RuntimeError."""
+    found = sorted(os.sched_getaffinity(0))
+    if len(found) < 2:
+        raise RuntimeError("two cores are needed, one for the server and one for the load")
+    return found[0], found[-1]
+
+
+def check_machine(descriptors: int) -> None:
+    """Raise RuntimeError, in words, where nothing can be measured; allow so many descriptors."""
+    cores()
+    require("wrk", "nginx", "taskset")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < descriptors:
+        raise RuntimeError(f"{descriptors} open files are needed, {most} are allowed (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
