@@ -11,7 +11,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: help serve check check-pure check-serving lint test test-simulated test-unmeasured test-machine test-programs test-long test-plain fuzz soak inject packages bench bench-cold bench-listing bench-asgi docs check-all clean
+.PHONY: help serve check check-pure check-serving lint test test-simulated test-unmeasured test-machine test-programs test-long test-plain fuzz soak inject packages bench bench-cold bench-listing bench-asgi experiments docs check-all clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -100,6 +100,9 @@ bench-listing: $(VENV)/test  ## measure while directories of 100 000 names are l
 
 bench-asgi: $(VENV)/bench  ## measure the ASGI application beside Starlette's under one Hypercorn
 	$(BIN)/python -m bench.asgi $(OPTIONS)
+
+experiments: $(VENV)/bench  ## the paper's experiments, hours; goes on where it was (OPTIONS=--short, --only 1,3)
+	$(BIN)/python -m bench.experiments $(OPTIONS)
 
 soak: $(VENV)/test  ## all kinds of clients and faults, MINUTES for each of three servers (as root)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(OPTIONS)

@@ -6,7 +6,8 @@ import re
 import resource
 from pathlib import Path
 
-from tests.rig.tools import require
+from tests.rig.tools import REPOSITORY, require, run_tool
+from trio_amped import __version__
 
 
 def processor() -> str:
@@ -31,3 +32,16 @@ def check_machine(descriptors: int) -> None:
     if most != resource.RLIM_INFINITY and most < descriptors:
         raise RuntimeError(f"{descriptors} open files are needed, {most} are allowed (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def commit() -> str:
+    """Return the last commit that changed the server; "+" behind it: it was changed since.
+
+    What changes nothing but documents, tests or benches leaves it as it is. Where there is no
+    clone: the version. Raises RuntimeError where git fails.
+    """
+    if not (REPOSITORY / ".git").exists():
+        return __version__
+    git = ("git", "-C", REPOSITORY)
+    found = run_tool(*git, "log", "-1", "--format=%H", "--", "trio_amped")[:12]
+    return found + "+" * bool(run_tool(*git, "status", "--porcelain", "--", "trio_amped"))

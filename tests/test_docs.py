@@ -49,7 +49,7 @@ NOT_RUN: Final = {
     r"make (check(-all)?|test(-long|-plain)?|fuzz|soak|inject|docs)\b.*": (
         "it takes long, or is what runs this test"
     ),
-    r"make bench(-cold|-listing|-asgi)?\b.*": "it takes long",
+    r"make (bench(-cold|-listing|-asgi)?|experiments)\b.*": "it takes long",
     r"make packages": "it installs, as root",
     r"python -m fuzz (run|repro|minimise|cover|report|mutants)\b.*": (
         "a campaign takes long, or there must have been one"

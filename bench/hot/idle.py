@@ -28,10 +28,10 @@ def measure(server: Running, body: bytes) -> Memory:
     """Raises Wrong when the server does not hold them all."""
     with contextlib.ExitStack() as stack:
         for _ in range(FIRST):
-            _ask(stack, server.port, body)
+            ask(stack, server.port, body)
         time.sleep(0.2)  # for what is done after an answer
         before = memory(server.session)
-        kept = [_ask(stack, server.port, body) for _ in range(CONNECTIONS)]
+        kept = [ask(stack, server.port, body) for _ in range(CONNECTIONS)]
         time.sleep(0.5)
         after = memory(server.session)
         for sock in kept:
@@ -42,8 +42,8 @@ def measure(server: Running, body: bytes) -> Memory:
     return Memory(rss, pss)
 
 
-def _ask(stack: contextlib.ExitStack, port: int, body: bytes) -> socket.socket:
-    """A connection that has had its answer, and is kept."""
+def ask(stack: contextlib.ExitStack, port: int, body: bytes) -> socket.socket:
+    """Return a connection that has had its answer, and is kept as long as the stack."""
     sock = stack.enter_context(socket.create_connection((HOST, port), PATIENCE))
     sock.sendall(request(WORKLOADS["plain"], ("/1k", "-")))
     answer = b""

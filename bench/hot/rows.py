@@ -128,3 +128,8 @@ ROWS = {
 CLASSIC = (*(workload.name for workload in _CLASSIC), WORKERS, IDLE)
 KINDS = tuple(workload.name for workload in _KINDS)
 FRESH = tuple(workload.name for workload in _FRESH)
+NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(PAPER, ("root", "loop", "blkio", "memory")),
+    **dict.fromkeys(HERD, ("root", "loop")),
+    **{name: ("nobody", "overlay") for name in FRESH if WORKLOADS[name].overlay},
+}

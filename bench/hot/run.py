@@ -15,7 +15,7 @@ from bench.hot.folder import prepare, recall
 from bench.hot.measure import Sample
 from bench.hot.peers import Peer, Running, running
 from bench.hot.results import Results
-from bench.hot.rows import FRESH, HERD, IDLE, PAPER, WORKERS, WORKLOADS
+from bench.hot.rows import FRESH, HERD, IDLE, NEEDS, PAPER, WORKERS, WORKLOADS
 from bench.hot.workloads import Workload
 from bench.machine import cores
 from tests import rig
@@ -23,11 +23,6 @@ from tests import rig
 FIRST_SECOND = 1
 PAPER_ROUNDS = 3  # at most: each takes half a minute for each server and data set
 SOME = 50  # of the files of a row that asks for each once: those whose content is compared
-NEEDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(PAPER, ("root", "loop", "blkio", "memory")),
-    **dict.fromkeys(HERD, ("root", "loop")),
-    **{name: ("nobody", "overlay") for name in FRESH if WORKLOADS[name].overlay},
-}
 
 
 class Run:

@@ -1,0 +1,70 @@
+"""What a figure is: its question, servers, points and columns, and how one cell is measured."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.experiments.data import Data
+
+Figures = Mapping[str, float]  # by the names of columns
+Measure = Callable[[str, str], Figures]
+"""Measure a server (by name) at a point. Raises bench.hot.answers.Wrong, OSError, RuntimeError."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The processors of the server and those of its load."""
+
+    server: Sequence[int]
+    load: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a picture: a server, or another thing that is measured beside them."""
+
+    name: str  # in the CSV file
+    label: str
+    colour: str  # of bench.palette
+    dash: str = "-"
+    marker: str = "o"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure that is measured, and how it is shown."""
+
+    name: str
+    title: str
+    scale: float = 1.0  # what a value is multiplied by where it is shown
+    is_drawn: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One experiment."""
+
+    number: int
+    name: str  # of its files
+    title: str
+    question: str
+    axis: str
+    points: Mapping[str, str]  # in the CSV file -> for readers
+    series: tuple[Series, ...]
+    columns: tuple[Column, ...]
+    prepared: Callable[[Cores, Path], AbstractContextManager[Measure]]
+    """What all cells share, made in a scratch folder: files, images of disks."""
+    sentences: Callable[[Data], Iterator[str]]
+    missing: Callable[[str, str], str | None]
+    """Why this machine cannot measure a server at a point."""
+    short: tuple[str, ...] = ()
+    """The points of a short run; none: the figure has no part in it."""
+    kind: Literal["lines", "bars"] = "lines"
+    base: str = ""
+    """Of bars: the series to which the others are compared."""
+
+    def label(self, series: str) -> str:
+        """Return how readers know a series."""
+        return next(each.label for each in self.series if each.name == series)

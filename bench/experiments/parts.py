@@ -1,0 +1,125 @@
+"""Figure 4: the parts of the server, each switched off or set otherwise in turn. Blocks."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from bench.experiments.claims import at_least, observed
+from bench.experiments.data import Data
+from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
+from bench.experiments.shapes import AMPED, ours
+from bench.hot import measure, paper
+from bench.hot.files import ZIPF_FILES, zipf_sizes
+from bench.hot.folder import prepare
+from bench.hot.measure import Sample
+from bench.hot.peers import PEERS, running
+from bench.hot.rows import MEMORY, NEEDS, PAPER, WORKLOADS
+from tests import rig
+
+SECONDS: Final = 1
+DISK_SECONDS: Final = (3, 3)  # before it counts, and then
+MEMORY_POINT, DISK_POINT = "memory", "disk"
+DISK_ROW: Final = "paper-256"
+POINTS: Final = {
+    MEMORY_POINT: "all files in memory",
+    DISK_POINT: "more files than memory",
+}
+PARTS: Final = {
+    "no-lane": ("without the lane", ("--no-fast-lane",)),
+    "one-kept-file": ("without files kept open", ("--max-open-files", "1")),
+    "no-precompressed": ("without precompressed files", ("--precompressed", "none")),
+    "processes": ("processes for threads", ("--helpers", "process")),
+    "1-helper": ("1 helper at most", ("--max-helpers", "1")),
+    "4-helpers": ("4 helpers at most", ("--max-helpers", "4")),
+    "64-helpers": ("64 helpers at most", ("--max-helpers", "64")),
+    "nowait": ("RWF_NOWAIT for mincore", ("--gate", "nowait")),
+    "never": ("without a test: SPED", ("--gate", "never")),
+    "always": ("a helper for every read", ("--gate", "always")),
+}
+"""In the CSV file -> for readers, and the options."""
+SERVERS: Final = {
+    AMPED: PEERS[AMPED],
+    **{name: ours(name, what, *options) for name, (what, options) in PARTS.items()},
+}
+
+
+@contextlib.contextmanager
+def prepared(cores: Cores, scratch: Path) -> Iterator[Measure]:
+    """Make the files of both points, each only when it is wanted first."""
+    load, server = list(cores.load), list(cores.server)
+    with rig.public_directory() as root:
+        files = dict[str, bytes]()
+        disks = list[paper.DataSet]()
+
+        def cell(name: str, x: str) -> Figures:
+            peer = SERVERS[name]
+            if x == DISK_POINT:
+                if not disks:
+                    disks.append(paper.DataSet.write(scratch, DISK_ROW))
+                return _figures(paper.measure(disks[0], DISK_SECONDS, load, server, peer))
+            if not files:
+                files.update(prepare(root, zipf_sizes()))
+            with running(peer, root, server) as started:
+                found = measure.checked(started, WORKLOADS["zipf"], files, SECONDS, load)
+            return _figures(found)
+
+        yield cell
+
+
+def _figures(found: Sample) -> Figures:
+    figures = {"requests": found.rate, "cpu": found.cpu}
+    return figures | ({"p99": found.hot.p99} if found.hot else {})
+
+
+def missing(_name: str, x: str) -> str | None:
+    needs = NEEDS[DISK_ROW] if x == DISK_POINT else ()
+    return next(filter(None, map(rig.missing, needs)), None)
+
+
+def sentences(data: Data) -> Iterator[str]:
+    """Yield what follows from the data."""
+    yield from at_least(
+        "the defaults are the best: they answer at least 0.97 of the requests that any other "
+        "setting answers",
+        0.97,
+        {
+            f"{label}, {what}": data.ratio(AMPED, name, x, "requests")
+            for name, (what, _) in PARTS.items()
+            for x, label in POINTS.items()
+        },
+    )
+    for name, (what, options) in PARTS.items():
+        yield from observed(
+            f"{what[:1].upper()}{what[1:]} (`{' '.join(options)}`), in requests of the defaults:",
+            {label: data.ratio(name, AMPED, x, "requests") for x, label in POINTS.items()},
+        )
+
+
+FIGURE: Final = Figure(
+    4,
+    "parts",
+    "What each part is worth",
+    "What is lost when a part is switched off, or set otherwise? One option at a time differs from "
+    f"the defaults. At the first point {ZIPF_FILES} files of 0.5 to 64 KiB are in memory, chosen "
+    f"by Zipf's law and asked for as browsers do; at the second {PAPER[DISK_ROW]} MiB of files "
+    f"with SPECweb99's sizes have {MEMORY} MiB of memory, and lie on a disk of "
+    f"{paper.LIMIT // 10**6} MB/s.",
+    "",
+    POINTS,
+    (
+        Series(AMPED, "the defaults", "ours"),
+        *(Series(name, what, "limit") for name, (what, _) in PARTS.items()),
+    ),
+    (
+        Column("requests", "requests a second"),
+        Column("cpu", "CPU time a request, µs"),
+        Column("p99", "p99 of a client whose file is in memory, ms"),
+    ),
+    prepared,
+    sentences,
+    missing,
+    short=tuple(POINTS),
+    kind="bars",
+    base=AMPED,
+)

@@ -1,0 +1,526 @@
+"""The paper's experiments: what is kept, what is made of it, and that a point can be measured."""
+
+import os
+import re
+import socket
+import xml.etree.ElementTree as ElementTree
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.experiments import __main__ as command
+from bench.experiments import connections, crowd, drawing, one_file, page, parts, residency, run
+from bench.experiments.claims import at_least, listed, observed
+from bench.experiments.data import Data
+from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
+from bench.experiments.shapes import AMPED, NGINX, SHAPES, SPED, ours
+from bench.experiments.store import Row, Stamp, Store
+from bench.hot.answers import Wrong
+from bench.hot.files import content
+from bench.hot.probe import FILE
+from bench.machine import commit
+from bench.spread import Spread
+from tests.rig import REPOSITORY, needs
+from trio_amped.disk.pages import Gate, PageGate
+
+NOW, BEFORE = Stamp("AMD EPYC", "abc"), Stamp("AMD EPYC", "def")
+COLUMNS = ("requests", "cpu")
+
+
+def row(number: int, server: str, x: str, requests: float, stamp: Stamp = NOW) -> Row:
+    return Row(number, server, x, {"requests": requests}, stamp)
+
+
+# ------------------------------------------------------------------------------- what is kept
+
+
+def test_rows_outlive_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "figure.csv"
+    first, second = row(0, "a", "1", 10.5), Row(1, "b, c", "2", {"cpu": 1e-3}, NOW)
+    Store(path, COLUMNS).append(first)
+    Store(path, COLUMNS).append(second)
+    assert Store(path, COLUMNS).rows == [first, second]
+    assert path.read_text() == (
+        "round,server,x,requests,cpu,processor,commit\n"
+        "0,a,1,10.5,,AMD EPYC,abc\n"
+        '1,"b, c",2,,0.001,AMD EPYC,abc\n'
+    )
+
+
+@pytest.mark.parametrize("left", ["1,b", "1,b,2,12,3,AMD EPYC,ab", "1,b,2,12,3,AMD EPYC,abc"])
+def test_half_a_line_is_no_row_and_gives_way_to_the_next(tmp_path: Path, left: str) -> None:
+    """Also one that only lacks its end: whether the last cell is whole cannot be known."""
+    path = tmp_path / "figure.csv"
+    Store(path, COLUMNS).append(row(0, "a", "1", 10))
+    with path.open("a") as file:
+        file.write(left)
+    store = Store(path, COLUMNS)
+    assert store.rows == [row(0, "a", "1", 10)]
+    store.append(row(1, "b", "2", 20))
+    assert Store(path, COLUMNS).rows == [row(0, "a", "1", 10), row(1, "b", "2", 20)]
+
+
+@pytest.mark.parametrize("left", ["", "round,serv"])
+def test_half_a_head_is_an_empty_file(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "figure.csv"
+    path.write_text(left)
+    store = Store(path, COLUMNS)
+    assert store.rows == []
+    store.append(row(0, "a", "1", 10))
+    assert Store(path, COLUMNS).rows == [row(0, "a", "1", 10)]
+
+
+def test_rows_of_another_commit_stay_and_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "figure.csv"
+    old, new = row(0, "a", "1", 10, BEFORE), row(0, "a", "1", 20)
+    store = Store(path, COLUMNS)
+    store.append(old)
+    assert store.of(NOW) == []
+    assert store.current(NOW) == [old], "until it is measured anew, that is what there is"
+    store.append(new)
+    assert store.current(NOW) == [new]
+    assert Store(path, COLUMNS).rows == [old, new]
+    other_machine = Stamp("another one", NOW.commit)
+    assert store.of(other_machine) == []
+
+
+def test_nothing_measured_is_nothing(tmp_path: Path) -> None:
+    assert Store(tmp_path / "figure.csv", COLUMNS).current(NOW) == []
+
+
+def test_a_file_of_other_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "figure.csv"
+    Store(path, ("requests",)).append(row(0, "a", "1", 10))
+    with pytest.raises(RuntimeError, match=r"its columns are .*: move the file away"):
+        Store(path, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "line", ["0,a,1,10,AMD EPYC,abc", "x,a,1,10,,AMD EPYC,abc", "0,a,1,fast,,AMD EPYC,abc"]
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "figure.csv"
+    Store(path, COLUMNS).append(row(0, "a", "1", 10))
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(RuntimeError, match=r"figure.csv, line 3: .*: remove the line"):
+        Store(path, COLUMNS)
+
+
+# ---------------------------------------------------------------------------- what is measured
+
+
+class Toy:
+    """A figure of two servers and two points, whose measurements are noted."""
+
+    def __init__(self, failing: tuple[str, str] | None = None) -> None:
+        self.failing = failing
+        self.asked: list[tuple[str, str]] = []
+        self.figure = Figure(
+            number=9,
+            name="toy",
+            title="A < toy",
+            question="How fast is a toy?",
+            axis="size",
+            points={"1": "one", "2": "two"},
+            series=(Series("a", "the a & b", "ours"), Series("b", "the b", "nginx", "--")),
+            columns=(Column("requests", "requests a second"), Column("idle", "", is_drawn=False)),
+            prepared=self.prepared,
+            sentences=lambda data: observed(
+                "b is,", {"one": data.ratio("b", "a", "1", "requests")}
+            ),
+            missing=lambda name, x: "it has no wheels" if (name, x) == ("b", "2") else None,
+            short=("2",),
+            base="a",
+        )
+
+    @contextmanager
+    def prepared(self, _cores: Cores, _scratch: Path) -> Iterator[Measure]:
+        yield self.measure
+
+    @staticmethod
+    def sentences(data: Data) -> Iterator[str]:
+        yield from observed("b is,", {"one": data.ratio("b", "a", "1", "requests")})
+
+    def measure(self, name: str, x: str) -> Figures:
+        self.asked.append((name, x))
+        if (name, x) == self.failing:
+            raise Wrong("not a 200")
+        return {"requests": 10.0 * len(self.asked), "idle": 0.0}
+
+
+def test_servers_take_turns_and_every_other_round_goes_backwards() -> None:
+    figure = Toy().figure
+    assert list(run.cells(figure, figure.points, 2)) == [
+        (0, "a", "1"),
+        (0, "b", "1"),
+        (0, "a", "2"),
+        (1, "b", "1"),
+        (1, "a", "1"),
+        (1, "a", "2"),
+    ]
+    assert run.notes(figure, figure.points) == ["the b at two was left out: it has no wheels"]
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "cores", lambda: (0, 0))
+
+
+def measured(toy: Toy, out: Path, *, rounds: int = 1, short: bool = False) -> list[str]:
+    options = Namespace(only=[toy.figure], short=short, rounds=rounds)
+    return command.measured(options, {9: stored(toy, out)}, NOW)
+
+
+def stored(toy: Toy, out: Path) -> Store:
+    return Store(out / "toy.csv", [column.name for column in toy.figure.columns])
+
+
+@pytest.mark.usefixtures("one_core")
+def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    toy = Toy()
+    assert measured(toy, tmp_path, short=True) == []
+    assert toy.asked == [("a", "2")]
+    assert measured(toy, tmp_path) == []
+    assert toy.asked == [("a", "2"), ("a", "1"), ("b", "1")]
+    measured(toy, tmp_path, rounds=2)
+    assert len(toy.asked) == 6
+    measured(toy, tmp_path, rounds=2)
+    assert len(toy.asked) == 6
+    assert [row.cell for row in stored(toy, tmp_path).rows][-1] == (1, "a", "2")
+
+
+@pytest.mark.usefixtures("one_core")
+def test_what_failed_leaves_no_row_and_is_tried_again(tmp_path: Path) -> None:
+    toy = Toy(failing=("b", "1"))
+    assert measured(toy, tmp_path) == ["figure 9, round 1, one, b: not a 200"]
+    assert [row.cell for row in stored(toy, tmp_path).rows] == [(0, "a", "1"), (0, "a", "2")]
+    toy.failing = None
+    assert measured(toy, tmp_path) == []
+    assert toy.asked[3:] == [("b", "1")]
+
+
+# ------------------------------------------------------------------------- what is made of it
+
+
+@pytest.fixture
+def data() -> Data:
+    """Three rounds of two servers, of which the second round was a slow one."""
+    rates = {("a", "1"): (100, 50, 120), ("b", "1"): (110, 60, 60), ("a", "2"): (10, 10, 12)}
+    return Data(
+        [row(n, *key, rate) for key, found in rates.items() for n, rate in enumerate(found)]
+    )
+
+
+def test_the_median_and_its_spread(data: Data) -> None:
+    assert data.spread("a", "1", "requests") == Spread(100, 50, 120)
+    assert data.spread("b", "2", "requests") is None
+    assert data.spread("a", "1", "cpu") is None
+    assert (len(data), data.rounds, data.stamps) == (9, 3, [NOW])
+
+
+def test_a_ratio_is_that_of_one_round(data: Data) -> None:
+    assert data.ratio("b", "a", "1", "requests") == Spread(1.1, 0.5, 1.2)
+    assert data.between("a", "2", "1", "requests") == Spread(0.1, 0.1, 0.2)
+    assert data.ratio("b", "a", "2", "requests") is None
+
+
+def test_the_best_of_the_others_is_what_counts() -> None:
+    data = Data([row(0, name, "1", rate) for name, rate in (("a", 80), ("b", 100), ("c", 40))])
+    best = data.to_best("a", ["b", "c", "unknown"], "1", "requests")
+    assert best == Spread(0.8, 0.8, 0.8)
+    shortest = data.to_best("a", ["b", "c"], "1", "requests", is_more_better=False)
+    assert shortest == Spread(0.5, 0.5, 0.5)
+    assert data.to_best("a", [], "1", "requests") is None
+
+
+def test_a_claim_holds_at_every_point_or_it_does_not() -> None:
+    fine, low = Spread(1.0, 0.1, 2.0), Spread(0.5, 0.1, 2.0)
+    assert list(at_least("it is fast", 0.9, {"1 KiB": fine, "1 MiB": None})) == [
+        "**Holds:** it is fast. The least is 1.00, at 1 KiB."
+    ]
+    assert list(at_least("it is fast", 0.9, {"1 KiB": fine, "1 MiB": low})) == [
+        "**Does not hold:** it is fast. It is 0.50 at 1 MiB, where 0.9 was expected."
+    ]
+    assert list(at_least("it is fast", 0.9, {"1 KiB": None})) == []
+    assert list(observed("It is", {"1": fine, "2": low})) == ["It is 1.00 at 1 and 0.50 at 2."]
+    assert list(observed("It is", {})) == []
+    assert listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_figure_1_says_what_does_not_hold() -> None:
+    rates = {AMPED: 90, SPED: 100, NGINX[0]: 50, NGINX[1]: 95}
+    rows = [row(0, name, "1024", rate) for name, rate in rates.items()]
+    rows[0] = replace(rows[0], figures={"requests": 90, "cpu": 20})
+    rows.append(Row(0, "mincore", "1024", {"test": 2}, NOW))
+    said = list(one_file.sentences(Data(rows)))
+    assert len(said) == 3, "and nothing of what was not measured"
+    assert re.fullmatch(r"\*\*Does not hold:.* SPED .*It is 0.90 at 1 KiB, .*", said[0])
+    assert re.fullmatch(r"\*\*Does not hold:.* best nginx.*It is 0.95 at 1 KiB, .*", said[1])
+    assert "2.0 µs for 1 KiB (10.0%)" in said[2]
+
+
+def test_figure_3_looks_for_the_shortest_wait() -> None:
+    figures = {AMPED: (100, 2.0), NGINX[0]: (50, 8.0), NGINX[1]: (100, 1.0)}
+    rows = [
+        Row(0, name, x, {"requests": rate / len(x), "p99": p99}, NOW)
+        for x in ("10", "1000")
+        for name, (rate, p99) in figures.items()
+    ]
+    said, thousand = list(connections.sentences(Data(rows))), connections.POINTS["1000"]
+    assert len(said) == 3
+    assert f"It is 0.50 at {thousand}, where 0.9 was expected" in said[0]
+    assert said[1].startswith("**Holds:")
+    assert f"It is 0.50 at 10 and 0.50 at {thousand}, where 1 was expected" in said[2]
+
+
+def test_figure_4_names_what_is_faster_than_the_default() -> None:
+    rates = {AMPED: 100, "no-lane": 20, "4-helpers": 125}
+    said = list(parts.sentences(Data([row(0, *key, r) for key, r in disk_rows(rates)])))
+    assert "It is 0.80 at more files than memory, 4 helpers at most," in said[0]
+    assert "Without the lane (`--no-fast-lane`)" in said[1]
+    assert said[1].endswith(": 0.20 at more files than memory.")
+    assert len(said) == 3
+
+
+def disk_rows(rates: dict[str, int]) -> list[tuple[tuple[str, str], int]]:
+    return [((name, parts.DISK_POINT), rate) for name, rate in rates.items()]
+
+
+# ---------------------------------------------------------------------------- the page, pictures
+
+
+def test_the_page_has_a_section_for_each_figure(data: Data) -> None:
+    figure = replace(Toy().figure, missing=lambda name, x: None)
+    text = page.markdown([(figure, data), (replace(figure, number=10), Data([]))], rounds=5)
+    assert "\n## Figure 9: A < toy\n\nHow fast is a toy?\n" in text
+    assert "![Figure 9: A < toy](experiments/toy.svg)" in text
+    assert "[The measurements](experiments/toy.csv): AMD EPYC, the server of commit abc, 9 " in text
+    assert "\n- b is, 1.10 at one.\n" in text
+    assert "|  | one | two |\n|---|---:|---:|\n" in text
+    assert "| the a & b | 100<br>50.0-120 | 10.0<br>10.0-12.0 |\n" in text
+    assert "| the b | 60.0<br>60.0-110 | - |\n" in text
+    assert "## Figure 10: A < toy\n\nHow fast is a toy?\n\nIt has not been measured yet.\n" in text
+    assert all(len(line) <= 100 for line in text.splitlines() if not re.match(r"\||.*\]\(", line))
+
+
+def test_a_part_of_a_run_is_marked(data: Data) -> None:
+    figure = replace(Toy().figure, missing=lambda name, x: None)
+    words = " ".join(page.markdown([(figure, data)], rounds=5).split())
+    assert "**This is a part of the run, which has 20: a first look, not a result.**" in words
+    rows = [row(n, name, x, 1) for n in range(5) for name in "ab" for x in "12"]
+    assert "a part of the run" not in page.markdown([(figure, Data(rows))], rounds=5)
+
+
+def test_a_server_that_waited_for_its_load_is_marked() -> None:
+    rows = [
+        Row(0, "a", x, {"requests": 5, "idle": idle}, NOW) for x, idle in (("1", 0.5), ("2", 0))
+    ]
+    text = page.markdown([(Toy().figure, Data(rows))], rounds=1)
+    assert "| the a & b | 5.00\\* | 5.00 |\n" in text
+    assert "\n\\* It waited for its load: its core had nothing to do for more than 10% " in text
+
+
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_a_picture_is_the_same_for_the_same_data(data: Data, kind: str) -> None:
+    figure = replace(Toy().figure, kind="bars" if kind == "bars" else "lines")
+    text = drawing.svg(figure, data)
+    assert text == drawing.svg(figure, data)
+    assert not re.search(r"date|20\d\d-\d\d", text, re.IGNORECASE)
+    tree = ElementTree.fromstring(text)
+    assert tree.tag == "{http://www.w3.org/2000/svg}svg"
+    words = {"".join(each.itertext()) for each in tree.iter() if each.tag.endswith("}text")}
+    assert {"the a & b", "the b"} <= words
+    assert "Figure 9: A < toy" in {each.text for each in tree.iter() if each.tag.endswith("}title")}
+
+
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_a_picture_can_be_read_in_light_and_dark(data: Data, kind: str) -> None:
+    """Each colour is a variable, which the reader's scheme gives its value."""
+    text = drawing.svg(replace(Toy().figure, kind="bars" if kind == "bars" else "lines"), data)
+    style, drawn = re.split("</style>", text, maxsplit=1)
+    assert "prefers-color-scheme: dark" in style
+    used = set(re.findall(r"var\((--\w+)\)", drawn))
+    assert {"--ground", "--text", "--faint", "--line", "--ours", "--nginx"} <= used
+    assert used <= set(re.findall(r"(--\w+):", style))
+    assert re.findall(r"(?:fill|stroke):\s*(?!\s|none|var)[^;\"]+", drawn) == []
+    for parent in ElementTree.fromstring(text).iter():
+        for each in parent.findall("{http://www.w3.org/2000/svg}text"):
+            styles = each.get("style", "") + parent.get("style", "")
+            assert "fill: var(--" in styles, "".join(each.itertext())
+
+
+def test_a_figure_without_some_of_its_columns_is_drawn() -> None:
+    assert "the b" not in drawing.svg(Toy().figure, Data([row(0, "a", "1", 5)]))
+
+
+# --------------------------------------------------------------------------- the command line
+
+
+def test_a_part_can_be_asked_for() -> None:
+    asked = command.parse(["--only", "4, 1", "--rounds", "3", "--out", "somewhere"])
+    assert [figure.number for figure in asked.only] == [1, 4]
+    assert (asked.rounds, asked.out) == (3, Path("somewhere"))
+    usual, short = command.parse([]), command.parse(["--short"])
+    assert [figure.number for figure in usual.only] == [1, 3, 4]
+    assert (usual.rounds, usual.out) == (5, REPOSITORY / "docs")
+    assert [figure.number for figure in short.only] == [1, 4]
+    assert (short.rounds, short.out) == (1, REPOSITORY / "build" / "experiments")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        (["--only", "7"], "give some of 1, 3, 4"),
+        (["--only", ""], "give some of 1, 3, 4"),
+        (["--rounds", "0"], "give 1 or more"),
+        (["--rounds", "many"], "give 1 or more"),
+        (["--short", "--only", "3"], "leave out --short"),
+        (["--out", __file__], "name one, or a new one"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    wrong: list[str], mend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        command.parse(wrong)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert mend in said
+
+
+def test_without_matplotlib_it_says_so_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert command.main(["--out", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "bench.experiments: no matplotlib, which draws the pictures: make .venv/bench\n"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_not_of_the_figure_stops_it_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "check", lambda: None)
+    monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("it has begun"))
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "parts.csv").write_text("a,b\n")
+    assert command.main(["--only", "1", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "parts.csv: its columns are a,b" in said
+
+
+def test_the_page_is_written_with_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stores = command.opened(tmp_path)
+    stores[1].append(row(0, AMPED, "1024", 5, BEFORE))
+    command.write(tmp_path, stores, NOW)
+    assert {path.name for path in (tmp_path / "experiments").iterdir()} == {
+        "one-file.csv",
+        "one-file.svg",
+    }
+    assert "commit def, 1 measurements" in (tmp_path / "experiments.md").read_text()
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="no clone, but an archive")
+def test_the_commit_is_that_of_the_server() -> None:
+    assert re.fullmatch(r"[0-9a-f]{12}\+?", commit())
+
+
+@pytest.mark.parametrize("figure", command.FIGURES.values(), ids=lambda figure: figure.name)
+def test_a_figure_is_whole(figure: Figure) -> None:
+    assert set(figure.short) <= figure.points.keys()
+    names = [series.name for series in figure.series]
+    assert len(set(names)) == len(names)
+    assert figure.base in ("", *names)
+    assert list(figure.sentences(Data([]))) == []
+    for x in figure.points:
+        for name in names:
+            figure.missing(name, x)  # of each it is known what it needs
+
+
+# ----------------------------------------------------------------------------- real measurements
+
+WITHOUT_TAGS = ours(AMPED, "", "--etag", "none")  # else they are weak while the files are young
+
+
+def public(root: Path, sizes: dict[str, int]) -> dict[str, bytes]:
+    files = {path: content(path, size) for path, size in sizes.items()}
+    for path, body in files.items():
+        (root / path.removeprefix("/")).write_bytes(body)
+    return files
+
+
+@needs("wrk", "taskset")
+@pytest.mark.parametrize("size", [1024, 65536])
+def test_a_point_of_figure_1(tmp_path: Path, size: int) -> None:
+    """Both loads: wrk, and for large files the one that lets the kernel drop the bodies."""
+    cpu = min(os.sched_getaffinity(0))
+    files = public(tmp_path, {one_file.path_of(size): size})
+    found = one_file.measured(WITHOUT_TAGS, tmp_path, files, size, Cores([cpu], [cpu]), 1)
+    assert found["requests"] > 0
+    assert found["bytes"] == found["requests"] * size
+    assert found["cpu"] > 0
+
+
+@needs("wrk", "taskset")
+def test_a_point_of_figure_3(tmp_path: Path) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    files = public(tmp_path, {"/1k": 1024, connections.PATH: 1 << 20})
+    (tmp_path / FILE).write_bytes(bytes(1024))
+    cores = Cores([cpu], [cpu])
+    found = connections.measured(WITHOUT_TAGS, tmp_path, files, 20, cores, 1)
+    assert found["requests"] > 0
+    assert found["p50"] <= found["p99"]
+    assert "memory" not in found, "of so few it is that of the server"
+
+
+@pytest.mark.parametrize("gate", one_file.RESIDENCY.values())
+def test_the_test_of_residency_is_timed(tmp_path: Path, gate: Gate) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    assert residency.microseconds(path, gate) > 0
+
+
+def test_a_file_that_is_not_in_memory_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4096))
+    monkeypatch.setattr(PageGate, "resident", lambda *_: 4095)
+    with pytest.raises(RuntimeError, match="mincore says that a file in memory is not there"):
+        residency.microseconds(path, Gate.MINCORE)
+
+
+def test_a_slow_client_takes_little_and_notes_an_end() -> None:
+    server, client = socket.socketpair()
+    with server, client:
+        client.setblocking(False)
+        server.sendall(bytes(crowd.SIP + 10))
+        assert [crowd.sip([client]) for _ in range(3)] == [crowd.SIP, 10, 0]
+        crowd.check_idle([client])
+        server.close()
+        with pytest.raises(Wrong, match="ended before its download did"):
+            crowd.sip([client])
+        with pytest.raises(Wrong, match="idle connections do not last"):
+            crowd.check_idle([client])
+
+
+def test_every_server_has_room_for_the_crowd() -> None:
+    for peer in SHAPES.values():
+        roomy = connections.roomy(peer)
+        words = " ".join(roomy.command)
+        if peer.kind == "ours":
+            assert words.endswith("--max-connections 12000 --max-open-files 1000")
+        elif peer.kind == "nginx":
+            assert roomy.connections == connections.ROOM > max(map(int, connections.POINTS))
