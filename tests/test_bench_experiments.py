@@ -226,6 +226,8 @@ def test_the_median_and_its_spread(data: Data) -> None:
 def test_a_ratio_is_that_of_one_round(data: Data) -> None:
     assert data.ratio("b", "a", "1", "requests") == Spread(1.1, 0.5, 1.2)
     assert data.between("a", "2", "1", "requests") == Spread(0.1, 0.1, 0.2)
+    assert data.share("a", "1", "requests", 200) == Spread(0.5, 0.25, 0.6)
+    assert data.share("a", "1", "cpu", 200) is None
     assert data.ratio("b", "a", "2", "requests") is None
 
 
@@ -482,6 +484,7 @@ def test_a_point_of_figure_3(tmp_path: Path) -> None:
     found = connections.measured(WITHOUT_TAGS, tmp_path, files, 20, cores, 1)
     assert found["requests"] > 0
     assert found["p50"] <= found["p99"]
+    assert 0 < found["slow"] <= 2 * crowd.SIP
     assert "memory" not in found, "of so few it is that of the server"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.experiments.claims import at_least, observed
-from bench.experiments.crowd import Report
+from bench.experiments.crowd import SIP, Report
 from bench.experiments.data import Data
 from bench.experiments.figure import Column, Cores, Figure, Figures, Measure
 from bench.experiments.shapes import AMPED, NGINX, SERIES, SHAPES, STARLETTE
@@ -61,7 +61,7 @@ def measured(
             for _ in range(FIRST):
                 ask(stack, server.port, files["/1k"])
         before = memory(server.session)
-        with crowd(server, count, len(files[PATH]), cores):
+        with crowd(server, count, len(files[PATH]), cores) as many:
             after = memory(server.session)
             with probing(server.port, cores.load) as waits:
                 begun = time.monotonic()
@@ -69,14 +69,18 @@ def measured(
                 ended = time.monotonic()
     hot = waits.between(begun, ended)
     figures = {"requests": found.rate, "p50": hot.p50, "p99": hot.p99, "cpu": found.cpu}
+    figures["slow"] = many.bytes / many.seconds / (count // 2)
     if count >= _ENOUGH:
         figures["memory"] = (after[1] - before[1]) / count
     return figures
 
 
 @contextlib.contextmanager
-def crowd(server: Running, count: int, length: int, cores: Cores) -> Iterator[None]:
-    """Have so many connections, half of them idle, as long as the block. Raises Wrong."""
+def crowd(server: Running, count: int, length: int, cores: Cores) -> Iterator[Report]:
+    """Have so many connections, half of them idle, as long as the block. Raises Wrong.
+
+    The report is there once the block has ended.
+    """
     numbers = (server.port, count - count // 2, count // 2, PATH, length)
     command = ["taskset", "--cpu-list", ",".join(map(str, cores.load)), sys.executable]
     command += ["-m", "bench.experiments.crowd", *map(str, numbers)]
@@ -86,15 +90,17 @@ def crowd(server: Running, count: int, length: int, cores: Cores) -> Iterator[No
             error = Report(**json.loads(said)).error if said else "see above"
             raise Wrong(f"the crowd could not connect: {error}")
         time.sleep(_SETTLES)
-        yield
+        report = Report()
+        yield report
         try:
             said, _ = process.communicate("", _PATIENCE)
         except subprocess.TimeoutExpired as error:
             raise Wrong("the crowd did not end") from error
     if process.returncode:
         raise Wrong("the crowd failed, see above")
-    if failed := Report(**json.loads(said)).error:
-        raise Wrong(f"the crowd: {failed}")
+    vars(report).update(json.loads(said))
+    if report.error:
+        raise Wrong(f"the crowd: {report.error}")
 
 
 @contextlib.contextmanager
@@ -139,6 +145,12 @@ def sentences(data: Data) -> Iterator[str]:
         1.0,
         best("p99", is_more_better=False),
     )
+    yield from at_least(
+        f"slow clients are not forgotten: each gets at least 0.9 of the {SIP} bytes that it would "
+        "take in a second",
+        0.9,
+        {label: data.share(AMPED, x, "slow", SIP) for x, label in POINTS.items()},
+    )
     yield from observed(
         "The memory that a connection costs nginx at its best is, in that of AMPED,",
         best("memory", is_more_better=False),
@@ -165,6 +177,7 @@ FIGURE: Final = Figure(
         Column("p99", "p99 of the timed client, ms"),
         Column("cpu", "CPU time a request, µs"),
         Column("memory", "memory for each connection, bytes"),
+        Column("slow", "bytes a second of each slow client"),
     ),
     prepared,
     sentences,

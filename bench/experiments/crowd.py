@@ -34,7 +34,8 @@ _TICK: Final = 0.05  # seconds between two groups of slow clients
 class Report:
     """What became of the crowd."""
 
-    bytes: int = 0  # that the slow ones have got
+    bytes: int = 0  # that the slow ones have taken
+    seconds: float = 0.0  # in which they have
     error: str = ""
 
 
@@ -72,11 +73,13 @@ def sip(socks: Sequence[socket.socket]) -> int:
 def drink(socks: Sequence[socket.socket], report: Report) -> None:
     """Take from all of them once a second, a group after the other, until stdin ends."""
     groups = round(1 / _TICK)
-    due, count = time.monotonic(), 0
+    begun, count = time.monotonic(), 0
     while True:
         report.bytes += sip(socks[count % groups :: groups])
-        due, count = due + _TICK, count + 1
-        if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+        count += 1
+        pause = max(0.0, begun + count * _TICK - time.monotonic())
+        if select.select([sys.stdin], [], [], pause)[0]:
+            report.seconds = time.monotonic() - begun
             return
 
 

@@ -30,6 +30,11 @@ class Data:
         found = self.values(server, x, column)
         return Spread.of(list(found.values())) if found else None
 
+    def share(self, server: str, x: str, column: str, whole: float) -> Spread | None:
+        """Return a figure in that which it would be at best."""
+        found = self.values(server, x, column)
+        return Spread.of([each / whole for each in found.values()]) if found else None
+
     def ratio(self, server: str, base: str, x: str, column: str) -> Spread | None:
         """Return a figure of one server in that of another, which was measured in the same round.
 
