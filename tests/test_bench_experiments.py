@@ -2,10 +2,11 @@
 
 import os
 import re
+import signal
 import socket
 import xml.etree.ElementTree as ElementTree
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -356,6 +357,13 @@ def test_a_picture_can_be_read_in_light_and_dark(data: Data, kind: str) -> None:
             assert "fill: var(--" in styles, "".join(each.itertext())
 
 
+def test_there_is_a_panel_for_each_column_and_no_other(data: Data) -> None:
+    figure, column = Toy().figure, Toy().figure.columns[0]
+    for count in (1, 2, 3):
+        text = drawing.svg(replace(figure, columns=(column,) * count), data)
+        assert text.count('<g id="axes_') == count
+
+
 def test_a_figure_without_some_of_its_columns_is_drawn() -> None:
     assert "the b" not in drawing.svg(Toy().figure, Data([row(0, "a", "1", 5)]))
 
@@ -396,11 +404,24 @@ def test_what_is_wrong_is_one_line(
     assert mend in said
 
 
+@pytest.fixture
+def main() -> Iterator[Callable[..., int]]:
+    """The program, whose changes to this process are undone."""
+    handler, mask = signal.getsignal(signal.SIGTERM), os.umask(0)
+    os.umask(mask)
+    yield lambda *arguments: command.main(list(arguments))
+    signal.signal(signal.SIGTERM, handler)
+    os.umask(mask)
+
+
 def test_without_matplotlib_it_says_so_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert command.main(["--out", str(tmp_path / "new")]) == 2
+    assert main("--out", str(tmp_path / "new")) == 2
     said = capsys.readouterr().err
     assert said == (
         "bench.experiments: no matplotlib, which draws the pictures: make .venv/bench\n"
@@ -409,21 +430,54 @@ def test_without_matplotlib_it_says_so_at_once(
 
 
 def test_a_file_that_is_not_of_the_figure_stops_it_before_anything_is_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(command, "check", lambda: None)
     monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("it has begun"))
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "parts.csv").write_text("a,b\n")
-    assert command.main(["--only", "1", "--out", str(tmp_path)]) == 2
+    assert main("--only", "1", "--out", str(tmp_path)) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "parts.csv: its columns are a,b" in said
 
 
-def test_the_page_is_written_with_what_there_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_fails_is_said_last_and_the_page_is_there(
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr(command, "check", lambda: None)
+    monkeypatch.setattr(command, "measured", lambda *_: [])
+    assert main("--out", str(tmp_path)) == 0
+    monkeypatch.setattr(command, "measured", lambda *_: ["one, a: not a 200"])
+    assert main("--out", str(tmp_path)) == 1
+    assert capsys.readouterr().out.endswith("experiments.md\n- one, a: not a 200\n")
+    assert (tmp_path / "experiments.md").exists()
+
+
+def test_an_interrupted_run_says_that_it_can_go_on(
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def interrupted(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "check", lambda: None)
+    monkeypatch.setattr(command, "measured", interrupted)
+    assert main("--out", str(tmp_path)) == 130
+    assert capsys.readouterr().err == (
+        "bench.experiments: interrupted; the next run goes on from here\n"
+    )
+
+
+def test_the_page_is_written_with_what_there_is(tmp_path: Path) -> None:
     stores = command.opened(tmp_path)
     stores[1].append(row(0, AMPED, "1024", 5, BEFORE))
     command.write(tmp_path, stores, NOW)

@@ -77,7 +77,9 @@ def _lines(canvas: "Canvas", figure: Figure, data: Data) -> None:
     series = [each for each in figure.series if any(_spreads(figure, data, each, columns))]
     legend = -(-len(series) // _COLUMNS)
     canvas.set_size_inches(_WIDTH, rows * _PANEL + legend * _LEGEND_LINE + 0.2)
-    panels = canvas.subplots(rows, _COLUMNS, squeeze=False).flat
+    panels = list(canvas.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for panel in panels[len(columns) :]:
+        panel.remove()
     handles = {}
     for panel, column in zip(panels, columns, strict=False):
         panel.set_title(column.title)
@@ -87,8 +89,6 @@ def _lines(canvas: "Canvas", figure: Figure, data: Data) -> None:
             if found := dict(_points(figure, data, each, column)):
                 handles[each.label] = _line(panel, each, column, found)
                 panel.set_yscale("log")
-    for panel in panels:
-        panel.set_axis_off()
     if handles:
         canvas.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=_COLUMNS
