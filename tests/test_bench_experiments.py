@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import trio_amped
+from bench import machine
 from bench.experiments import __main__ as command
 from bench.experiments import connections, crowd, drawing, one_file, page, parts, residency, run
 from bench.experiments.claims import at_least, listed, observed
@@ -23,9 +25,9 @@ from bench.experiments.store import Row, Stamp, Store
 from bench.hot.answers import Wrong
 from bench.hot.files import content
 from bench.hot.probe import FILE
-from bench.machine import commit
 from bench.spread import Spread
 from tests.rig import REPOSITORY, needs
+from tests.rig.tools import run_tool
 from trio_amped.disk.pages import Gate, PageGate
 
 NOW, BEFORE = Stamp("AMD EPYC", "abc"), Stamp("AMD EPYC", "def")
@@ -316,6 +318,11 @@ def test_the_page_has_a_section_for_each_figure(data: Data) -> None:
     assert all(len(line) <= 100 for line in text.splitlines() if not re.match(r"\||.*\]\(", line))
 
 
+def test_a_link_stays_whole(data: Data) -> None:
+    figure = replace(Toy().figure, name="-".join(["many"] * 30))
+    assert f"(experiments/{figure.name}.csv)" in page.markdown([(figure, data)], rounds=5)
+
+
 def test_a_part_of_a_run_is_marked(data: Data) -> None:
     figure = replace(Toy().figure, missing=lambda name, x: None)
     words = " ".join(page.markdown([(figure, data)], rounds=5).split())
@@ -494,9 +501,27 @@ def test_the_page_is_written_with_what_there_is(tmp_path: Path) -> None:
     assert "commit def, 1 measurements" in (tmp_path / "experiments.md").read_text()
 
 
-@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="no clone, but an archive")
-def test_the_commit_is_that_of_the_server() -> None:
-    assert re.fullmatch(r"[0-9a-f]{12}\+?", commit())
+@needs("git")
+def test_the_commit_is_the_last_one_that_changed_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else rows would be measured anew after a change of a document."""
+    monkeypatch.setattr(machine, "REPOSITORY", tmp_path)
+    assert machine.commit() == trio_amped.__version__, "no clone, but an archive"
+    git = ("git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.example")
+    run_tool(*git, "init", "--quiet")
+    commits = []
+    for file in ("trio_amped/server.py", "docs/page.md"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("one")
+        run_tool(*git, "add", "--all")
+        run_tool(*git, "commit", "--quiet", "--message", file)
+        commits.append(run_tool(*git, "rev-parse", "HEAD")[:12])
+    assert machine.commit() == commits[0] != commits[1]
+    (tmp_path / "docs/page.md").write_text("two")
+    assert machine.commit() == commits[0]
+    (tmp_path / "trio_amped/server.py").write_text("two")
+    assert machine.commit() == f"{commits[0]}+"
 
 
 @pytest.mark.parametrize("figure", command.FIGURES.values(), ids=lambda figure: figure.name)
