@@ -331,6 +331,15 @@ def test_a_part_of_a_run_is_marked(data: Data) -> None:
     assert "a part of the run" not in page.markdown([(figure, Data(rows))], rounds=5)
 
 
+def test_a_server_whose_core_others_had_is_marked() -> None:
+    others = {"1": 0.5, "2": 0.0}
+    rows = [Row(0, "a", x, {"requests": 5, "others": share}, NOW) for x, share in others.items()]
+    text = page.markdown([(Toy().figure, Data(rows))], rounds=1)
+    assert "| the a & b | 5.00† | 5.00 |\n" in text
+    assert "\n† Other programs had its core for more than 10% of the time" in text
+    assert "waited for its load" not in text
+
+
 def test_a_server_that_waited_for_its_load_is_marked() -> None:
     rows = [
         Row(0, "a", x, {"requests": 5, "idle": idle}, NOW) for x, idle in (("1", 0.5), ("2", 0))

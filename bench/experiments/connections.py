@@ -13,7 +13,18 @@ from typing import Final
 from bench.experiments.claims import at_least, observed
 from bench.experiments.crowd import SIP, Report
 from bench.experiments.data import Data
-from bench.experiments.figure import Column, Cores, Figure, Figures, Measure
+from bench.experiments.figure import (
+    CPU,
+    IDLE,
+    OTHERS,
+    REQUESTS,
+    Column,
+    Cores,
+    Figure,
+    Figures,
+    Measure,
+    of_sample,
+)
 from bench.experiments.shapes import AMPED, NGINX, SERIES, SHAPES, STARLETTE
 from bench.hot import measure
 from bench.hot.answers import Wrong
@@ -68,7 +79,7 @@ def measured(
                 found = measure.checked(server, BUSY, files, seconds, list(cores.load))
                 ended = time.monotonic()
     hot = waits.between(begun, ended)
-    figures = {"requests": found.rate, "p50": hot.p50, "p99": hot.p99, "cpu": found.cpu}
+    figures = of_sample(found) | {"p50": hot.p50, "p99": hot.p99}
     figures["slow"] = many.bytes / many.seconds / (count // 2)
     if count >= _ENOUGH:
         figures["memory"] = (after[1] - before[1]) / count
@@ -172,12 +183,14 @@ FIGURE: Final = Figure(
     POINTS,
     FIGURE_SERIES,
     (
-        Column("requests", "requests a second of the busy clients"),
+        replace(REQUESTS, title="requests a second of the busy clients"),
         Column("p50", "p50 of the timed client, ms", is_drawn=False),
         Column("p99", "p99 of the timed client, ms"),
-        Column("cpu", "CPU time a request, µs"),
+        CPU,
         Column("memory", "memory for each connection, bytes"),
         Column("slow", "bytes a second of each slow client", is_drawn=False),
+        IDLE,
+        OTHERS,
     ),
     prepared,
     sentences,

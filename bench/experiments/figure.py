@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.experiments.data import Data
+from bench.hot.measure import Sample
 
 Figures = Mapping[str, float]  # by the names of columns
 Measure = Callable[[str, str], Figures]
@@ -40,6 +41,22 @@ class Column:
     title: str
     scale: float = 1.0  # what a value is multiplied by where it is shown
     is_drawn: bool = True
+
+
+REQUESTS = Column("requests", "requests a second")
+CPU = Column("cpu", "CPU time a request, µs")
+IDLE = Column("idle", "share of the time in which the server waited for its load", is_drawn=False)
+OTHERS = Column("others", "share of the time in which others had the server's core", is_drawn=False)
+
+
+def of_sample(sample: Sample) -> dict[str, float]:
+    """Return what every load finds, for the four columns above."""
+    return {
+        REQUESTS.name: sample.rate,
+        CPU.name: sample.cpu,
+        IDLE.name: sample.idle,
+        OTHERS.name: sample.others,
+    }
 
 
 @dataclass(frozen=True)

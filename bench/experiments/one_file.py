@@ -7,7 +7,19 @@ from typing import Final
 
 from bench.experiments.claims import at_least, listed, observed
 from bench.experiments.data import Data
-from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
+from bench.experiments.figure import (
+    CPU,
+    IDLE,
+    OTHERS,
+    REQUESTS,
+    Column,
+    Cores,
+    Figure,
+    Figures,
+    Measure,
+    Series,
+    of_sample,
+)
 from bench.experiments.residency import microseconds
 from bench.experiments.shapes import (
     ALWAYS,
@@ -55,12 +67,7 @@ def measured(
     """Load a server that has just been started. Raises Wrong, OSError, RuntimeError."""
     with running(peer, root, cores.server) as server:
         found = measure.checked(server, workload(size), files, seconds, list(cores.load))
-    return {
-        "requests": found.rate,
-        "bytes": found.rate * size,
-        "cpu": found.cpu,
-        "idle": found.idle,
-    }
+    return of_sample(found) | {"bytes": found.rate * size}
 
 
 @contextlib.contextmanager
@@ -145,11 +152,12 @@ FIGURE: Final = Figure(
         Series("nowait", "the test by RWF_NOWAIT", "limit", "-.", "+"),
     ),
     (
-        Column("requests", "requests a second"),
+        REQUESTS,
         Column("bytes", "MB a second", 1e-6),
-        Column("cpu", "CPU time a request, µs"),
+        CPU,
         Column("test", "residency test of the whole file, µs"),
-        Column("idle", "share of the time in which the server waited for its load", is_drawn=False),
+        IDLE,
+        OTHERS,
     ),
     prepared,
     sentences,

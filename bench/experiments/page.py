@@ -4,10 +4,18 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from bench.experiments.data import Data
-from bench.experiments.figure import Column, Figure
+from bench.experiments.figure import IDLE, OTHERS, Column, Figure
 from bench.hot.report import STARVED
 from bench.tables import table
 
+CROWDED = 0.1  # of the time: a server whose core others had for longer was slowed down by them
+STAR, DAGGER = "\\*", "†"
+WHY = {
+    STAR: f"It waited for its load: its core had nothing to do for more than {STARVED:.0%} of the "
+    "time.",
+    DAGGER: f"Other programs had its core for more than {CROWDED:.0%} of the time: CPU time says "
+    "more than requests a second.",
+}
 FOLDER = "experiments"  # of pictures and CSV files, beside the page
 
 TOP = """\
@@ -57,11 +65,10 @@ def _section(figure: Figure, data: Data, rounds: int) -> Iterator[str]:
     for column in figure.columns:
         if column.is_drawn:
             yield from _table(figure, data, column)
-    if any(_is_starved(data, series.name, x) for series in figure.series for x in figure.points):
-        yield (
-            "\n\\* It waited for its load: its core had nothing to do for more than "
-            f"{STARVED:.0%} of the time.\n"
-        )
+    used = {_marks(data, series.name, x) for series in figure.series for x in figure.points}
+    for mark, why in WHY.items():
+        if any(mark in marks for marks in used):
+            yield f"\n{mark} {why}\n"
 
 
 def _wrapped(text: str, bullet: str = "") -> str:
@@ -116,13 +123,15 @@ def _cell(data: Data, server: str, x: str, column: Column) -> str:
     median, least, most = (
         _number(value * column.scale) for value in (spread.median, spread.least, spread.most)
     )
-    star = "\\*" * _is_starved(data, server, x)
-    return f"{median}{star}<br>{least}-{most}" if data.rounds > 1 else f"{median}{star}"
+    marked = f"{median}{_marks(data, server, x)}"
+    return f"{marked}<br>{least}-{most}" if data.rounds > 1 else marked
 
 
-def _is_starved(data: Data, server: str, x: str) -> bool:
-    idle = data.spread(server, x, "idle")
-    return idle is not None and idle.median > STARVED
+def _marks(data: Data, server: str, x: str) -> str:
+    """Return what is to be said of the core of a server, as marks behind its figures."""
+    idle, others = (data.spread(server, x, column.name) for column in (IDLE, OTHERS))
+    starved = STAR * (idle is not None and idle.median > STARVED)
+    return starved + DAGGER * (others is not None and others.median > CROWDED)
 
 
 def _number(value: float) -> str:

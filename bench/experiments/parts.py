@@ -7,7 +7,19 @@ from typing import Final
 
 from bench.experiments.claims import at_least, observed
 from bench.experiments.data import Data
-from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
+from bench.experiments.figure import (
+    CPU,
+    IDLE,
+    OTHERS,
+    REQUESTS,
+    Column,
+    Cores,
+    Figure,
+    Figures,
+    Measure,
+    Series,
+    of_sample,
+)
 from bench.experiments.shapes import AMPED, ours
 from bench.hot import measure, paper
 from bench.hot.files import ZIPF_FILES, zipf_sizes
@@ -28,6 +40,7 @@ POINTS: Final = {
 PARTS: Final = {
     "no-lane": ("without the lane", ("--no-fast-lane",)),
     "one-kept-file": ("without files kept open", ("--max-open-files", "1")),
+    "no-belief": ("lookups renewed each time", ("--revalidate", "0")),
     "no-precompressed": ("without precompressed files", ("--precompressed", "none")),
     "processes": ("processes for threads", ("--helpers", "process")),
     "1-helper": ("1 helper at most", ("--max-helpers", "1")),
@@ -68,8 +81,7 @@ def prepared(cores: Cores, scratch: Path) -> Iterator[Measure]:
 
 
 def _figures(found: Sample) -> Figures:
-    figures = {"requests": found.rate, "cpu": found.cpu}
-    return figures | ({"p99": found.hot.p99} if found.hot else {})
+    return of_sample(found) | ({"p99": found.hot.p99} if found.hot else {})
 
 
 def missing(_name: str, x: str) -> str | None:
@@ -112,9 +124,11 @@ FIGURE: Final = Figure(
         *(Series(name, what, "limit") for name, (what, _) in PARTS.items()),
     ),
     (
-        Column("requests", "requests a second"),
-        Column("cpu", "CPU time a request, µs"),
+        REQUESTS,
+        CPU,
         Column("p99", "p99 of a client whose file is in memory, ms"),
+        IDLE,
+        OTHERS,
     ),
     prepared,
     sentences,
