@@ -19,7 +19,8 @@ from tests.disk.support import (
     in_thread,
     loop_turns,
 )
-from tests.rig import FuseDisk, needs
+from tests.rig import GUARD, FuseDisk, needs
+from trio_amped.disk import descriptors as module
 from trio_amped.disk.descriptors import Closer, Descriptor
 
 pytestmark = needs("root", "loop", "fuse")
@@ -301,3 +302,19 @@ async def test_without_a_thread_it_is_closed_later(
     await closer.finish()
     assert closings.in_thread == opened
     assert caplog.messages == ["files are closed later: can't start new thread"] * 3
+
+
+async def test_many_do_not_wait_for_more_to_close(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what is held beside the files that are kept stays bounded."""
+    monkeypatch.setattr(module, "_MORE", GUARD)
+    (root / "file").touch()
+    closer = Closer()
+    closer.close_in_thread(os.open(root / "file", os.O_RDONLY))
+    await eventually_async(lambda: descriptors(root) == [])
+    for _ in range(module._MANY):
+        closer.close_in_thread(os.open(root / "file", os.O_RDONLY))
+    await eventually_async(lambda: descriptors(root) == [])
+    closer._has_many.set()
+    await closer.finish()

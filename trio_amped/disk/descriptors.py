@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import stat
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,7 @@ log = logging.getLogger("trio_amped.disk")
 _PATIENCE: Final = 1.0  # seconds
 _PAUSE: Final = 0.1  # seconds before a thread is asked for again
 _MORE: Final = 0.01  # seconds in which the thread waits for more to close
+_MANY: Final = 16  # descriptors that wait no longer for more
 _WRITTEN_OUT: Final = 60.0  # seconds; the kernel writes dirty pages out after 30 by default
 _OTHERS: Final = 64  # descriptors: of listeners, logs, roots, jobs under way
 
@@ -109,6 +111,7 @@ class Closer:
     def __init__(self) -> None:
         self._waiting: deque[int] = deque()
         self._is_running = False
+        self._has_many = threading.Event()
         self._idle = trio.Event()
         self._idle.set()
 
@@ -135,6 +138,8 @@ class Closer:
             if self._idle.is_set():
                 self._idle = trio.Event()
             self._start()
+        elif len(self._waiting) == _MANY:
+            self._has_many.set()
 
     def _start(self) -> None:
         finished = functools.partial(self._finished, trio.lowlevel.current_trio_token())
@@ -155,7 +160,8 @@ class Closer:
         while self._waiting:
             while self._waiting:
                 close(self._waiting.popleft())
-            time.sleep(_MORE)
+            self._has_many.wait(_MORE)
+            self._has_many.clear()
 
     def _finished(self, token: trio.lowlevel.TrioToken, _result: object) -> None:
         try:
