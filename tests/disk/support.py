@@ -154,6 +154,16 @@ def opened_at(path: Path) -> Iterator[Opened]:
         os.close(found.descriptor)
 
 
+def make_link(link: Path, target: str) -> None:
+    """One whose access time need not be written when it is followed (relatime).
+
+    That of a link which is followed in the tick of the clock in which it was made is not newer than
+    its ctime, so it is due at each time; and the caches alone cannot write it.
+    """
+    link.symlink_to(target)
+    os.utime(link, ns=(time.time_ns() + 60 * 10**9, 10**18), follow_symlinks=False)
+
+
 def a_tick_later(directory: Path) -> None:
     """Wait until the clock of a file system has gone on since the last change of a directory.
 

@@ -20,7 +20,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.disk.support import descriptors, eventually_async, mappings, serving
+from tests.disk.support import descriptors, eventually_async, make_link, mappings, serving
 from tests.rig import evict, needs
 from trio_amped.config import GateMode
 from trio_amped.disk import opening
@@ -165,12 +165,6 @@ def switch_folder(folder: Path) -> None:
 def switch_link(link: Path) -> None:
     make_link(link.with_name("next"), "other")
     link.with_name("next").rename(link)
-
-
-def make_link(link: Path, target: str) -> None:
-    """One whose access time need not be written when it is followed (relatime)."""
-    link.symlink_to(target)
-    os.utime(link, ns=(time.time_ns() + 60 * 10**9, LONG_AGO), follow_symlinks=False)
 
 
 @pytest.mark.parametrize("switch", [switch_folder, switch_link])

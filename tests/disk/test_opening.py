@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.disk.support import as_stranger, descriptors, opened_at
+from tests.disk.support import as_stranger, descriptors, make_link, opened_at
 from tests.rig import FuseDisk, forget_names, needs
 from trio_amped.disk import kernel, opening
 from trio_amped.disk.opening import ST_NOATIME, ST_RELATIME, Opened, Status, Volume
@@ -48,7 +48,7 @@ def tree(root: Path) -> Path:
         "magic": "/proc/self/cwd",
     }
     for name, target in links.items():
-        (inside / name).symlink_to(target)
+        make_link(inside / name, target)
     return inside
 
 
@@ -421,7 +421,7 @@ def test_a_race_with_a_rename_is_tried_again(
 
 def test_the_root_is_opened_through_links(tree: Path) -> None:
     link = tree.parent / "current"
-    link.symlink_to("inside")
+    make_link(link, "inside")
     found = opening.open_root_waiting(os.fsencode(link))
     os.close(found.descriptor)
     cached = opening.open_root_cached(os.fsencode(link))
