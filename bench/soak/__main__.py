@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import random
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -138,6 +139,9 @@ def tasks(world: World) -> list[int]:
 
 def start(world: World) -> Look:
     """Return what the server holds before it has a client; while it starts helpers it has more."""
+    with socket.create_connection(("127.0.0.1", world.server.port)) as nobody:
+        nobody.shutdown(socket.SHUT_WR)
+        nobody.recv(1)  # who has seen its end has all that it needs to serve
     looks = []
     for _ in range(10):
         looks.append(Look.at(world))
