@@ -7,7 +7,7 @@ beside it: 300 MiB of cold files, each once. After each cold file one of the hot
 random, is asked for. The table has the medians of all rounds: how many of the hot requests came for
 a file that was not all in memory, how much of the hot set was left in the end, and the latency of
 the hot requests in ms. Each server may keep as much of files as nginx does: the limit grows by the
-memory that its processes take. As root, with nginx.
+memory that its processes take, as they take it. As root, with nginx.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from typing import Final, NamedTuple
 
 from bench.load import request
 from bench.servers import HOST, Wrap, nginx, trio_amped
-from tests.rig import evict, resident_pages
-from tests.rig.cgroups import cgroup, inside
+from tests.rig import LimitedCache, evict, limited_cache, resident_pages
 
 MIB: Final = 1 << 20
 ROOM: Final = 110  # MiB of files
@@ -91,7 +90,7 @@ def scan(start: Start, root: Path, seed: int) -> Outcome:
     for path in (*HOT, *COLD):
         evict(root / path)
     missed, waits = 0, list[float]()
-    with cgroup("memory") as group, _started(start, root, group) as client:
+    with limited_cache(ROOM * MIB) as cache, _started(start, root, cache) as client:
         for path, size in [*HOT.items()] * _BEFORE:
             client.get(path, size)
         for each in cold:
@@ -106,18 +105,13 @@ def scan(start: Start, root: Path, seed: int) -> Outcome:
 
 
 @contextlib.contextmanager
-def _started(start: Start, root: Path, group: Path) -> Iterator[Client]:
-    """Have a client of a server whose memory is bounded as soon as it serves."""
-    with start(root, lambda argv: inside(group, argv)) as port:
-        client = Client(port)
-        client.get(next(iter(HOT)), HOT[next(iter(HOT))])
-        facts = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
-        own = int(facts.get("rss") or facts["anon"])  # v1, v2
-        names = ("memory.limit_in_bytes", "memory.max")
-        limit = next(group / name for name in names if (group / name).exists())
-        limit.write_text(str(ROOM * MIB + own))
-        with contextlib.closing(client):
-            yield client
+def _started(start: Start, root: Path, cache: LimitedCache) -> Iterator[Client]:
+    """Have a client of a server that keeps so much of the files in memory."""
+    with (
+        start(root, cache.command) as port,
+        contextlib.closing(Client(port)) as client,
+    ):
+        yield client
 
 
 def _is_in_memory(root: Path, path: str) -> bool:
