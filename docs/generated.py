@@ -1,12 +1,12 @@
 """Two directives: the options of the command line and the settings, as the program has them."""
 
 import argparse
-import dataclasses
 import importlib
 import inspect
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import MISSING
+from typing import TYPE_CHECKING
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -14,7 +14,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
-from trio_amped import cli
+from trio_amped import __version__, description
+from trio_amped.description import Setting, settings_of
+from trio_amped.settings.options import Parser, option_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,7 +26,7 @@ class CommandLine(SphinxDirective):
     """All options of the argument parser, in its groups and its order."""
 
     def run(self) -> list[nodes.Node]:
-        parser = cli._parser()
+        parser = Parser(__version__)
         return parsed(self, [f".. program:: {parser.prog}", "", *self._lines(parser)])
 
     def _lines(self, parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -52,24 +54,25 @@ class Settings(SphinxDirective):
         about = inspect.cleandoc(settings.__doc__ or "").splitlines()
         lines = [f".. py:class:: {module}.{name}(**settings)", "", *about, ""]
         inherited = getattr(settings.__base__, "__dataclass_fields__", {})
-        types = get_type_hints(settings)
-        for field in dataclasses.fields(settings):
-            if inherited.get(field.name) is not field:
-                lines += field_lines(field, types[field.name])
+        for name, field in settings.__dataclass_fields__.items():
+            if inherited.get(name) is not field:
+                lines += setting_lines(settings_of(settings)[name])
         return parsed(self, [lines[0], *(f"   {line}" for line in lines[1:])])
 
 
-def field_lines(field: "dataclasses.Field[Any]", kind: Any) -> list[str]:
+def setting_lines(setting: Setting) -> list[str]:
     """A setting, as an attribute."""
-    least, most = (field.metadata.get(name) for name in ("least", "most"))
-    bounds = [f"at least {least}"] if least is not None else []
-    bounds += [f"at most {most}"] if most is not None else []
-    text = field.metadata["help"] + (f" ({', '.join(bounds)})" if bounds else "")
-    if field.metadata.get("option", "") is not None:
-        text += f"; {cli._option(field)}"
-    lines = [f".. py:attribute:: {field.name}", f"   :type: {stringify_annotation(kind, 'smart')}"]
-    if field.default is not dataclasses.MISSING:
-        lines.append(f"   :value: {field.default!r}")
+    kind = stringify_annotation(setting.kind, "smart")
+    lines = [f".. py:attribute:: {setting.name}", f"   :type: {kind}"]
+    if setting.default is not MISSING:
+        lines.append(f"   :value: {setting.default!r}")
+    facts = ", ".join(filter(None, [setting.unit, setting.bounds]))
+    text = f"{setting.help} ({facts})" if facts else setting.help
+    if setting.option is not None:
+        text += f"; {', '.join(option_names(setting))}"
+    if setting.reads:
+        names = (name.replace("_", "-").title() for name in setting.reads)
+        text += f"; an answer may depend on the request's {', '.join(names)}"
     return [*lines, "", f"   {escaped(text)}", ""]
 
 
@@ -90,7 +93,7 @@ def escaped(text: str) -> str:
 def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
     """What these lines of reStructuredText say; they come from the program, not from a page."""
     node = nodes.Element()
-    content = StringList(lines, source=cli.__file__)
+    content = StringList(lines, source=description.__file__)
     directive.state.nested_parse(content, directive.content_offset, node)
     return node.children
 

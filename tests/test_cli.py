@@ -1,8 +1,8 @@
 """The command line: what a user sees, and what a service manager does to it."""
 
 import contextlib
-import dataclasses
 import gc
+import math
 import os
 import re
 import resource
@@ -40,6 +40,7 @@ from tests.rig import (
 )
 from trio_amped import cli
 from trio_amped.config import Config
+from trio_amped.settings.options import SETTINGS, option_names
 
 pytestmark = pytest.mark.measured
 
@@ -95,28 +96,22 @@ def test_help_lists_every_option_with_its_default_and_unit(
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "twice: at once" in text
-    for field in dataclasses.fields(Config):
-        if field.metadata.get("option", "") is None:
-            continue
-        option = "--" + field.metadata.get("option", field.name.replace("_", "-"))
-        if field.default is True:
-            option = option.replace("--", "--no-", 1)
-        found = re.search(rf"^  {option}\b([^\n]*(?:\n {{10}}[^\n]*)?)", text, re.MULTILINE)
-        assert found, option
+    for setting in SETTINGS.values():
+        options = ", ".join(option_names(setting))
+        found = re.search(rf"^  {options}([^\n]*(?:\n {{10}}[^\n]*)?)", text, re.MULTILINE)
+        assert found, options
         line = found[1]
-        assert field.metadata["help"] in line
-        if isinstance(field.default, float):
-            assert line.startswith(" SECONDS")
-            assert "seconds" in line
-        elif type(field.default) is int:
-            assert line.startswith(" N ")
-        if field.default == ():
+        assert setting.help in line
+        if setting.unit:
+            assert line.split()[0] == setting.unit.upper()
+        elif setting.kind is int:
+            assert line.split()[0] == "N"
+        if setting.default == ():
             assert line.endswith("; may be given again")
-        elif isinstance(field.default, tuple):
-            assert line.endswith(f"(default: {','.join(field.default)})")
-        elif field.default not in (None, False, True):
-            assert line.endswith(f"(default: {field.default})")
-    assert "(default: info)" in text
+        elif setting.default is not None:
+            assert line.endswith(f"default: {setting.show(setting.default)})")
+        if setting.most is not None:
+            assert f"({setting.least} to {setting.most}" in line
 
 
 def test_help_fits_a_terminal() -> None:
@@ -157,31 +152,38 @@ def test_as_many_workers_as_can_be(number: int) -> None:
 BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--port", "99999"], "--port must be at most 65535"),
     (["--port", "-1"], "--port must be at least 0"),
-    (["--port", "http"], "argument --port: invalid int value: 'http'"),
-    (["--gate", "lies"], "argument --gate: invalid choice: 'lies' (choose from"),
-    (["--helpers", "elves"], "argument --helpers: invalid choice: 'elves' (choose from"),
-    (["--log-level", "loud"], "argument --log-level: invalid choice: 'loud' (choose from"),
-    (["--workers", "0"], "argument --workers: must be 1 to 1024, or auto, not '0'"),
-    (["--workers", "-1"], "argument --workers: must be 1 to 1024, or auto, not '-1'"),
-    (["--workers", "1025"], "argument --workers: must be 1 to 1024, or auto, not '1025'"),
-    (["--workers", "many"], "argument --workers: must be 1 to 1024, or auto, not 'many'"),
-    (["--workers", "²"], "argument --workers: must be 1 to 1024, or auto, not '²'"),
+    (["--port", "http"], "--port must be a whole number, not 'http'"),
+    (["--gate", "lies"], "--gate must be one of auto, mincore, nowait, always, never, not 'lies'"),
+    (["--helpers", "elves"], "--helpers must be one of thread, process, not 'elves'"),
+    (["--log-level", "loud"], "--log-level must be one of debug, info, warning, error, not 'loud'"),
+    (["--workers", "0"], "--workers must be at least 1"),
+    (["--workers", "-1"], "--workers must be at least 1"),
+    (["--workers", "1025"], "--workers must be at most 1024"),
+    (["--workers", "many"], "--workers must be a whole number, or auto, not 'many'"),
+    (["--workers", "²"], "--workers must be a whole number, or auto, not '²'"),
     (["--workers"], "argument --workers: expected one argument"),
-    (["--user", "no such"], "argument --user: user 'no such' does not exist"),
-    (["--user", "root"], "argument --user: user root has all rights: name another one"),
-    (["--user", "nobody:no such"], "argument --user: the group 'no such' does not exist"),
+    (["--user", "no such"], "--user: user 'no such' does not exist"),
+    (["--user", "root"], "--user: user root has all rights: name another one"),
+    (["--user", "nobody:no such"], "--user: the group 'no such' does not exist"),
     (["--user"], "argument --user: expected one argument"),
-    (["--confine", "/no/such"], "argument --confine: '/no/such' is no folder"),
+    (["--confine", "/no/such"], "--confine: '/no/such' is no folder"),
     (["--max-helpers", "0"], "--max-helpers must be at least 1"),
-    (["--max-helpers", "many"], "argument --max-helpers: invalid int value: 'many'"),
+    (["--max-helpers", "many"], "--max-helpers must be a whole number, not 'many'"),
     (["--max-connections", "0"], "--max-connections must be at least 1"),
-    (["--head-timeout", "nan"], "--head-timeout must be a number"),
+    (["--head-timeout", "nan"], "--head-timeout must be a number of seconds, not 'nan'"),
     (["--disk-timeout", "-1"], "--disk-timeout must be at least 0.001"),
     (["--drain-timeout", "-0.5"], "--drain-timeout must be at least 0"),
     (["--retire-timeout", "-1"], "--retire-timeout must be at least 0"),
-    (["--send-timeout", "soon"], "argument --send-timeout: invalid float value: 'soon'"),
+    (["--send-timeout", "soon"], "--send-timeout must be a number of seconds, not 'soon'"),
     (["--keep-alive-timeout=-inf"], "--keep-alive-timeout must be at least 0.001"),
-    (["--max-help", "1"], "unrecognized arguments: --max-help 1"),
+    (["--max-help", "1"], "unrecognized arguments: --max-help 1; did you mean --max-helpers?"),
+    (["--no-gate"], "unrecognized arguments: --no-gate; did you mean --gate?"),
+    (["--max-head=1_000"], "--max-head must be a whole number of bytes, not '1_000'"),
+    (["--max-connections-per-address", "any"], "--max-connections-per-address must be a whole"),
+    (["--drain-timeout=1h"], "--drain-timeout must be a number of seconds, not '1h'"),
+    (["--port", "1", "--port=2"], "--port is given a second time, and can have one value"),
+    (["--listing", "--listing"], "--listing is given a second time, and can have one value"),
+    (["--fast-lane", "--no-fast-lane"], "--no-fast-lane is given a second time, and can have one"),
     (["folder"], "unrecognized arguments: folder"),
     (["--port"], "argument --port: expected one argument"),
     (["--precompressed", "br,lzma"], "--precompressed must be among br, zstd, gzip, not 'lzma'"),
@@ -211,7 +213,7 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--media-type", "*.x"], "--media-type must be GLOB: TYPE/SUBTYPE, not '*.x'"),
     (["--media-type", "*.x: text"], "--media-type must be GLOB: TYPE/SUBTYPE, not '*.x: text'"),
     (["--charset", "utf 8"], "--charset must be a name such as utf-8, or empty, not 'utf 8'"),
-    (["--listing=yes"], "argument --listing: ignored explicit argument 'yes'"),
+    (["--listing=yes"], "argument --listing/--no-listing: ignored explicit argument 'yes'"),
     (
         ["--fallback", "index.html"],
         "--fallback must be the path of a file below the root, as in a ",
@@ -288,6 +290,12 @@ def test_a_bad_option_is_one_line(options: Sequence[str]) -> None:
         (["--charset", ""], {"charset": ""}),
         (["--charset", "latin-1"], {"charset": "latin-1"}),
         (["--listing"], {"listing": True}),
+        (["--no-listing", "--no-fast-lane"], {"fast_lane": False}),
+        (["--fast-lane", "--gate=ALWAYS"], {"gate": "always"}),
+        (["--max-connections-per-address", "none"], {}),
+        (["--max-connections-per-address", "+7"], {"max_connections_per_address": 7}),
+        (["--drain-timeout", "inf", "--head-timeout", "1.5E1", "--disk-timeout", ".5"],
+         {"drain_timeout": math.inf, "head_timeout": 15.0, "disk_timeout": 0.5}),
         (["--fallback", "/index.html"], {"fallback": "/index.html"}),
         (["--error-page", "404=/a", "--error-page", "500=/b"],
          {"error_pages": ["404=/a", "500=/b"]}),

@@ -53,26 +53,25 @@ def test_every_setting_has_a_help_that_says_its_unit(name: str) -> None:
     text = field.metadata["help"]
     assert text
     assert "%" not in text, "argparse would expand it"
-    if name in SECONDS:
-        assert text.startswith("seconds")
+    assert (field.metadata.get("unit") == "seconds") == (name in SECONDS)
 
 
 NEVER = math.inf
 NUMBERS = {  # default, least, most: what users rely on
     "port": (8000, 0, 65_535),
     "max_helpers": (16, 1, 1024),
-    "max_queue": (1024, 1, NEVER),
+    "max_queue": (1024, 1, 1 << 30),
     "revalidate": (1.0, 0, NEVER),
-    "max_open_files": (10_000, 1, NEVER),
-    "max_connections": (4096, 1, NEVER),
-    "max_connections_per_address": (None, 1, NEVER),
+    "max_open_files": (10_000, 1, 1 << 20),
+    "max_connections": (4096, 1, 1 << 20),
+    "max_connections_per_address": (None, 1, 1 << 20),
     "max_head": (16 * 1024, 256, 1 << 20),
     "max_target": (8 * 1024, 16, 1 << 20),
     "max_fields": (100, 1, 10_000),
     "head_timeout": (10.0, 0.001, NEVER),
     "keep_alive_timeout": (60.0, 0.001, NEVER),
     "send_timeout": (30.0, 0.001, NEVER),
-    "send_minimum": (16 * 1024, 1, NEVER),
+    "send_minimum": (16 * 1024, 1, 1 << 30),
     "open_file_timeout": (10.0, 0, NEVER),
     "disk_timeout": (30.0, 0.001, NEVER),
     "drain_timeout": (10.0, 0, NEVER),

@@ -13,7 +13,7 @@ import trio_amped
 
 PACKAGE: Final = Path(trio_amped.__file__).parent
 MODULES: Final = sorted(PACKAGE.rglob("*.py"))
-LEAVES: Final = frozenset({"config", "deadlines", "stats"})
+LEAVES: Final = frozenset({"config", "deadlines", "description", "stats"})
 
 # What a room may import of ours, besides itself.
 MAY_IMPORT: Final = {
@@ -24,7 +24,9 @@ MAY_IMPORT: Final = {
     "asgi": LEAVES | {"semantics", "disk", "serving"},
     # The serving room, for the tests of others.
     "testing": LEAVES | {"semantics", "disk", "serving"},
-    "config": frozenset({"semantics"}),
+    "config": frozenset({"description", "semantics"}),
+    "description": frozenset[str](),
+    "settings": frozenset({"config", "description", "semantics"}),
     "deadlines": frozenset[str](),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
@@ -180,6 +182,8 @@ PLANTED = [
     ("asgi.py", "open('x')"),
     ("asgi.py", "trio.open_tcp_listeners(0)"),
     ("config.py", "from .stats import Stats"),
+    ("description.py", "from .config import Config"),
+    ("settings/a.py", "from ..serving.server import Server"),
     ("supervisor.py", "from .serving.server import Server"),
     ("supervisor.py", "from . import cli"),
     ("worker_process.py", "from .supervisor import Supervisor"),

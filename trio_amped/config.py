@@ -1,11 +1,14 @@
-"""The settings, each with its default, unit and help; the command line is made from them. Pure."""
+"""The settings, each with its description (description.py), of which all else is made. Pure."""
 
 import dataclasses
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from .description import check, settings_of
+from .description import setting as _setting
+from .semantics.cors import Cors
 from .semantics.globs import HASHED
 from .semantics.head import Limits
 from .semantics.policy import Policy
@@ -33,36 +36,17 @@ class Answered(NamedTuple):
 
 Application: TypeAlias = Callable[[Any], Awaitable[object]]
 """An async callable that answers one request: `async def api(exchange: Exchange) -> None`."""
+LogLevel = Literal["debug", "info", "warning", "error"]
 GateMode = Literal["auto", "mincore", "nowait", "always", "never"]
 HelperKind = Literal["thread", "process"]
 
 
-def _setting(default: Any, help: str, **more: Any) -> Any:
-    """A field. `least` and `most` bound a number; `option` is its name on the command line, where
-    it differs (None: it has none, it is for programs); there `metavar` is its value, `bare` that of
-    the option alone, and `separator` stands between the values of a list, which are otherwise given
-    one by one."""
-    return dataclasses.field(default=default, metadata={"help": help, **more})
-
-
-_LISTS: Final = (
-    *("hosts", "precompressed", "headers", "immutable", "cors", "media_types", "error_pages"),
-)
+ROOTS: Final = "roots"
+"""What stands for the roots themselves where folders are named to which workers are confined."""
 _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
-_KINDS: Final[dict[Any, str]] = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    str: "a string",
-    int | None: "a whole number, or None",
-}
-
-
-def _is_a(kind: Any, value: object) -> bool:
-    """As in type hints: a float may be an int; but True is no number."""
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, int | float if kind is float else kind)
+_MOST: Final = (
+    1 << 20
+)  # of what takes a descriptor: as many as a process can have (proc(5), nr_open)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +76,7 @@ class Site:
         "clients that accept them, the preferred one first; none: no such files",
         separator=",",
         metavar="CODING,...",
+        reads={"accept_encoding": bool},
     )
     headers: Sequence[str] = _setting(
         (),
@@ -114,6 +99,7 @@ class Site:
         "browsers write it: https://host in ASCII, a port only where it is not the usual one",
         metavar="ORIGIN",
         bare="*",
+        reads={"origin": lambda origins: Cors(origins).reads_origin},
     )
     media_types: Sequence[str] = _setting(
         (),
@@ -122,12 +108,15 @@ class Site:
         metavar="'GLOB: TYPE'",
     )
     charset: str = _setting("utf-8", "the character encoding of text files; '': do not say")
-    listing: bool = _setting(False, "show directories that have no index.html")
+    listing: bool = _setting(
+        False, "show directories that have no index.html", reads={"accept": bool}
+    )
     fallback: str | Application | None = _setting(
         None,
         "the page for browsers at paths where no file is, such as /index.html for an application "
         "of a single page",
         metavar="/PAGE",
+        reads={"accept": lambda fallback: isinstance(fallback, str)},
     )
     error_pages: Sequence[str] = _setting(
         (),
@@ -138,7 +127,9 @@ class Site:
     )
 
     def __post_init__(self) -> None:
-        self._check_types()
+        check(self)
+        if not isinstance(self.root, str | os.PathLike):
+            raise ValueError("root must be a path")
         if not os.fspath(self.root):
             raise ValueError("root must not be empty")
         if "\0" in os.fspath(self.root):
@@ -147,21 +138,6 @@ class Site:
             raise ValueError("fallback must be the path of a page, or an async callable")
         Routes([(self.hosts, self.prefix)])
         self.policy()
-
-    def _check_types(self) -> None:
-        """What a type checker would have said of the simple ones."""
-        for field in dataclasses.fields(self):
-            kind, value = field.type, getattr(self, field.name)
-            if kind in _KINDS and not _is_a(kind, value):
-                raise ValueError(f"{field.name} must be {_KINDS[kind]}")
-        for name in _LISTS:
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise ValueError(f"{name} must be a list of strings, not one string")
-            if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
-                raise ValueError(f"{name} must be a list of strings")
-        if not isinstance(self.root, str | os.PathLike):
-            raise ValueError("root must be a path")
 
     @property
     def application(self) -> Application | None:
@@ -213,11 +189,14 @@ class Config(Site):
     )
     helpers: HelperKind = _setting("thread", "what waits for the disk: threads or processes")
     max_helpers: int = _setting(16, "at most so many helpers", least=1, most=1024)
-    max_queue: int = _setting(1024, "misses that may wait for a helper; beyond: 503", least=1)
+    max_queue: int = _setting(
+        1024, "misses that may wait for a helper; beyond: 503", least=1, most=1 << 30
+    )
     revalidate: float = _setting(
         1.0,
-        "seconds after which it is asked again what a path leads to: that of the root, of a file "
+        "the time after which it is asked again what a path leads to: that of the root, of a file "
         "that is kept open, of a precompressed file; and after which a listing is made anew",
+        unit="seconds",
         least=0,
     )
 
@@ -229,40 +208,58 @@ class Config(Site):
         10_000,
         "files that are kept open, with what is known of them, until they are not asked for",
         least=1,
+        most=_MOST,
     )
     max_connections: int = _setting(
-        4096, "open connections; idle ones give way, and the next ones queue", least=1
+        4096, "open connections; idle ones give way, and the next ones queue", least=1, most=_MOST
     )
     max_connections_per_address: int | None = _setting(
         None,
         "open connections of one client address, or of one IPv6 network of 64 bits; the next ones "
-        "are closed at once; not for servers behind a proxy (default: any number)",
+        "are closed at once; not for servers behind a proxy; none: any number",
         least=1,
+        most=_MOST,
     )
-    max_head: int = _setting(16 * 1024, "bytes of a request head", least=256, most=1 << 20)
-    max_target: int = _setting(8 * 1024, "bytes of a request target", least=16, most=1 << 20)
+    max_head: int = _setting(
+        16 * 1024, "the largest request head", unit="bytes", least=256, most=1 << 20
+    )
+    max_target: int = _setting(
+        8 * 1024, "the largest request target", unit="bytes", least=16, most=1 << 20
+    )
     max_fields: int = _setting(100, "header fields of a request", least=1, most=10_000)
 
-    head_timeout: float = _setting(10.0, "seconds for a whole request head", least=_POSITIVE)
+    head_timeout: float = _setting(
+        10.0, "the time for a whole request head", unit="seconds", least=_POSITIVE
+    )
     keep_alive_timeout: float = _setting(
-        60.0, "seconds that an idle connection is kept", least=_POSITIVE
+        60.0, "the time that an idle connection is kept", unit="seconds", least=_POSITIVE
     )
     send_timeout: float = _setting(
-        30.0, "seconds in which a client must take --send-minimum bytes", least=_POSITIVE
+        30.0,
+        "the time in which a client must take --send-minimum bytes",
+        unit="seconds",
+        least=_POSITIVE,
     )
-    send_minimum: int = _setting(16 * 1024, "bytes; see --send-timeout", least=1)
+    send_minimum: int = _setting(
+        16 * 1024,
+        "what a client must take, see --send-timeout",
+        unit="bytes",
+        least=1,
+        most=1 << 30,
+    )
     open_file_timeout: float = _setting(
-        10.0, "seconds for which a file is kept open that nobody asks for", least=0
+        10.0, "the time for which a file is kept open that nobody asks for", unit="seconds", least=0
     )
     disk_timeout: float = _setting(
-        30.0, "seconds after which a miss is given up: 503", least=_POSITIVE
+        30.0, "the time after which a miss is given up: 503", unit="seconds", least=_POSITIVE
     )
     drain_timeout: float = _setting(
-        10.0, "seconds for what is being sent when the server stops", least=0
+        10.0, "the time for what is being sent when the server stops", unit="seconds", least=0
     )
     retire_timeout: float = _setting(
         600.0,
-        "seconds for the clients of a worker that has a successor: their downloads go on so long",
+        "the time for the clients of a worker that has a successor: their downloads go on so long",
+        unit="seconds",
         least=0,
     )
 
@@ -274,20 +271,6 @@ class Config(Site):
 
     def __post_init__(self) -> None:
         Site.__post_init__(self)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                continue
-            least, most = field.metadata.get("least"), field.metadata.get("most")
-            if isinstance(value, float) and value != value:
-                raise ValueError(f"{field.name} must be a number")
-            if least is not None and value < least:
-                raise ValueError(f"{field.name} must be at least {least}")
-            if most is not None and value > most:
-                raise ValueError(f"{field.name} must be at most {most}")
-        for name, choices in (("etag", TagKind), ("gate", GateMode), ("helpers", HelperKind)):
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}")
         hook = self.on_request
         if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
             raise ValueError("on_request must be a function that is called, and not awaited")
@@ -299,10 +282,9 @@ class Config(Site):
             type(each) is Site for each in self.sites
         ):
             raise ValueError("sites must be a list of Site")
-        for field in dataclasses.fields(Site):
-            default = "." if field.name == "root" else field.default
-            if getattr(self, field.name) != default:
-                raise ValueError(f"{field.name} must be given to the sites, not beside them")
+        for name in settings_of(Site):
+            if getattr(self, name) != settings_of(Config)[name].default:
+                raise ValueError(f"{name} must be given to the sites, not beside them")
         Routes([(site.hosts, site.prefix) for site in self.sites])
 
     @property
@@ -314,3 +296,39 @@ class Config(Site):
     def all_sites(self) -> Sequence[Site]:
         """What is served: the `sites`, or else the one that these settings are."""
         return self.sites or (self,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Process:
+    """How the program serves that is started from a command line: with which processes and rights.
+
+    Raises ValueError, with a sentence for the user, for a value that cannot be.
+    """
+
+    log_level: LogLevel = _setting("info", "how much to say on stderr; debug shows every request")
+    workers: int | Literal["auto"] = _setting(
+        1,
+        "processes that serve, each with helpers, limits and caches of its own; auto: one for each "
+        "processor; more than one, or one with --user or --confine, are replaced, one by one, on "
+        "SIGHUP",
+        metavar="N|auto",
+        least=1,
+        most=1024,
+    )
+    user: str | None = _setting(
+        None,
+        "serve as this user, without any right of root; a supervisor keeps those, and opens the "
+        "port",
+        metavar="NAME[:GROUP]",
+    )
+    confine: Sequence[str] = _setting(
+        (),
+        "open nothing but what is served, and write nothing (Landlock); FOLDER: nor what is below "
+        "it, for a root that a link is switched to; without FOLDER (in a file: 'roots') the roots "
+        "alone",
+        metavar="FOLDER",
+        bare=ROOTS,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)

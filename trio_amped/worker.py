@@ -15,7 +15,7 @@ from collections.abc import Callable
 import trio
 
 from . import cli, logs
-from .config import Config
+from .config import ROOTS, Config
 from .privileges import become, confine, landlock_version
 from .serving.server import Server
 from .worker_process import BEAT, LARGEST, RETIRE, SIGNALS, STACKS, STOP
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         with channel:
             channel.send(json.dumps({"unusable": _reason(error)}).encode())
         return 2
-    with channel, logs.to_stderr(settings.log_level) as begin_with:
+    with channel, logs.to_stderr(settings.process.log_level) as begin_with:
         if manner == "quiet":
             # The first worker has said it all: where it serves, how, and which pages are missing.
             logging.disable(logging.WARNING)
@@ -60,9 +60,9 @@ def _give_up_rights(settings: cli.Settings) -> None:
     """
     if settings.user is not None:
         become(settings.user)
-    if settings.confined is not None:
+    if folders := settings.process.confine:
         roots = [site.root for site in settings.config.all_sites]
-        confine([*roots, *filter(None, settings.confined)])
+        confine([*roots, *(folder for folder in folders if folder != ROOTS)])
 
 
 def _tell_rights(settings: cli.Settings) -> None:
@@ -70,7 +70,7 @@ def _tell_rights(settings: cli.Settings) -> None:
     cli.warn_of_root()
     if settings.user is not None:
         log.info("serving as %s, uid %d, gid %d", settings.user.name, os.getuid(), os.getgid())
-    if settings.confined is not None:
+    if settings.process.confine:
         log.info("confined to what is served, by Landlock %d", landlock_version())
 
 

@@ -15,6 +15,7 @@ from fuzz.target import Target
 from trio_amped import cli
 from trio_amped.config import Config
 from trio_amped.semantics.globs import Glob
+from trio_amped.settings.options import SETTINGS, option_names
 from trio_amped.testing import Response, SimDisk, serving
 
 # ------------------------------------------------------------------ patterns
@@ -165,7 +166,7 @@ def _settings(draw: st.DrawFn) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ command lines
 
-_OPTIONS: Final = {cli._option(field) for field in dataclasses.fields(Config)}
+_OPTIONS: Final = {name for each in SETTINGS.values() for name in option_names(each)}
 
 
 def check_arguments(arguments: list[str]) -> None:
@@ -174,12 +175,14 @@ def check_arguments(arguments: list[str]) -> None:
     status: object = None
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            config, workers, *_ = cli.parse(arguments)
+            settings = cli.parse(arguments)
         except SystemExit as end:
             status = end.code
         else:
-            assert workers >= 1
+            assert settings.workers >= 1
+            config, process, _ = settings
             assert dataclasses.replace(config) == config  # it has been checked
+            assert dataclasses.replace(process) == process
     if status == 2:
         line = said.getvalue()
         assert line.startswith("trio-amped: error: ")
@@ -192,9 +195,7 @@ def check_arguments(arguments: list[str]) -> None:
 
 _NO_VALUES: Final = st.sampled_from(["", "-", "--", "-x", "--port"])
 _WORDS: Final = _NO_VALUES | _KNOWN | _KNOWN | st.text(max_size=6)
-_GIVEN: Final = st.sampled_from(
-    sorted(_OPTIONS | {"--workers", "--log-level", "--help", "--version", "--nothing"})
-)
+_GIVEN: Final = st.sampled_from(sorted(_OPTIONS | {"--help", "--version", "--nothing"}))
 _VALUES: Final = st.builds("{}={}".format, _GIVEN, _WORDS)
 
 TARGETS: Final = (

@@ -134,8 +134,10 @@ def running_server(
     `wrap` puts other programs in front, such as `as_nobody` or `slow.command`; they must `exec`,
     so that `pid` is the server's. The server is listening when this is entered.
     """
-    argv = [*program, "--root", str(root), "--host", "127.0.0.1", "--port", "0"]
-    argv += [*PATIENCE, *COMMON_OPTIONS, *options]
+    given = {option.partition("=")[0] for option in options}
+    usual = [f"--root={root}", "--host=127.0.0.1", "--port=0", *PATIENCE]
+    argv = [*program, *(each for each in usual if each.partition("=")[0] not in given)]
+    argv += [*COMMON_OPTIONS, *options]
     with _server_environment() as environment:
         process = subprocess.Popen(
             wrap(argv),

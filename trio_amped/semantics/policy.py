@@ -65,13 +65,6 @@ class Policy:
         with _option("error_pages"):
             self.error_pages: Mapping[int, bytes] = dict(map(_error_page, error_pages))
 
-    @property
-    def reads(self) -> frozenset[str]:
-        """The fields of `Asked` that these settings read, besides those that HTTP itself does."""
-        reads = {"accept_encoding"} if self._codings else set()
-        reads |= {"accept"} if self.lists_directories or self.fallback else set()
-        return frozenset(reads | ({"origin"} if self.cors.reads_origin else set()))
-
     def media_type(self, path: bytes) -> bytes:
         """The Content-Type of the file at `path`; the last rule that matches counts."""
         for glob, value in reversed(self._media_type_rules):

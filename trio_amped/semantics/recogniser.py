@@ -26,7 +26,7 @@ CONDITIONAL: Final = (
 )
 """The fields of `Asked` that HTTP itself reads."""
 READ_BY_SETTINGS: Final = frozenset(("accept", "accept_encoding", "origin"))
-"""The fields of `Asked` that count only where a setting says so (Policy.reads)."""
+"""The fields of `Asked` that count only where a setting says so (description.py)."""
 
 MOST_FIELDS: Final = 100
 """A head with more of them is not common."""

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import trio
 
-from ..config import Application, Config
+from ..config import Application, Config, Site
+from ..description import fields_read, settings_of
 from ..disk.interface import PromptDisk
 from ..disk.local import open_disks
 from ..semantics.errors import HttpError
@@ -76,7 +77,10 @@ class Router:
             DocumentRoot(disk, site, config, self.clock)
             for disk, site in zip(disks, sites, strict=True)
         ]
-        self.recogniser = recogniser(frozenset().union(*(root.policy.reads for root in self.roots)))
+        of_site = settings_of(Site)
+        of_server = settings_of(Config).keys() - of_site.keys()
+        read = [fields_read(config, of_server), *(fields_read(each, of_site) for each in sites)]
+        self.recogniser = recogniser(frozenset().union(*read))
         """Recognises common requests, for all fields that the settings of any site read."""
         self._asked = self.recogniser.numbers_of(Asked._fields)
         is_everywhere = len(sites) == 1 and not self.asks_host and sites[0].prefix == "/"
