@@ -40,7 +40,8 @@ from tests.rig import (
 )
 from trio_amped import cli
 from trio_amped.config import Config
-from trio_amped.settings.options import SETTINGS, option_names
+from trio_amped.settings.given import SETTINGS
+from trio_amped.settings.options import option_names
 
 pytestmark = pytest.mark.measured
 
@@ -106,9 +107,9 @@ def test_help_lists_every_option_with_its_default_and_unit(
             assert line.split()[0] == setting.unit.upper()
         elif setting.kind is int:
             assert line.split()[0] == "N"
-        if setting.default == ():
+        if setting.default == () and not setting.separator:
             assert line.endswith("; may be given again")
-        elif setting.default is not None:
+        elif setting.default not in (None, ()):
             assert line.endswith(f"default: {setting.show(setting.default)})")
         if setting.most is not None:
             assert f"({setting.least} to {setting.most}" in line
@@ -162,11 +163,11 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--workers", "many"], "--workers must be a whole number, or auto, not 'many'"),
     (["--workers", "²"], "--workers must be a whole number, or auto, not '²'"),
     (["--workers"], "argument --workers: expected one argument"),
-    (["--user", "no such"], "--user: user 'no such' does not exist"),
-    (["--user", "root"], "--user: user root has all rights: name another one"),
-    (["--user", "nobody:no such"], "--user: the group 'no such' does not exist"),
+    (["--user", "no such"], "--user cannot be used: user 'no such' does not exist"),
+    (["--user", "root"], "--user cannot be used: user root has all rights: name another one"),
+    (["--user", "nobody:no such"], "--user cannot be used: the group 'no such' does not exist"),
     (["--user"], "argument --user: expected one argument"),
-    (["--confine", "/no/such"], "--confine: '/no/such' is no folder"),
+    (["--confine", "/no/such"], "--confine must name folders, and '/no/such' is none"),
     (["--max-helpers", "0"], "--max-helpers must be at least 1"),
     (["--max-helpers", "many"], "--max-helpers must be a whole number, not 'many'"),
     (["--max-connections", "0"], "--max-connections must be at least 1"),
@@ -277,16 +278,16 @@ def test_a_bad_option_is_one_line(options: Sequence[str]) -> None:
         (["--precompressed", ""], {"precompressed": ()}),
         (["--precompressed", "gzip"], {"precompressed": ("gzip",)}),
         (["--precompressed", " zstd , br,"], {"precompressed": ("zstd", "br")}),
-        (["--header", "*: A: b"], {"headers": ["*: A: b"]}),
-        (["--header", "*: A: b", "--header=*.x: C:"], {"headers": ["*: A: b", "*.x: C:"]}),
-        (["--immutable"], {"immutable": ["hashed"]}),
-        (["--immutable", "*.js"], {"immutable": ["*.js"]}),
-        (["--immutable", "*.js", "--immutable"], {"immutable": ["*.js", "hashed"]}),
-        (["--immutable", "--listing"], {"immutable": ["hashed"], "listing": True}),
-        (["--cors"], {"cors": ["*"]}),
-        (["--cors", "https://a"], {"cors": ["https://a"]}),
-        (["--cors", "http://a:1", "--cors", "https://b"], {"cors": ["http://a:1", "https://b"]}),
-        (["--media-type", "*.x: a/b"], {"media_types": ["*.x: a/b"]}),
+        (["--header", "*: A: b"], {"headers": ("*: A: b",)}),
+        (["--header", "*: A: b", "--header=*.x: C:"], {"headers": ("*: A: b", "*.x: C:",)}),
+        (["--immutable"], {"immutable": ("hashed",)}),
+        (["--immutable", "*.js"], {"immutable": ("*.js",)}),
+        (["--immutable", "*.js", "--immutable"], {"immutable": ("*.js", "hashed",)}),
+        (["--immutable", "--listing"], {"immutable": ("hashed",), "listing": True}),
+        (["--cors"], {"cors": ("*",)}),
+        (["--cors", "https://a"], {"cors": ("https://a",)}),
+        (["--cors", "http://a:1", "--cors", "https://b"], {"cors": ("http://a:1", "https://b",)}),
+        (["--media-type", "*.x: a/b"], {"media_types": ("*.x: a/b",)}),
         (["--charset", ""], {"charset": ""}),
         (["--charset", "latin-1"], {"charset": "latin-1"}),
         (["--listing"], {"listing": True}),
@@ -298,7 +299,7 @@ def test_a_bad_option_is_one_line(options: Sequence[str]) -> None:
          {"drain_timeout": math.inf, "head_timeout": 15.0, "disk_timeout": 0.5}),
         (["--fallback", "/index.html"], {"fallback": "/index.html"}),
         (["--error-page", "404=/a", "--error-page", "500=/b"],
-         {"error_pages": ["404=/a", "500=/b"]}),
+         {"error_pages": ("404=/a", "500=/b",)}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -432,6 +433,50 @@ def test_an_address_of_somebody_else(root: Path) -> None:
     says = only_line("--port", "0", "--host", "192.0.2.1", "--root", str(root))
     assert says == (
         "cannot listen on 192.0.2.1 port 0: Cannot assign requested address; see --host and --port"
+    )
+
+
+# ---------------------------------------------------------------- other places for settings
+
+
+def test_a_file_and_the_environment(place: Path, root: Path) -> None:
+    """One process, then two: workers get what the supervisor has read."""
+    file = place / "a.toml"
+    file.write_text(
+        f'root = "{root}"\nheaders = ["*: A: file", "*: B: file"]\nlog_level = "debug"\n'
+    )
+    variables = ["TRIO_AMPED_LOG_LEVEL=INFO", f"TRIO_AMPED_CONFIG={file}"]
+    for workers in ("1", "2"):
+        with running_server(
+            f"--workers={workers}", wrap=lambda argv: ["env", *variables, *argv], root=root
+        ) as server:
+            file.rename(place / "b.toml")  # read once, also where the next worker has not begun
+            if workers == "2":
+                server.wait_for_log("2 workers serve")
+            with Client(server) as client:
+                fields = client.get("/small").fields
+                assert (fields["a"], fields["b"]) == ("file", "file")
+            assert server.stop() == 0
+            assert not [line for line in server.log if "DEBUG" in line]
+        (place / "b.toml").rename(file)
+
+
+def test_several_sites_in_a_file(place: Path, root: Path) -> None:
+    put(place / "other/small", b"other")
+    file = place / "a.toml"
+    file.write_text(f'[[site]]\nroot = "{root}"\n[[site]]\nroot = "{place}/other"\nprefix = "/o"\n')
+    for workers in ("1", "2"):
+        options = (f"--workers={workers}", f"--config={file}")
+        with running_server(*options, root=None) as server, Client(server) as client:
+            assert client.get("/small").body == b"small"
+            assert client.get("/o/small").body == b"other"
+
+
+def test_a_file_that_cannot_be(place: Path) -> None:
+    file = place / "a\x1b.toml"
+    file.write_text("port = 0\nlisting = 1\n")
+    assert only_line("--config", str(file)) == (
+        f"{place}/a\\x1b.toml, line 2: listing must be true or false; see trio-amped --help"
     )
 
 

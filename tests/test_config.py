@@ -127,7 +127,7 @@ def test_a_nan_is_no_number(name: str) -> None:
         (SECONDS, ["1", None, True, [1]], "a number"),
         (COUNTS, ["1", None, True, 1.0, math.nan, math.inf], "a whole number"),
         (OPTIONAL, ["1", True, 1.0, math.inf], "a whole number, or None"),
-        (["listing", "fast_lane"], ["yes", 1, None], "True or False"),
+        (["listing", "fast_lane"], ["yes", 1, None], "true or false"),
         (["host", "prefix", "charset"], [b"a", 1, None, ["a"]], "a string"),
         (LISTS, [None, 5, b"a", {"a"}, [5], ["*.a: B: c", None]], "a list of strings"),
         (["root"], [None, 5, b"a", ["a"]], "a path"),

@@ -113,7 +113,7 @@ def test_what_no_text_can_be(name: str, text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("truth", 1, "be True or False"),
+        ("truth", 1, "be true or false"),
         ("whole", True, "be a whole number"),
         ("whole", 0, "be at least 1"),
         ("whole", 10, "be at most 9"),

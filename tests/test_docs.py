@@ -2,9 +2,9 @@
 
 The blocks of a page are run from top to bottom, in a folder of its own. `python` ones run in this
 process (under trio, where they await), but those that begin with the name of a file, which are
-saved under it for the commands. `sh` and `console` ones are run by bash, command by command, and
-what `console` shows must be what came. A server that a command has started is stopped by ^C before
-the next one, and at the end of the page.
+saved under it for the commands, as are `toml` ones. `sh` and `console` ones are run by bash,
+command by command, and what `console` shows must be what came. A server that a command has started
+is stopped by ^C before the next one, and at the end of the page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.rig import GUARD, REPOSITORY, ServerProcess, needs
 PAGES: Final = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 PUBLIC: Final = (trio_amped, trio_amped.asgi, trio_amped.disk, trio_amped.testing)
 
-RUN: Final = {"python", "sh", "console"}
+RUN: Final = {"python", "sh", "console", "toml"}
 SHOWN: Final = {"text", "{toctree}", "{eval-rst}"}  # diagrams, output, and what Sphinx reads
 
 # What is not run, and why. That the target or the option is there is checked all the same.
@@ -69,6 +69,11 @@ PLANTED: Final = {
     },
     "index.md": {"site/index.html": b"<!doctype html>"},
     "command-line.md": {"site/index.html": b"<!doctype html>"},
+    "configuration.md": {
+        "site/index.html": b"<!doctype html>",
+        "media/a.mp4": b"a",
+        "docs/404.html": b"<!doctype html>",
+    },
     "embedding.md": {
         "site/index.html": b"<!doctype html>",
         "site/hello.txt": b"Hello.\n",
@@ -157,6 +162,9 @@ class Reader:
         }
 
     def do(self, page: Path, block: Block) -> None:
+        if block.language == "toml":
+            self._save(self._safe(block.text))
+            return
         if block.language == "python":
             self._run_python(block.text, f"{page.name}:{block.line}")
             return
@@ -166,10 +174,9 @@ class Reader:
 
     def _run_python(self, text: str, where: str) -> None:
         text = self._safe(text)
-        if named := re.match(r"# (\w+\.py)\n", text):
+        if re.match(r"# \w+\.py\n", text):
             ast.parse(text, where)
-            (self.folder / named[1]).write_text(text)
-            self.saved.add(named[1])
+            self._save(text)
             return
         code = compile(text, where, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         if code.co_flags & inspect.CO_COROUTINE:
@@ -181,6 +188,12 @@ class Reader:
             trio.run(main)
         else:
             exec(code, self._names)
+
+    def _save(self, text: str) -> None:
+        named = re.match(r"# (\w+\.\w+)\n", text)
+        assert named, text
+        (self.folder / named[1]).write_text(text)
+        self.saved.add(named[1])
 
     def _run_command(self, command: Command) -> None:
         argv = ["bash", "-c", self._safe(command.text)]

@@ -33,7 +33,7 @@ MAY_IMPORT: Final = {
     "supervisor": LEAVES | {"listening", "worker_process"},
     "listening": frozenset({"config"}),
     "worker_process": frozenset({"stats"}),
-    "worker": LEAVES | {"cli", "logs", "privileges", "serving", "worker_process"},
+    "worker": LEAVES | {"cli", "logs", "privileges", "serving", "settings", "worker_process"},
     "privileges": frozenset[str](),
 }
 # What a room may not import of others.

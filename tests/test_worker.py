@@ -26,7 +26,8 @@ from tests.real.support import MIB, content, put
 from tests.serving.cases import get
 from tests.serving.client import parse
 from trio_amped import logs, worker, worker_process
-from trio_amped.config import Config
+from trio_amped.config import Config, Process
+from trio_amped.settings.effective import packed
 from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, STACKS, STOP, Worker, _persistently
 
 SIZE: Final = 4 * MIB
@@ -473,9 +474,9 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
     supervisor = threading.Thread(target=supervise)
     supervisor.start()
     fds = f"{theirs.detach()},{listener.detach()}"
-    options = ["--root", str(root), "--error-page", "404=/lost.html"]
+    settings = packed(Config(root=str(root), error_pages=("404=/lost.html",)), Process())
     try:
-        assert worker.main([f"2,{manner}", fds, *options]) == 0
+        assert worker.main([f"2,{manner}", fds, settings]) == 0
     finally:
         supervisor.join()
         ours.close()

@@ -8,18 +8,19 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import trio
 
 from . import __version__, logs
 from .config import ROOTS, Config, Process
-from .description import settings_of
 from .privileges import User, check_confinement, check_user, find_user
 from .semantics.printable import printable
 from .serving.server import Server
-from .settings.options import UNUSABLE, Parser, with_option
+from .settings.effective import effective, packed
+from .settings.given import renamed
+from .settings.options import UNUSABLE, Parser
 from .stats import Stats
 from .supervisor import DRAINING, Supervisor, usable_processors
 
@@ -30,11 +31,23 @@ _MOST_WORKERS = 1024
 
 
 class Settings(NamedTuple):
-    """What a command line says."""
+    """The settings that hold; `user`: whom the workers are to be, if that is another."""
 
     config: Config
     process: Process
-    user: User | None  # whom the workers are to be, if that is another
+    user: User | None
+
+    @classmethod
+    def of(cls, config: Config, process: Process) -> "Settings":
+        """Look up the user, and the folders. Raises ValueError, with a sentence for the user."""
+        for folder in process.confine:
+            if folder != ROOTS and not os.path.isdir(folder):
+                raise ValueError(f"confine must name folders, and {folder!r} is none")
+        try:
+            user = None if process.user is None else find_user(process.user)
+        except ValueError as error:
+            raise ValueError(f"user cannot be used: {error}") from None
+        return cls(config, process, user)
 
     @property
     def workers(self) -> int:
@@ -51,22 +64,22 @@ class Settings(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server from the command line; returns the exit status."""
-    options = list(sys.argv[1:] if arguments is None else arguments)
-    settings = parse(options)
+    settings = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
     config = settings.config
     try:
         _check_rights(settings)
     except ValueError as error:
-        return _fail(str(error))
+        return fail(str(error))
     _allow_descriptors()
     collect_rarely()
     try:
         with logs.to_stderr(settings.process.log_level):
             if settings.is_supervised:
+                options = [packed(config, settings.process)]
                 return trio.run(_run_workers, Supervisor(config, settings.workers, options))
             return trio.run(_run, config)
     except OSError as error:  # said out of the event loop: who does not read it can still end us
-        return _fail(_explain(config, error))
+        return fail(_explain(config, error))
 
 
 def _check_rights(settings: Settings) -> None:
@@ -78,35 +91,24 @@ def _check_rights(settings: Settings) -> None:
         check_confinement()
 
 
-def _fail(why: str) -> int:
+def fail(why: str) -> int:
+    """Say on stderr why it cannot serve; returns the exit status."""
     print(f"trio-amped: error: {printable(why)}", file=sys.stderr)
     return UNUSABLE
 
 
-def parse(arguments: Sequence[str]) -> Settings:
+def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
     """The settings; exits with one line on stderr if they cannot be."""
     parser = Parser(__version__)
-    given = parser.read(arguments)
-    of_process = {name: given.pop(name) for name in settings_of(Process).keys() & given.keys()}
+    options = parser.read(arguments)
     try:
-        config, process = Config(**given), Process(**of_process)
-    except ValueError as error:
-        parser.error(with_option(str(error)))
-    try:
-        return Settings(config, process, _user(process))
+        found = effective(options, environment or {})
     except ValueError as error:
         parser.error(str(error))
-
-
-def _user(process: Process) -> User | None:
-    """Look up the user, and the folders. Raises ValueError, with a sentence for the user."""
-    for folder in process.confine:
-        if folder != ROOTS and not os.path.isdir(folder):
-            raise ValueError(f"--confine: {folder!r} is no folder")
     try:
-        return None if process.user is None else find_user(process.user)
+        return Settings.of(found.config, found.process)
     except ValueError as error:
-        raise ValueError(f"--user: {error}") from None
+        parser.error(str(renamed(error, found.given)))
 
 
 def _allow_descriptors() -> None:

@@ -64,10 +64,13 @@ class Site:
     root: str | os.PathLike[str] = dataclasses.field(metadata={"help": "the folder to serve"})
     _: dataclasses.KW_ONLY
     prefix: str = _setting(
-        "/", "the path below which its files are, as in a URL: /static/", option=None
+        "/", "the path below which its files are, as in a URL: /static/", metavar="/PATH/"
     )
     hosts: Sequence[str] = _setting(
-        (), "the names of its hosts, without a port; none: any other host", option=None
+        (),
+        "the names of its hosts, without a port, for any other host is 421; none: all hosts",
+        separator=",",
+        metavar="NAME,...",
     )
 
     precompressed: Sequence[str] = _setting(
@@ -305,6 +308,12 @@ class Process:
     Raises ValueError, with a sentence for the user, for a value that cannot be.
     """
 
+    config: str | None = _setting(
+        None,
+        "a file of TOML with settings, for what neither the command line nor the environment "
+        "(TRIO_AMPED_PORT=80) says",
+        metavar="FILE",
+    )
     log_level: LogLevel = _setting("info", "how much to say on stderr; debug shows every request")
     workers: int | Literal["auto"] = _setting(
         1,

@@ -68,7 +68,7 @@ class Setting:
         """What a value must be: "a whole number, or None"."""
         if self.choices and not self.number:
             return f"one of {', '.join(self.choices)}"
-        simple = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
+        simple = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
         first = next((words for kind, words in simple.items() if kind in self.types), "")
         others = [*self.choices, *(["None"] if type(None) in self.types else [])]
         return ", or ".join([first, *others])

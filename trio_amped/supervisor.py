@@ -50,7 +50,7 @@ class Supervisor:
     """Serves by several workers; `stats` is the sum of their counters when they have ended."""
 
     def __init__(self, config: Config, workers: int, options: list[str]) -> None:
-        """`options` is the command line, which the workers get as well."""
+        """`options` is what the workers get on their command line: the same settings."""
         self.stats = Stats()
         self.uncounted = 0  # workers that did not live to send their counters
         self._config = config

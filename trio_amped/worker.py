@@ -1,6 +1,6 @@
 """One of several workers, in its process: a server that obeys its supervisor. Awaits both.
 
-`python -m trio_amped.worker NUMBER,announce|quiet CHANNEL,LISTENER... OPTIONS`, by Worker.run.
+`python -m trio_amped.worker NUMBER,announce|quiet CHANNEL,LISTENER... SETTINGS`, by Worker.run.
 """
 
 import faulthandler
@@ -18,6 +18,7 @@ from . import cli, logs
 from .config import ROOTS, Config
 from .privileges import become, confine, landlock_version
 from .serving.server import Server
+from .settings.effective import unpacked
 from .worker_process import BEAT, LARGEST, RETIRE, SIGNALS, STACKS, STOP
 
 log = logging.getLogger("trio_amped")
@@ -29,10 +30,13 @@ def main(arguments: list[str]) -> int:
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     faulthandler.register(STACKS, file=2)  # which needs neither the event loop nor the GIL
-    name, descriptors, *options = arguments
+    name, descriptors, text = arguments
     number, manner = name.split(",")
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
-    settings = cli.parse(options)
+    try:
+        settings = cli.Settings.of(*unpacked(text))
+    except (ValueError, TypeError) as error:  # a user is no more; a newer version lacks a setting
+        return cli.fail(str(error))
     cli.collect_rarely()
     try:
         _give_up_rights(settings)

@@ -15,7 +15,8 @@ from fuzz.target import Target
 from trio_amped import cli
 from trio_amped.config import Config
 from trio_amped.semantics.globs import Glob
-from trio_amped.settings.options import SETTINGS, option_names
+from trio_amped.settings.given import SETTINGS
+from trio_amped.settings.options import option_names
 from trio_amped.testing import Response, SimDisk, serving
 
 # ------------------------------------------------------------------ patterns

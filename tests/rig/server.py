@@ -124,18 +124,21 @@ class ServerProcess:
 @contextmanager
 def running_server(
     *options: str,
-    root: Path,
+    root: Path | None,
     wrap: Callable[[list[str]], list[str]] = identity,
     program: Sequence[str] = (sys.executable, "-m", "trio_amped"),
     timeout: float = GUARD,
 ) -> Iterator[ServerProcess]:
-    """A server for `root` on a free port of 127.0.0.1, in a process and a process group of its own.
+    """A server for `root` on a free port of 127.0.0.1, in a process and process group of its own.
+
+    root: None where the options say what is served.
 
     `wrap` puts other programs in front, such as `as_nobody` or `slow.command`; they must `exec`,
     so that `pid` is the server's. The server is listening when this is entered.
     """
     given = {option.partition("=")[0] for option in options}
-    usual = [f"--root={root}", "--host=127.0.0.1", "--port=0", *PATIENCE]
+    usual = [] if root is None else [f"--root={root}"]
+    usual += ["--host=127.0.0.1", "--port=0", *PATIENCE]
     argv = [*program, *(each for each in usual if each.partition("=")[0] not in given)]
     argv += [*COMMON_OPTIONS, *options]
     with _server_environment() as environment:

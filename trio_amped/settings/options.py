@@ -1,14 +1,13 @@
 """The options of the command line, made from the descriptions of the settings. Pure."""
 
 import argparse
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from .. import description
-from ..config import Config, Process
-from ..description import Setting
+from ..config import Process
+from ..description import Setting, settings_of
 from ..semantics.printable import printable
+from .given import SETTINGS, Given, nearest, read_text
 
 PROGRAM: Final = "trio-amped"
 UNUSABLE: Final = 2
@@ -21,14 +20,6 @@ _LIMITS: Final = (
     *("max_connections", "max_open_files", "max_head", "max_target", "max_fields", "open_file_"),
     *("head_", "keep_", "send_", "disk_", "drain_", "retire_"),
 )
-
-SETTINGS: Final = {
-    name: each
-    for described in (Process, Config)
-    for name, each in description.settings_of(described).items()
-    if each.option is not None
-}
-"""The settings that have an option, by name."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         rights = self.add_argument_group("least privilege")
         everyday = self.add_argument_group("what to serve, and how")
         limits = self.add_argument_group("limits and deadlines")
-        process = description.settings_of(Process)
+        process = settings_of(Process)
         for each in sorted(SETTINGS.values(), key=lambda each: each.name not in _PLACE):
             group = limits if each.name.startswith(_LIMITS) else everyday
             group = general if each.name in process else group
@@ -58,28 +49,30 @@ class Parser(argparse.ArgumentParser):
         """Exit with one line, and not the whole usage before it."""
         self.exit(UNUSABLE, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
-    def read(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return the values that a command line gives; exit with one line for one that cannot be.
-
-        Those of one setting can be; whether all of them can be together is not looked at.
-        """
+    def read(self, arguments: Sequence[str]) -> dict[str, Given]:
+        """Return what a command line gives, by the names of settings; exit with one line for a
+        value that cannot be. Whether they can be together is not looked at."""
         for each in arguments:
             if each.startswith("--") and each.endswith("=--"):  # argparse makes an empty list of it
                 self.error(f"argument {each[:-3]}: '--' is not a value")
         given, unknown = self.parse_known_args(arguments)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest_option(unknown[0])}")
-        texts = {name: text for name, text in vars(given).items() if text is not None}
         try:
-            return {name: _value(SETTINGS[name], text) for name, text in texts.items()}
+            return {
+                name: _given(SETTINGS[name], value)
+                for name, value in vars(given).items()
+                if value is not None
+            }
         except ValueError as error:
-            self.error(with_option(str(error)))
+            self.error(str(error))
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return the end of a message about a name that is none of these: which one may be meant."""
-    found = difflib.get_close_matches(name, list(names), 1)
-    return f"; did you mean {found[0]}?" if found else ""
+def _given(setting: Setting, value: str | list[str]) -> Given:
+    name, source = f"--{setting.option}", "command line"
+    if isinstance(value, list):
+        return Given(tuple(value), name, source)
+    return read_text(setting, value, name, source)
 
 
 def _nearest_option(unknown: str) -> str:
@@ -91,16 +84,6 @@ def option_names(setting: Setting) -> tuple[str, ...]:
     """Return the options of a setting; what is true or false has two."""
     names = (f"--{setting.option}", f"--no-{setting.option}")
     return names if setting.kind is bool else names[:1]
-
-
-def with_option(message: str) -> str:
-    """Return the message of a ValueError with the name of the option for that of the setting."""
-    name, space, rest = message.partition(" ")
-    return f"--{SETTINGS[name].option}{space}{rest}"
-
-
-def _value(setting: Setting, given: Any) -> Any:
-    return setting.read(given) if isinstance(given, str) else given
 
 
 def _argument(setting: Setting) -> dict[str, Any]:
