@@ -500,6 +500,28 @@ def test_a_slow_cgroup_slows_cold_reads_of_its_processes_only(place: Path) -> No
 
 
 @needs("loop", "blkio")
+def test_a_slow_cgroup_limits_operations_and_its_disk_counts_them(place: Path) -> None:
+    with loop_ext4(place, 32 * MIB, read_ahead_kb=128) as mount:
+        file = mount / "file"
+        file.write_bytes(os.urandom(MIB))
+        evict(file)
+        with slow_cgroup(mount, operations=8) as slow:
+            command, before = slow.command(["cat", str(file)]), slow.reads()
+            start = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            assert time.monotonic() - start > 0.2
+            reads = slow.reads().since(before)
+            assert MIB <= reads.bytes < 2 * MIB
+            assert 0 < reads.operations < pages(MIB), "as large as the kernel makes them"
+
+            evict(file)
+            slow.limit(operations=1)
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as limited:
+                slow.limit()  # also for what waits already
+                assert limited.wait(GUARD) == 0
+
+
+@needs("loop", "blkio")
 def test_a_slow_cgroup_goes_when_it_is_busy(place: Path) -> None:
     with (
         loop_ext4(place, 16 * MIB) as mount,
@@ -535,6 +557,39 @@ def test_a_limited_cache_is_as_large_whatever_its_processes_need(place: Path) ->
         assert process.returncode == 0
         assert 24 * MIB < cache.cached() <= 32 * MIB
     assert not cache.directory.exists()
+
+
+@needs("loop", "memory")
+def test_a_limited_cache_counts_the_memory_of_processes_that_start_later(place: Path) -> None:
+    """As helpers do: two that have half of the limit between them cost no page of a file."""
+    helper = "import sys; own = bytearray(8 << 20); print(len(own), flush=True); sys.stdin.read()"
+    program = f"""if True:
+        import subprocess, sys
+        pipe = subprocess.PIPE
+        for _ in range(2):
+            helper = subprocess.Popen([sys.executable, "-c", {helper!r}], stdin=pipe, stdout=pipe)
+            helper.stdout.readline()
+        print("ready", flush=True)
+        sys.stdin.readline()
+        sum(map(len, open(sys.argv[1], "rb")))
+        print("read", flush=True)
+        sys.stdin.readline()
+    """
+    with loop_ext4(place, 96 * MIB) as mount, limited_cache(32 * MIB) as cache:
+        file = mount / "file"
+        file.write_bytes(os.urandom(64 * MIB))
+        evict(file)
+        reader = cache.command([sys.executable, "-c", program, str(file)])
+        pipe = subprocess.PIPE
+        with subprocess.Popen(reader, stdin=pipe, stdout=pipe, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            cache.follow()
+            print(file=process.stdin, flush=True)
+            assert process.stdout.readline() == "read\n"
+            assert 24 * MIB < cache.cached() <= 32 * MIB
+            process.communicate("\n")
 
 
 @needs("blkio")

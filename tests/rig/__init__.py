@@ -12,7 +12,7 @@ from tests.rig.memory import LimitedCache, limited_cache
 from tests.rig.mount_points import public_directory
 from tests.rig.page_cache import evict, forget_names, held_in_memory, load, resident_pages
 from tests.rig.server import ServerProcess, running_server
-from tests.rig.slow_disk import SlowDisk, slow_cgroup
+from tests.rig.slow_disk import DiskReads, SlowDisk, slow_cgroup
 from tests.rig.tools import GUARD, NOBODY, REPOSITORY, identity
 from tests.rig.users import as_nobody, for_strangers
 
@@ -20,6 +20,7 @@ __all__ = [
     "GUARD",
     "NOBODY",
     "REPOSITORY",
+    "DiskReads",
     "FuseDisk",
     "LimitedCache",
     "Operation",
