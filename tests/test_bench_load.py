@@ -1,6 +1,7 @@
 """How the hot benchmark asks, and how it knows that an answer is right."""
 
 import itertools
+import mmap
 import os
 import re
 import socketserver
@@ -9,10 +10,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from bench.hot import earlier, measure
+from bench.hot import earlier, measure, paper
 from bench.hot.answers import Head, Wrong, check_content, learned, read_head, request, verify
 from bench.hot.exact import Load as Exact
 from bench.hot.exact import Plan
@@ -162,6 +164,29 @@ def test_a_data_set_of_the_paper_is_as_specweb_has_it() -> None:
         found = [size for size in sizes if least <= size <= 9 * least]
         assert len(found) / len(sizes) == pytest.approx(share, abs=0.02)
         assert {size % least for size in found} == {0}
+
+
+def test_what_is_in_memory_first_is_most_popular_and_in_whole_pages() -> None:
+    page = mmap.PAGESIZE
+    data = paper.DataSet(Path("x.img"), 1, {"/a": 1, "/b": page + 1, "/c": page, "/d": 1})
+    assert data.popular(4 * page) == ["/c", "/b", "/a"]
+    assert data.popular(4 * page - 1) == ["/b", "/a"]
+    assert len(data.popular(data.megabytes << 20)) == 4
+
+
+def test_what_counts_is_asked_for_after_what_fills_the_memory() -> None:
+    data = paper.DataSet(Path("x.img"), 1, paper_sizes(1))
+    before, asks = data.asks
+    assert [*before, *asks] == drawn(data.workload)
+    assert len(before) == len(asks) == paper.REQUESTS // 2
+
+
+def test_a_hit_is_a_page_that_the_disk_was_not_asked_for() -> None:
+    page = mmap.PAGESIZE
+    sizes = [1, page + 1]  # 1 and 2 pages; asked for again from the first on
+    assert paper.hit_rate(sizes, 3, page) == 0.75
+    assert paper.hit_rate(sizes, 2, 3 * page) == 0.0
+    assert paper.hit_rate(iter(sizes), 4, 0) == 1.0
 
 
 def test_a_browsers_head_has_two_things_that_change() -> None:

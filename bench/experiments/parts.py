@@ -1,7 +1,9 @@
 """Figure 4: the parts of the server, each switched off or set otherwise in turn. Blocks."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +28,13 @@ from bench.hot.files import ZIPF_FILES, zipf_sizes
 from bench.hot.folder import prepare
 from bench.hot.measure import Sample
 from bench.hot.peers import PEERS, running
-from bench.hot.rows import MEMORY, NEEDS, PAPER, WORKLOADS
+from bench.hot.rows import MEMORY, PAPER_NEEDS, WORKLOADS
 from tests import rig
 
 SECONDS: Final = 1
 DISK_SECONDS: Final = (3, 3)  # before it counts, and then
 MEMORY_POINT, DISK_POINT = "memory", "disk"
-DISK_ROW: Final = "paper-256"
+MEGABYTES: Final = 256  # at the second point
 POINTS: Final = {
     MEMORY_POINT: "all files in memory",
     DISK_POINT: "more files than memory",
@@ -63,14 +65,14 @@ def prepared(cores: Cores, scratch: Path) -> Iterator[Measure]:
     load, server = list(cores.load), list(cores.server)
     with rig.public_directory() as root:
         files = dict[str, bytes]()
-        disks = list[paper.DataSet]()
+        written = functools.cache(partial(paper.DataSet.write, scratch))
 
         def cell(name: str, x: str) -> Figures:
             peer = SERVERS[name]
             if x == DISK_POINT:
-                if not disks:
-                    disks.append(paper.DataSet.write(scratch, DISK_ROW))
-                return _figures(paper.measure(disks[0], DISK_SECONDS, load, server, peer))
+                data = written(MEGABYTES)
+                args = data, paper.BY_BYTES, DISK_SECONDS, load, server, peer
+                return _figures(paper.measure(*args).sample)
             if not files:
                 files.update(prepare(root, zipf_sizes()))
             with running(peer, root, server) as started:
@@ -85,7 +87,7 @@ def _figures(found: Sample) -> Figures:
 
 
 def missing(_name: str, x: str) -> str | None:
-    needs = NEEDS[DISK_ROW] if x == DISK_POINT else ()
+    needs = PAPER_NEEDS if x == DISK_POINT else ()
     return next(filter(None, map(rig.missing, needs)), None)
 
 
@@ -114,7 +116,7 @@ FIGURE: Final = Figure(
     "What each part is worth",
     "What is lost when a part is switched off, or set otherwise? One option at a time differs from "
     f"the defaults. At the first point {ZIPF_FILES} files of 0.5 to 64 KiB are in memory, chosen "
-    f"by Zipf's law and asked for as browsers do; at the second {PAPER[DISK_ROW]} MiB of files "
+    f"by Zipf's law and asked for as browsers do; at the second {MEGABYTES} MiB of files "
     f"with SPECweb99's sizes have {MEMORY} MiB of memory, and lie on a disk of "
     f"{paper.LIMIT // 10**6} MB/s.",
     "",

@@ -1,6 +1,6 @@
 """The experiment of the Flash paper: more files than memory, on a slow disk. Blocks.
 
-Files as large as SPECweb99's, chosen by Zipf's law, on a disk that reads 40 MB/s, while the kernel
+Files as large as SPECweb99's, chosen by Zipf's law, on a disk that is limited, while the kernel
 may keep 160 MiB of them in memory: of every server, whatever memory it needs itself. Each time the
 file system is mounted anew, its most popular files are read, and the server is loaded for a while
 before it counts.
@@ -10,8 +10,10 @@ import contextlib
 import mmap
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 
 from bench.hot.answers import Head, verify
@@ -19,49 +21,104 @@ from bench.hot.files import MIB, content, paper_sizes
 from bench.hot.measure import Sample, run
 from bench.hot.peers import Peer, Running, running
 from bench.hot.probe import FILE, SIZE, probing
-from bench.hot.rows import MEMORY, PAPER, ROWS
-from bench.hot.workloads import Workload, drawn
+from bench.hot.rows import MEMORY
+from bench.hot.workloads import Ask, Workload, drawn
 from tests import rig
 
-LIMIT = 40_000_000  # bytes a second
 READ_AHEAD_KB = 128
+# Else ext4 reads 32 blocks of inodes for one that is missing, each an operation for the cgroup: a
+# disk, which sees them merged, would count one.
+MOUNT = "inode_readahead_blks=0"
 REQUESTS = 400_000
 LONG, SHORT = (8, 10), (4, 4)  # seconds: how long it is loaded before it counts, and then
 SAMPLE = 50  # files whose content is compared
 
 
 @dataclass(frozen=True)
+class Disk:
+    """What a disk reads in a second at most; None: there is no such limit."""
+
+    bytes: int | None = None
+    operations: int | None = None
+
+
+# A hard disk that need not seek much, and a disk of a cloud that is sold by its operations: Azure's
+# standard HDD has 500 a second. A hard disk of 7 200 turns a minute makes 80 to 200 where it has to
+# seek; with so few a load of some seconds would be a few hundred misses, and chance.
+LIMIT, OPERATIONS = 40_000_000, 500
+BY_BYTES, BY_OPERATIONS = Disk(bytes=LIMIT), Disk(operations=OPERATIONS)
+
+
+@dataclass(frozen=True)
 class DataSet:
-    """The files of one row, on an image that is mounted when they are wanted."""
+    """Files of a given size in all, on an image that is mounted when they are wanted."""
 
     image: Path
+    megabytes: int
     sizes: Mapping[str, int]
-    workload: Workload
 
     @classmethod
-    def write(cls, scratch: Path, row: str) -> "DataSet":
-        sizes = paper_sizes(PAPER[row])
-        workload = Workload(row, ROWS[row], tuple(sizes), load="exact", requests=REQUESTS)
-        data = cls(scratch / f"{row}.img", sizes, workload)
+    def write(cls, scratch: Path, megabytes: int) -> "DataSet":
+        data = cls(scratch / f"paper-{megabytes}.img", megabytes, paper_sizes(megabytes))
         with data.mounted() as root:
             write_file(root / FILE, bytes(SIZE))
-            for path, size in sizes.items():
+            for path, size in data.sizes.items():
                 write_file(root / path.removeprefix("/"), content(path, size))
         return data
 
     def mounted(self) -> contextlib.AbstractContextManager[Path]:
-        size = PAPER[self.workload.name] * MIB * 3 // 2 + 64 * MIB
-        return rig.loop_ext4(self.image.parent, size, READ_AHEAD_KB, image=self.image)
+        size = self.megabytes * MIB * 3 // 2 + 64 * MIB
+        place = self.image.parent
+        return rig.loop_ext4(place, size, READ_AHEAD_KB, image=self.image, options=MOUNT)
+
+    @cached_property
+    def workload(self) -> Workload:
+        what = f"{self.megabytes} MiB of files"
+        return Workload(self.image.stem, what, tuple(self.sizes), load="exact", requests=REQUESTS)
+
+    @cached_property
+    def asks(self) -> tuple[Sequence[Ask], Sequence[Ask]]:
+        """What is asked for before it counts, and then."""
+        asks = drawn(self.workload)
+        return asks[: len(asks) // 2], asks[len(asks) // 2 :]
 
     def popular(self, room: int) -> list[str]:
         """The files that fit into so much memory, the most popular one last."""
         used, found = 0, list[str]()
         for path, size in self.sizes.items():
-            used += -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+            used += in_pages(size)
             if used > room:
                 break
             found.append(path)
         return found[::-1]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a server did, what its disk did meanwhile, and how full the page cache was then."""
+
+    sample: Sample
+    reads: float  # of the disk, in a second
+    bytes: float  # from the disk, in a second
+    hits: float  # the share of the pages sent that the disk was not asked for
+    cached: int  # bytes of files that the server's cgroup had in memory at the end
+
+
+def in_pages(size: int) -> int:
+    """Return the memory that a file of `size` bytes takes, and what is read of it: whole pages."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def hit_rate(sizes: Iterable[int], answers: int, from_disk: int) -> float:
+    """Return the share of the pages of answers that did not come from the disk.
+
+    A disk reads whole pages: they are compared with the pages of the files that were sent, whose
+    `sizes` are in the order in which they are asked for, again and again. The rate is that of all
+    servers alike, from the outside. Read-ahead that is of no use and the reads of names and inodes
+    count as misses.
+    """
+    asked = sum(map(in_pages, islice(cycle(sizes), answers)))
+    return 1 - from_disk / asked
 
 
 def write_file(path: Path, body: bytes) -> None:
@@ -70,43 +127,58 @@ def write_file(path: Path, body: bytes) -> None:
 
 
 @contextlib.contextmanager
-def limited(data: DataSet, peer: Peer, root: Path, cpus: list[int]) -> Iterator[Running]:
+def limited(
+    data: DataSet, disk: Disk, peer: Peer, root: Path, cpus: Sequence[int]
+) -> Iterator[tuple[Running, rig.SlowDisk, rig.LimitedCache]]:
     """A server with little memory for files, which is full, and a slow disk."""
     with (
-        rig.slow_cgroup(root, LIMIT) as slow,
+        rig.slow_cgroup(root) as slow,
         rig.limited_cache(MEMORY * MIB, slow.directory) as cache,
         running(peer, root, cpus, wrap=lambda words: slow.command(cache.command(words))) as server,
     ):
         names = "\0".join(path.removeprefix("/") for path in data.popular(MEMORY * MIB))
+        # Several at a time, which wait for the disk below; the order stays much the same.
         subprocess.run(
-            cache.command(["xargs", "-0", "cat"]),
+            cache.command(["xargs", "-0", "-n", "64", "-P", "8", "cat"]),
             input=names.encode(),
             stdout=subprocess.DEVNULL,
             cwd=root,
             check=True,
         )
-        yield server
+        slow.limit(disk.bytes, disk.operations)  # now: both are one cgroup in version 2
+        yield server, slow, cache
 
 
 def measure(
-    data: DataSet, lengths: tuple[int, int], load_cpus: list[int], cpus: list[int], peer: Peer
-) -> Sample:
+    data: DataSet,
+    disk: Disk,
+    lengths: tuple[int, int],
+    load_cpus: Sequence[int],
+    cpus: Sequence[int],
+    peer: Peer,
+) -> Found:
     """One server, from a cold start. Raises Wrong."""
     filling, seconds = lengths
     heads = {path: Head(0, size, False) for path, size in data.sizes.items()}
-    asks = drawn(data.workload)
-    half = len(asks) // 2
+    before, asks = data.asks
     with (
         data.mounted() as root,
         rig.held_in_memory(root / FILE),
-        limited(data, peer, root, cpus) as server,
+        limited(data, disk, peer, root, cpus) as (server, slow, cache),
     ):
-        run(server, data.workload, heads, filling, load_cpus, asks[:half])
+        run(server, data.workload, heads, filling, load_cpus, before)
         with probing(server.port, load_cpus) as waits:
-            begun = time.monotonic()
-            sample = run(server, data.workload, heads, seconds, load_cpus, asks[half:])
-            ended = time.monotonic()
-        some = dict.fromkeys(path for path, _ in asks[:SAMPLE])
+            begun, reads = time.monotonic(), slow.reads()
+            sample = run(server, data.workload, heads, seconds, load_cpus, asks)
+            ended, reads, cached = time.monotonic(), slow.reads().since(reads), cache.cached()
+        some = dict.fromkeys(path for path, _ in before[:SAMPLE])
         files = {path: content(path, data.sizes[path]) for path in some}
         verify(server.port, data.workload, files, some)
-    return replace(sample, hot=waits.between(begun, ended))
+    sizes = (data.sizes[path] for path, _ in asks)
+    return Found(
+        replace(sample, hot=waits.between(begun, ended)),
+        reads.operations / seconds,
+        reads.bytes / seconds,
+        hit_rate(sizes, round(sample.rate * seconds), reads.bytes),
+        cached,
+    )

@@ -128,8 +128,9 @@ ROWS = {
 CLASSIC = (*(workload.name for workload in _CLASSIC), WORKERS, IDLE)
 KINDS = tuple(workload.name for workload in _KINDS)
 FRESH = tuple(workload.name for workload in _FRESH)
+PAPER_NEEDS = ("root", "loop", "blkio", "memory")
 NEEDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(PAPER, ("root", "loop", "blkio", "memory")),
+    **dict.fromkeys(PAPER, PAPER_NEEDS),
     **dict.fromkeys(HERD, ("root", "loop")),
     **{name: ("nobody", "overlay") for name in FRESH if WORKLOADS[name].overlay},
 }

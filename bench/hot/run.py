@@ -58,7 +58,7 @@ class Run:
         self.files = prepare(self.root, self._sizes())
         places = self.load_cpus, self.server_cpus
         lengths = paper.SHORT if self.is_short else paper.LONG
-        data = {row: paper.DataSet.write(self.scratch, row) for row in self._chosen(PAPER)}
+        data = {row: paper.DataSet.write(self.scratch, PAPER[row]) for row in self._chosen(PAPER)}
         image = herd.image(self.scratch) if self._chosen(HERD) else Path()
         for number in range(self.rounds):
             self._steady(number)
@@ -69,7 +69,11 @@ class Run:
             for row in self._chosen(HERD):
                 self._each(row, number, partial(herd.measure, image, row, *places))
             for row in self._chosen(PAPER if number < PAPER_ROUNDS else ()):
-                self._each(row, number, partial(paper.measure, data[row], lengths, *places))
+
+                def sample(peer: Peer, data: paper.DataSet = data[row]) -> Sample:
+                    return paper.measure(data, paper.BY_BYTES, lengths, *places, peer).sample
+
+                self._each(row, number, sample)
             self._say(f"round {number + 1} of {self.rounds} is done")
         if IDLE in self.rows:
             self._idle()
