@@ -16,17 +16,29 @@ import pytest
 import trio_amped
 from bench import machine
 from bench.experiments import __main__ as command
-from bench.experiments import connections, crowd, drawing, one_file, page, parts, residency, run
+from bench.experiments import (
+    connections,
+    crowd,
+    drawing,
+    memory,
+    one_file,
+    page,
+    parts,
+    residency,
+    run,
+)
 from bench.experiments.claims import at_least, listed, observed
 from bench.experiments.data import Data
 from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
-from bench.experiments.shapes import AMPED, NGINX, SHAPES, SPED, ours
+from bench.experiments.shapes import AMPED, NGINX, PROCESSES, SHAPES, SPED, ours
 from bench.experiments.store import Row, Stamp, Store
+from bench.hot import paper
 from bench.hot.answers import Wrong
 from bench.hot.files import content
 from bench.hot.probe import FILE
+from bench.hot.rows import PAPER_NEEDS
 from bench.spread import Spread
-from tests.rig import REPOSITORY, needs
+from tests.rig import REPOSITORY, needs, public_directory
 from tests.rig.tools import run_tool
 from trio_amped.disk.pages import Gate, PageGate
 
@@ -274,6 +286,32 @@ def test_figure_1_says_what_does_not_hold() -> None:
     assert "2.0 µs for 1 KiB (10.0%)" in said[2]
 
 
+def test_figure_2_asks_for_more_where_the_disk_is_the_limit() -> None:
+    """What helpers of its own kind answer is no rival's."""
+    figures = {
+        "bytes-80": {AMPED: (80, 1.0), PROCESSES: (200, 0.5), SPED: (100, 0.9), NGINX[0]: (90, 4)},
+        "operations-640": {AMPED: (90, 9.0), SPED: (10, 900), NGINX[2]: (100, 10)},
+    }
+    rows = [
+        Row(0, name, x, {"requests": rate, "p99": p99, "hits": 0.99 if rate > 100 else 0.8}, NOW)
+        for x, found in figures.items()
+        for name, (rate, p99) in found.items()
+    ]
+    rows[0] = replace(rows[0], figures={**rows[0].figures, "hits": 0.95, "cached": 100})
+    rows[1] = replace(rows[1], figures={**rows[1].figures, "cached": 90})
+    fits, far = memory.POINTS["bytes-80"], memory.POINTS["operations-640"]
+    goal, disk, no_disk, hot, processes, caches = memory.sentences(Data(rows))
+    assert f"at every size. It is 0.80 at {fits} and 0.90 at {far}, where 1 was expected" in goal
+    assert disk.startswith("**Does not hold:** where the disk is the limit")
+    assert f"It is 0.90 at {far}, where 0.95 was expected" in disk
+    assert no_disk == (
+        f"**Holds:** where it is not, at least 0.75 of the best. The least is 0.80, at {fits}."
+    )
+    assert f"It is 0.90 at {fits}, where 1 was expected" in hot
+    assert processes.endswith(f", 2.50 at {fits}.")
+    assert f"It is 0.90 at {fits}, {PROCESSES}, where 0.95 was expected" in caches
+
+
 def test_figure_3_looks_for_the_shortest_wait() -> None:
     figures = {AMPED: (100, 2.0), NGINX[0]: (50, 8.0), NGINX[1]: (100, 1.0)}
     rows = [
@@ -385,6 +423,31 @@ def test_there_is_a_panel_for_each_column_and_no_other(data: Data) -> None:
         assert text.count('<g id="axes_') == count
 
 
+GROUPS = {"bytes": {"1": "half"}, "operations": {"2": "all"}}
+
+
+def test_there_is_a_panel_and_a_table_for_each_column_and_group(data: Data) -> None:
+    hits = Column("requests", "hit rate, %", is_log=False)
+    figure = Toy().figure
+    figure = replace(figure, columns=(figure.columns[0], hits), groups=GROUPS)
+    text = drawing.svg(figure, data)
+    assert text.count('<g id="axes_') == 4
+    words = {"".join(each.itertext()) for each in ElementTree.fromstring(text).iter()}
+    assert {f"{group}: hit rate, %" for group in GROUPS} <= words
+    assert {"half", "all"} <= words
+    assert not {"one", "two"} & words, "in a group the points have its names"
+    text = page.markdown([(figure, data)], rounds=5)
+    assert "\nBytes: requests a second: the median, the least and the most.\n\n|  | half |" in text
+    assert "\nOperations: hit rate, %: the median, the least and the most.\n\n|  | all |" in text
+
+
+def test_a_column_has_the_scale_that_it_asks_for(data: Data) -> None:
+    figure, column = Toy().figure, Toy().figure.columns[0]
+    linear = replace(column, is_log=False)
+    pictures = [drawing.svg(replace(figure, columns=(each,)), data) for each in (column, linear)]
+    assert ["mathdefault{10^" in text for text in pictures] == [True, False]
+
+
 def test_a_figure_without_some_of_its_columns_is_drawn() -> None:
     assert "the b" not in drawing.svg(Toy().figure, Data([row(0, "a", "1", 5)]))
 
@@ -397,7 +460,7 @@ def test_a_part_can_be_asked_for() -> None:
     assert [figure.number for figure in asked.only] == [1, 4]
     assert (asked.rounds, asked.out) == (3, Path("somewhere"))
     usual, short = command.parse([]), command.parse(["--short"])
-    assert [figure.number for figure in usual.only] == [1, 3, 4]
+    assert [figure.number for figure in usual.only] == [1, 2, 3, 4]
     assert (usual.rounds, usual.out) == (5, REPOSITORY / "docs")
     assert [figure.number for figure in short.only] == [1, 4]
     assert (short.rounds, short.out) == (1, REPOSITORY / "build" / "experiments")
@@ -406,10 +469,11 @@ def test_a_part_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("wrong", "mend"),
     [
-        (["--only", "7"], "give some of 1, 3, 4"),
-        (["--only", ""], "give some of 1, 3, 4"),
+        (["--only", "7"], "give some of 1, 2, 3, 4"),
+        (["--only", ""], "give some of 1, 2, 3, 4"),
         (["--rounds", "0"], "give 1 or more"),
         (["--rounds", "many"], "give 1 or more"),
+        (["--short", "--only", "2"], "figure 2 has no short form: leave out --short"),
         (["--short", "--only", "3"], "leave out --short"),
         (["--out", __file__], "name one, or a new one"),
         (["--fast"], "unrecognized arguments: --fast"),
@@ -539,6 +603,7 @@ def test_a_figure_is_whole(figure: Figure) -> None:
     names = [series.name for series in figure.series]
     assert len(set(names)) == len(names)
     assert figure.base in ("", *names)
+    assert [x for points in figure.panels.values() for x in points] == list(figure.points)
     assert list(figure.sentences(Data([]))) == []
     for x in figure.points:
         for name in names:
@@ -567,6 +632,24 @@ def test_a_point_of_figure_1(tmp_path: Path, size: int) -> None:
     assert found["requests"] > 0
     assert found["bytes"] == found["requests"] * size
     assert found["cpu"] > 0
+
+
+@needs(*PAPER_NEEDS, "taskset")
+@pytest.mark.parametrize("disk", memory.DISKS.values(), ids=memory.DISKS)
+def test_a_point_of_figure_2(monkeypatch: pytest.MonkeyPatch, disk: paper.Disk) -> None:
+    """More files than memory: some come from the disk, and no more is kept than there is room."""
+    monkeypatch.setattr(paper, "MEMORY", 32)
+    cpus = [min(os.sched_getaffinity(0))]
+    with public_directory() as scratch:
+        data = paper.DataSet.write(scratch, 64)
+        measured = paper.measure(data, disk, (1, 1), cpus, cpus, SHAPES[AMPED])
+    found = memory.figures(measured)
+    assert found.keys() == {column.name for column in memory.FIGURE.columns}
+    assert found["requests"] > 0
+    assert found["reads"] > 0
+    assert 0 < found["hits"] < 1
+    assert 0 < found["cached"] <= 32 << 20
+    assert found["p50"] <= found["p99"]
 
 
 @needs("wrk", "taskset")

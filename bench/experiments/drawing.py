@@ -6,8 +6,8 @@ reader's scheme, light or dark.
 
 import io
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench import palette
 from bench.experiments.data import Data
@@ -71,24 +71,28 @@ def _in_both_schemes(text: str) -> str:
 
 
 def _lines(canvas: "Canvas", figure: Figure, data: Data) -> None:
-    """A panel for each column, a line for each server, with the least and most of the rounds."""
+    """A panel for each column and group, a line for each server, with all of its rounds."""
     columns = [column for column in figure.columns if column.is_drawn]
-    rows = -(-len(columns) // _COLUMNS)
+    wanted = [(column, *group) for column in columns for group in figure.panels.items()]
+    rows = -(-len(wanted) // _COLUMNS)
     series = [each for each in figure.series if any(_spreads(figure, data, each, columns))]
     legend = -(-len(series) // _COLUMNS)
     canvas.set_size_inches(_WIDTH, rows * _PANEL + legend * _LEGEND_LINE + 0.2)
-    panels = list(canvas.subplots(rows, _COLUMNS, squeeze=False).flat)
-    for panel in panels[len(columns) :]:
+    is_compared = len(figure.panels) == _COLUMNS  # neighbours are of one column, and of one scale
+    shared: Literal["row", "none"] = "row" if is_compared else "none"
+    panels = list(canvas.subplots(rows, _COLUMNS, squeeze=False, sharey=shared).flat)
+    for panel in panels[len(wanted) :]:
         panel.remove()
     handles = {}
-    for panel, column in zip(panels, columns, strict=False):
-        panel.set_title(column.title)
+    for panel, (column, group, points) in zip(panels, wanted, strict=False):
+        panel.set_title(f"{group}: {column.title}" if group else column.title)
         panel.set_xlabel(figure.axis)
-        panel.set_xticks(range(len(figure.points)), list(figure.points.values()), rotation=30)
+        panel.set_xticks(range(len(points)), list(points.values()), rotation=30)
         for each in series:
-            if found := dict(_points(figure, data, each, column)):
+            if found := dict(_points(points, data, each, column)):
                 handles[each.label] = _line(panel, each, column, found)
-                panel.set_yscale("log")
+                if column.is_log:
+                    panel.set_yscale("log")
     if handles:
         canvas.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=_COLUMNS
@@ -97,14 +101,14 @@ def _lines(canvas: "Canvas", figure: Figure, data: Data) -> None:
 
 def _spreads(figure: Figure, data: Data, series: Series, columns: list[Column]) -> Iterator[Spread]:
     for column in columns:
-        for _, spread in _points(figure, data, series, column):
+        for _, spread in _points(figure.points, data, series, column):
             yield spread
 
 
 def _points(
-    figure: Figure, data: Data, series: Series, column: Column
+    points: Iterable[str], data: Data, series: Series, column: Column
 ) -> Iterator[tuple[int, Spread]]:
-    for at, x in enumerate(figure.points):
+    for at, x in enumerate(points):
         if spread := data.spread(series.name, x, column.name):
             yield at, spread
 

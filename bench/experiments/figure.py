@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,7 @@ class Column:
     title: str
     scale: float = 1.0  # what a value is multiplied by where it is shown
     is_drawn: bool = True
+    is_log: bool = True  # the scale of its axis, where it is drawn as lines
 
 
 REQUESTS = Column("requests", "requests a second")
@@ -81,6 +82,14 @@ class Figure:
     kind: Literal["lines", "bars"] = "lines"
     base: str = ""
     """Of bars: the series to which the others are compared."""
+    groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Groups of points that lie beside each other, by their titles, with shorter names of the
+    points; none: all points are one."""
+
+    @property
+    def panels(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the groups, of which there is at least one, without a title."""
+        return self.groups or {"": self.points}
 
     def label(self, series: str) -> str:
         """Return how readers know a series."""

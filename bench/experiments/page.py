@@ -1,7 +1,7 @@
 """docs/experiments.md: a section for each figure, from nothing but its data. Pure."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.experiments.data import Data
 from bench.experiments.figure import IDLE, OTHERS, Column, Figure
@@ -63,8 +63,10 @@ def _section(figure: Figure, data: Data, rounds: int) -> Iterator[str]:
     if said := "\n".join(_wrapped(sentence, "- ") for sentence in figure.sentences(data)):
         yield f"\n{said}\n"
     for column in figure.columns:
-        if column.is_drawn:
-            yield from _table(figure, data, column)
+        for group, points in figure.panels.items():
+            if column.is_drawn:
+                title = f"{group}: {column.title}" if group else column.title
+                yield from _table(figure, data, column, title, points)
     used = {_marks(data, series.name, x) for series in figure.series for x in figure.points}
     for mark, why in WHY.items():
         if any(mark in marks for marks in used):
@@ -98,22 +100,24 @@ def _origin(figure: Figure, data: Data, rounds: int) -> str:
     return where
 
 
-def _table(figure: Figure, data: Data, column: Column) -> Iterator[str]:
+def _table(
+    figure: Figure, data: Data, column: Column, title: str, points: Mapping[str, str]
+) -> Iterator[str]:
     xs = [
         x
-        for x in figure.points
+        for x in points
         if any(data.spread(series.name, x, column.name) for series in figure.series)
     ]
     if not xs:
         return
-    title = column.title[:1].upper() + column.title[1:]
+    title = title[:1].upper() + title[1:]
     yield f"\n{title}: the median, the least and the most.\n\n"
     lines = []
     for series in figure.series:
         cells = [_cell(data, series.name, x, column) for x in xs]
         if any(cell != "-" for cell in cells):
             lines.append([series.label, *cells])
-    yield from table(["", *(figure.points[x] for x in xs)], lines)
+    yield from table(["", *(points[x] for x in xs)], lines)
 
 
 def _cell(data: Data, server: str, x: str, column: Column) -> str:
