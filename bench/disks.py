@@ -52,7 +52,7 @@ def machine_disk(scratch: Path, shape: Shape) -> Disk:
     """The data set as plain files on the disk that holds `scratch`."""
     root = scratch / "machine"
     root.mkdir()
-    files = _write_files(root, shape)
+    files = write_files(root, shape)
 
     @contextlib.contextmanager
     def fresh() -> Iterator[Path]:
@@ -75,7 +75,7 @@ def loop_disk(scratch: Path, shape: Shape) -> Disk:
         return rig.loop_ext4(scratch, size, LOOP_READ_AHEAD_KB, image=image)
 
     with mount() as root:
-        files = _write_files(root, shape)
+        files = write_files(root, shape)
 
     @contextlib.contextmanager
     def fresh() -> Iterator[Path]:
@@ -96,8 +96,8 @@ def _evict(path: Path) -> None:
     return rig.evict(path)
 
 
-def _write_files(root: Path, shape: Shape) -> tuple[ColdFile, ...]:
-    """The hot file and the cold ones, readable by all, on the disk and not only in memory."""
+def write_files(root: Path, shape: Shape) -> tuple[ColdFile, ...]:
+    """Write the hot file and cold ones, readable by all, onto the disk and not only into memory."""
     root.chmod(0o755)
     (root / HOT).write_bytes(b"h" * HOT_SIZE)
     (root / HOT).chmod(0o644)

@@ -49,6 +49,9 @@ class StreamReport:
     errors: list[str] = field(default_factory=list)
 
 
+UNTRUE = "body is not the content of the file"
+
+
 class BadAnswer(Exception):
     """An answer that is not the 200 of the right length that was asked for."""
 
@@ -215,7 +218,7 @@ def fetch(connection: socket.socket, ask: bytes, size: int, crc: int, buffer: by
             raise BadAnswer(f"body ended after {got} of {size} bytes")
         got, seen = got + count, zlib.crc32(view[:count], seen)
     if seen != crc or got != size:
-        raise BadAnswer("body is not the content of the file")
+        raise BadAnswer(UNTRUE)
 
 
 def main(arguments: list[str]) -> None:

@@ -79,6 +79,12 @@ CALLS: Final[dict[str, Callable[[Path, int], object]]] = {
 }
 
 
+def load_start(fd: int) -> None:
+    """Read the first CACHED bytes of a file into memory, and no page behind them."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    os.pread(fd, CACHED, 0)
+
+
 def measure(
     path: Path,
     deed: Callable[[int], None],
@@ -92,8 +98,7 @@ def measure(
     if disk:
         rig.evict(path)
     with path.open("rb", buffering=0) as file, path.open("r+b", buffering=0) as written:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        file.read(CACHED)
+        load_start(file.fileno())
         writer = threading.Thread(target=deed, args=[written.fileno()])
         timer = threading.Timer(seconds, disk.release) if disk else None
         if disk:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench import servers
-from bench.disks import HOT, HOT_SIZE, Disk
+from bench.disks import HOT, HOT_SIZE, ColdFile, Disk
 from bench.load import ProbeReport, StreamReport
 from tests import rig
 
@@ -121,23 +121,46 @@ def measure(disk: Disk, row: Row, scratch: Path) -> Result:
 
 
 def put_load(port: int, disk: Disk) -> tuple[ProbeReport, StreamReport]:
-    """Stream the cold files of a disk while the probe runs."""
-    address = [servers.HOST, str(port)]
-    base = [sys.executable, "-m", "bench.load"]
-    probing = [*base, "probe", *address, f"/{HOT}", str(HOT_SIZE), str(RATE)]
-    streaming = [*base, "stream", *address, str(CLIENTS)]
-    files = json.dumps([(file.name, file.size, file.crc) for file in disk.files])
+    """Stream the cold files of a disk while the probe runs. Raises RuntimeError."""
+    probing = [sys.executable, "-m", "bench.load", "probe", servers.HOST, str(port)]
+    probing += [f"/{HOT}", str(HOT_SIZE), str(RATE)]
     patience = 120 + 4 * sum(file.size for file in disk.files) / LIMIT
-    with started(probing) as probe, started(streaming) as stream:
+    with started(probing) as probe:
         time.sleep(WARM_UP)
-        try:
-            streamed, _ = stream.communicate(files, patience)
-            probed, _ = probe.communicate("", patience)
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"the load did not end within {patience:.0f} s") from error
-    if stream.returncode or probe.returncode:
+        streamed = stream(port, disk.files, patience)
+        return ProbeReport(**json.loads(answer(probe, "", patience))), streamed
+
+
+def stream(
+    port: int,
+    files: Sequence[ColdFile],
+    patience: float,
+    clients: int = CLIENTS,
+    prefix: Sequence[str] = (),
+) -> StreamReport:
+    """Fetch each of these files once, by so many clients. Raises RuntimeError.
+
+    patience: seconds. prefix: a program and its arguments that starts the clients (taskset).
+    """
+    command = [*prefix, sys.executable, "-m", "bench.load", "stream"]
+    command += [servers.HOST, str(port), str(clients)]
+    known = json.dumps([(file.name, file.size, file.crc) for file in files])
+    with started(command) as process:
+        return StreamReport(**json.loads(answer(process, known, patience)))
+
+
+def answer(process: subprocess.Popen[str], said: str, patience: float) -> str:
+    """End the input of a load process with these words, and return its output.
+
+    Raises RuntimeError when it fails, or does not end within so many seconds.
+    """
+    try:
+        output, _ = process.communicate(said, patience)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"the load did not end within {patience:.0f} s") from error
+    if process.returncode:
         raise RuntimeError("the load failed, see above")
-    return ProbeReport(**json.loads(probed)), StreamReport(**json.loads(streamed))
+    return output
 
 
 @contextlib.contextmanager

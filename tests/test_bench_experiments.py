@@ -27,7 +27,7 @@ from bench.experiments import (
     residency,
     run,
 )
-from bench.experiments.claims import at_least, listed, observed
+from bench.experiments.claims import at_least, at_most, listed, observed
 from bench.experiments.data import Data
 from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
 from bench.experiments.shapes import AMPED, NGINX, PROCESSES, SHAPES, SPED, ours
@@ -269,6 +269,13 @@ def test_a_claim_holds_at_every_point_or_it_does_not() -> None:
         "**Does not hold:** it is fast. It is 0.50 at 1 MiB, where 0.9 was expected."
     ]
     assert list(at_least("it is fast", 0.9, {"1 KiB": None})) == []
+    assert list(at_most("it is little", 0.9, {"1 KiB": low, "1 MiB": None})) == [
+        "**Holds:** it is little. The most is 0.50, at 1 KiB."
+    ]
+    assert list(at_most("it is little", 0.9, {"1 KiB": fine, "1 MiB": low})) == [
+        "**Does not hold:** it is little. It is 1.00 at 1 KiB, where 0.9 was expected."
+    ]
+    assert list(at_most("it is little", 0.9, {"1 KiB": None})) == []
     assert list(observed("It is", {"1": fine, "2": low})) == ["It is 1.00 at 1 and 0.50 at 2."]
     assert list(observed("It is", {})) == []
     assert listed(["a", "b", "c"]) == "a, b and c"
@@ -448,6 +455,31 @@ def test_a_column_has_the_scale_that_it_asks_for(data: Data) -> None:
     assert ["mathdefault{10^" in text for text in pictures] == [True, False]
 
 
+def words(text: str) -> list[str]:
+    """The words of a picture, in their order."""
+    tree = ElementTree.fromstring(text)
+    return ["".join(each.itertext()) for each in tree.iter() if each.tag.endswith("}text")]
+
+
+def test_bars_without_a_base_are_values_of_the_first_column_of_their_point() -> None:
+    columns = (Column("requests", "requests a second"), Column("p99", "p99, s", 1e-3))
+    figure = replace(Toy().figure, kind="bars", base="", columns=columns)
+
+    def drawn(*values: float) -> list[str]:
+        rows = [
+            Row(0, name, "2", {"p99": p99}, NOW) for name, p99 in zip("ab", values, strict=True)
+        ]
+        return words(drawing.svg(figure, Data([row(0, "a", "1", 5), *rows])))
+
+    said = drawn(20, 9000)
+    assert [each for each in said if each in ("requests a second", "p99, s")] == [
+        "requests a second",
+        "p99, s",
+    ]
+    assert {"0.1", "1", "10"} <= set(said), "bars that differ this much have a scale of powers"
+    assert "0.1" not in drawn(20, 30)
+
+
 def test_a_figure_without_some_of_its_columns_is_drawn() -> None:
     assert "the b" not in drawing.svg(Toy().figure, Data([row(0, "a", "1", 5)]))
 
@@ -460,7 +492,7 @@ def test_a_part_can_be_asked_for() -> None:
     assert [figure.number for figure in asked.only] == [1, 4]
     assert (asked.rounds, asked.out) == (3, Path("somewhere"))
     usual, short = command.parse([]), command.parse(["--short"])
-    assert [figure.number for figure in usual.only] == [1, 2, 3, 4]
+    assert [figure.number for figure in usual.only] == [1, 2, 3, 4, 5]
     assert (usual.rounds, usual.out) == (5, REPOSITORY / "docs")
     assert [figure.number for figure in short.only] == [1, 4]
     assert (short.rounds, short.out) == (1, REPOSITORY / "build" / "experiments")
@@ -469,8 +501,8 @@ def test_a_part_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("wrong", "mend"),
     [
-        (["--only", "7"], "give some of 1, 2, 3, 4"),
-        (["--only", ""], "give some of 1, 2, 3, 4"),
+        (["--only", "7"], "give some of 1, 2, 3, 4, 5"),
+        (["--only", ""], "give some of 1, 2, 3, 4, 5"),
         (["--rounds", "0"], "give 1 or more"),
         (["--rounds", "many"], "give 1 or more"),
         (["--short", "--only", "2"], "figure 2 has no short form: leave out --short"),

@@ -1,6 +1,7 @@
 """Sentences that follow from data: what was expected, and whether it holds. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from bench.spread import Spread
 
@@ -8,14 +9,34 @@ Found = Mapping[str, Spread | None]  # by points, as readers know them
 
 
 def at_least(claim: str, floor: float, found: Found) -> Iterator[str]:
-    """Yield a claim about ratios, and whether their medians hold it. Without data: nothing."""
+    """Yield a claim about what should be much, and whether the medians hold it.
+
+    Without data: nothing.
+    """
+    return _bounded(claim, floor, found, "least", min, operator.lt)
+
+
+def at_most(claim: str, ceiling: float, found: Found) -> Iterator[str]:
+    """Yield a claim about what should be little, as `at_least`."""
+    return _bounded(claim, ceiling, found, "most", max, operator.gt)
+
+
+def _bounded(
+    claim: str,
+    bound: float,
+    found: Found,
+    what: str,
+    worst: Callable[[Iterable[float]], float],
+    fails: Callable[[float, float], bool],
+) -> Iterator[str]:
     medians = {x: spread.median for x, spread in found.items() if spread}
-    failing = {x: median for x, median in medians.items() if median < floor}
+    failing = {x: median for x, median in medians.items() if fails(median, bound)}
     if failing:
-        yield f"**Does not hold:** {claim}. It is {_at(failing)}, where {floor:g} was expected."
+        yield f"**Does not hold:** {claim}. It is {_at(failing)}, where {bound:g} was expected."
     elif medians:
-        least = min(medians, key=lambda x: medians[x])
-        yield f"**Holds:** {claim}. The least is {medians[least]:.2f}, at {least}."
+        value = worst(medians.values())
+        x = next(x for x, median in medians.items() if median == value)
+        yield f"**Holds:** {claim}. The {what} is {value:.2f}, at {x}."
 
 
 def observed(what: str, found: Found) -> Iterator[str]:

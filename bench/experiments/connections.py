@@ -25,7 +25,7 @@ from bench.experiments.figure import (
     Measure,
     of_sample,
 )
-from bench.experiments.shapes import AMPED, NGINX, SERIES, SHAPES, STARLETTE
+from bench.experiments.shapes import AMPED, FILE_SERVERS, NGINX, SHAPES
 from bench.hot import measure
 from bench.hot.answers import Wrong
 from bench.hot.files import SIZES
@@ -49,7 +49,6 @@ PATH: Final = "/16m"
 _ENOUGH: Final = 1000  # connections, below which the memory of each is lost in that of the server
 _PATIENCE: Final = 60.0  # seconds until all are connected, or have ended
 _SETTLES: Final = 0.5  # seconds, for what is done after the last connection
-FIGURE_SERIES: Final = tuple(series for series in SERIES if series.name != STARLETTE)
 
 
 def roomy(peer: Peer) -> Peer:
@@ -181,7 +180,7 @@ FIGURE: Final = Figure(
     "has room for all its connections from the start, and needs it then.",
     "connections that are idle or slow",
     POINTS,
-    FIGURE_SERIES,
+    FILE_SERVERS,
     (
         replace(REQUESTS, title="requests a second of the busy clients"),
         Column("p50", "p50 of the timed client, ms", is_drawn=False),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WIDTH, _PANEL, _LEGEND_LINE = 9.0, 3.1, 0.24  # inches
 _COLUMNS: Final = 2
 _BAR: Final = 0.3  # inches for a bar and the space below
+_WIDE: Final = 20  # a panel whose longest bar is so many times its shortest has a scale of powers
 _SETTINGS: Final[Any] = {  # its type differs from one version to the next
     "svg.hashsalt": "trio_amped",  # else the names inside are random
     "svg.fonttype": "none",
@@ -136,24 +137,61 @@ def _reach(spreads: list[Spread], scale: float = 1.0) -> list[list[float]]:
 
 
 def _bars(canvas: "Canvas", figure: Figure, data: Data) -> None:
-    """A panel for each point, a bar for each series: its ratio to the base, in the same rounds."""
-    column = figure.columns[0]
-    canvas.set_size_inches(_WIDTH, len(figure.series) * _BAR + 1.0)
-    panels = canvas.subplots(1, len(figure.points), squeeze=False, sharey=True).flat
-    for panel, (x, label) in zip(panels, figure.points.items(), strict=True):
+    """A panel for each point, a bar for each series, of the first column that the point has.
+
+    A bar is the ratio to the base, in the same rounds; of a figure without a base, the value.
+    """
+    across = min(len(figure.points), _COLUMNS)
+    rows = -(-len(figure.points) // across)
+    canvas.set_size_inches(_WIDTH, rows * (len(figure.series) * _BAR + 1.0))
+    panels = list(canvas.subplots(rows, across, squeeze=False, sharey=True).flat)
+    for panel in panels[len(figure.points) :]:
+        panel.remove()
+    for panel, (x, label) in zip(panels, figure.points.items(), strict=False):
+        column = _first(figure, data, x)
         panel.set_title(label)
-        panel.set_xlabel(f"{column.title}, of {figure.label(figure.base)}")
+        of_base = f", of {figure.label(figure.base)}" if figure.base else ""
+        panel.set_xlabel(f"{column.title}{of_base}")
         panel.set_yticks(range(len(figure.series)), [each.label for each in figure.series])
         panel.set_ylim(len(figure.series) - 0.4, -0.6)
         panel.grid(axis="y", visible=False)
-        panel.axvline(1.0, color=palette.LIGHT["faint"], linewidth=0.8, linestyle="--")
-        for at, each in enumerate(figure.series):
-            if spread := data.ratio(each.name, figure.base, x, column.name):
-                panel.barh(
-                    at,
-                    spread.median,
-                    0.62,
-                    xerr=_reach([spread]),
-                    color=palette.LIGHT[each.colour],
-                    ecolor=palette.LIGHT["text"],
-                )
+        if figure.base:
+            panel.axvline(1.0, color=palette.LIGHT["faint"], linewidth=0.8, linestyle="--")
+        found = dict(_bar_lengths(figure, data, column, x))
+        for at, (colour, spread) in found.items():
+            _bar(panel, at, colour, spread, 1.0 if figure.base else column.scale)
+        medians = [spread.median for _, spread in found.values()]
+        if medians and max(medians) > _WIDE * min(medians) > 0:
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter("{x:g}")
+
+
+def _first(figure: Figure, data: Data, x: str) -> Column:
+    """The first column that has a value at this point, or else the first one."""
+    for column in figure.columns:
+        if any(data.spread(series.name, x, column.name) for series in figure.series):
+            return column
+    return figure.columns[0]
+
+
+def _bar_lengths(
+    figure: Figure, data: Data, column: Column, x: str
+) -> Iterator[tuple[int, tuple[str, Spread]]]:
+    for at, each in enumerate(figure.series):
+        if figure.base:
+            spread = data.ratio(each.name, figure.base, x, column.name)
+        else:
+            spread = data.spread(each.name, x, column.name)
+        if spread:
+            yield at, (each.colour, spread)
+
+
+def _bar(panel: "Axes", at: int, colour: str, spread: Spread, scale: float) -> None:
+    panel.barh(
+        at,
+        spread.median * scale,
+        0.62,
+        xerr=_reach([spread], scale),
+        color=palette.LIGHT[colour],
+        ecolor=palette.LIGHT["text"],
+    )

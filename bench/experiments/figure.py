@@ -81,7 +81,7 @@ class Figure:
     """The points of a short run; none: the figure has no part in it."""
     kind: Literal["lines", "bars"] = "lines"
     base: str = ""
-    """Of bars: the series to which the others are compared."""
+    """Of bars: the series to which the others are compared; none: bars are the values."""
     groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Groups of points that lie beside each other, by their titles, with shorter names of the
     points; none: all points are one."""

@@ -37,3 +37,4 @@ SERIES = (
     Series(AIO, "nginx, aio threads", "nginx", ":", "D"),
     Series(STARLETTE, "Starlette on uvicorn", "python", "-", "P"),
 )
+FILE_SERVERS = tuple(series for series in SERIES if series.name != STARLETTE)
