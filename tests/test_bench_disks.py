@@ -87,7 +87,7 @@ def test_a_disk_that_is_never_asked_is_no_measurement(
     place: Path, cores: Cores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Stall(place)
-    monkeypatch.setattr(faulty, "stream", lambda *_: StreamReport(started=1.0, ended=1.1))
+    monkeypatch.setattr(faulty, "read", lambda *_: StreamReport(started=1.0, ended=1.1))
     with pytest.raises(Wrong, match="no cold file waited"):
         disk.measure(HELPED, cores)
 
@@ -97,6 +97,7 @@ def test_a_busy_disk(place: Path, cores: Cores, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(disks, "_BUSY", Shape(count=21, size=MIB))
     monkeypatch.setattr(disks, "LIMIT", 4 * MIB)
     monkeypatch.setattr(disks, "_SECONDS", 1)
+    monkeypatch.setattr(disks, "SETTLED", 0.0)
     found = disks.BusyDisk(place).measure(HELPED, cores)
     assert found["requests"] > 0
     assert ordered(found)

@@ -12,7 +12,15 @@ from bench import disks
 from bench.disks import HOT, MIB, Shape
 from bench.experiments.claims import at_least, at_most, observed
 from bench.experiments.data import Data
-from bench.experiments.faulty import FAILURE, BadSectors, Stall, Writer
+from bench.experiments.faulty import (
+    FAILURE,
+    BadSectors,
+    Stall,
+    Writer,
+    check_errors,
+    of_hot,
+    read,
+)
 from bench.experiments.faulty import SECONDS as OUT_OF_ORDER
 from bench.experiments.figure import (
     CPU,
@@ -34,7 +42,7 @@ from bench.hot.peers import DEFAULT, Peer, running
 from bench.hot.probe import probing
 from bench.hot.workloads import Workload
 from bench.load import StreamReport
-from bench.rig import MAX_P99, MAX_STALL, stream
+from bench.rig import MAX_P99, MAX_STALL
 from bench.spread import Spread
 from tests import rig
 
@@ -43,7 +51,6 @@ _SECONDS: Final = 8
 _BUSY: Final = Shape(count=115, size=4 * MIB)  # the cached file, and more than is read in time
 _READERS: Final = 16  # clients, of which each asks for a file that is not in memory
 _PAUSE: Final = 0.02  # seconds between two looks whether the disk is read
-_PATIENCE: Final = 45.0  # seconds for all files of the busy disk
 _AT_ONCE: Final = 32  # connections that load the fast disk
 SMALL_SIZE, MEDIUM_SIZE = 8 * KIB, 128 * KIB
 _MEMORY: Final = 1024 * MIB  # for the image of a fast disk
@@ -58,6 +65,7 @@ class BusyDisk:
     def __init__(self, scratch: Path) -> None:
         """Write the files. scratch: a folder of this disk alone."""
         self._disk = disks.loop_disk(scratch, _BUSY)
+        time.sleep(SETTLED)
 
     def measure(self, peer: Peer, cores: Cores) -> Figures:
         """Load a server that has just been started. Raises Wrong, OSError, RuntimeError."""
@@ -65,7 +73,6 @@ class BusyDisk:
         path = f"/{cached.name}"
         workload = Workload("cached", "the cached file", (path,), connections=50, load="exact")
         load = list(cores.load)
-        prefix = ["taskset", "--cpu-list", ",".join(map(str, load))]
         with (
             self._disk.fresh() as root,
             rig.held_in_memory(root / cached.name),
@@ -77,7 +84,7 @@ class BusyDisk:
             files = {path: (root / cached.name).read_bytes()}
             heads = verify(server.port, workload, files)
             with probing(server.port, load) as waits:
-                reading = pool.submit(stream, server.port, cold, _PATIENCE, _READERS, prefix)
+                reading = pool.submit(read, server, cold, _READERS, cores)
                 self._wait_for_readers(root / cold[0].name, reading)
                 begun = time.monotonic()
                 sample = measure.run(server, workload, heads, _SECONDS, load)
@@ -85,13 +92,13 @@ class BusyDisk:
                 report = reading.result()
             if verify(server.port, workload, files) != heads:
                 raise Wrong("the heads have changed")
-        if report.errors:
-            raise Wrong(f"cold files: {len(report.errors)} errors, first: {report.errors[0]}")
+        check_errors(report)
         if report.ended < ended:
             raise Wrong("the files that load the disk were too few")
-        hot = waits.between(begun, ended)
-        figures = {"p50": hot.p50, "p99": hot.p99, "longest": hot.most}
-        return figures | {REQUESTS.name: sample.rate, OTHERS.name: sample.others}
+        return of_hot(waits.between(begun, ended)) | {
+            REQUESTS.name: sample.rate,
+            OTHERS.name: sample.others,
+        }
 
     @staticmethod
     def _wait_for_readers(first: Path, reading: Future[StreamReport]) -> None:

@@ -22,7 +22,8 @@ from bench.disks import HOT, MIB, ColdFile, Shape, write_files
 from bench.experiments.figure import Cores, Figures
 from bench.hot.answers import Wrong, verify
 from bench.hot.folder import SETTLED
-from bench.hot.peers import Peer, running
+from bench.hot.measure import Hot
+from bench.hot.peers import Peer, Running, running
 from bench.hot.probe import probing
 from bench.hot.workloads import Workload
 from bench.load import UNTRUE, StreamReport
@@ -35,6 +36,26 @@ PATIENCE: Final = 45.0  # seconds for all cold files
 _PAUSE: Final = 0.1  # seconds between two looks whether the clients have their answers
 _SIZE: Final = 192 * MIB  # of an ext4
 _HOT_FILE: Final = Workload("hot", "the hot file", (f"/{HOT}",))
+
+
+def read(server: Running, files: Sequence[ColdFile], clients: int, cores: Cores) -> StreamReport:
+    """Fetch each of these files once, by so many clients on the cores of the load.
+
+    Raises RuntimeError.
+    """
+    prefix = ["taskset", "--cpu-list", ",".join(map(str, cores.load))]
+    return stream(server.port, files, PATIENCE, clients, prefix)
+
+
+def check_errors(report: StreamReport) -> None:
+    """Raise Wrong where an answer was none, or not true."""
+    if report.errors:
+        raise Wrong(f"cold files: {len(report.errors)} errors, first: {report.errors[0]}")
+
+
+def of_hot(hot: Hot) -> dict[str, float]:
+    """Return how long the hot client waited, for the columns of the figure."""
+    return {"p50": hot.p50, "p99": hot.p99, "longest": hot.most}
 
 
 class Step(NamedTuple):
@@ -76,12 +97,10 @@ class FaultyDisk(ABC):
 
     def check(self, report: StreamReport) -> None:
         """Raise Wrong unless the answers for the cold files are right."""
-        if report.errors:
-            raise Wrong(f"cold files: {len(report.errors)} errors, first: {report.errors[0]}")
+        check_errors(report)
 
     def measure(self, peer: Peer, cores: Cores) -> Figures:
         """Time the hot client of a server that has just been started. Raises Wrong, OSError."""
-        prefix = ["taskset", "--cpu-list", ",".join(map(str, cores.load))]
         with (
             self._mounted() as (disk, root),
             rig.held_in_memory(root / HOT),
@@ -91,14 +110,13 @@ class FaultyDisk(ABC):
             hot = {f"/{HOT}": (root / HOT).read_bytes()}
             heads = verify(server.port, _HOT_FILE, hot)
             with probing(server.port, cores.load) as waits, self._broken(disk, root):
-                report = stream(server.port, self.files, PATIENCE, CLIENTS, prefix)
+                report = read(server, self.files, CLIENTS, cores)
             if verify(server.port, _HOT_FILE, hot) != heads:
                 raise Wrong("the heads have changed")
         self.check(report)
         if report.ended - report.started < SECONDS / 2:
             raise Wrong("no cold file waited for the disk")
-        found = waits.between(report.started, report.ended)
-        return {"p50": found.p50, "p99": found.p99, "longest": found.most}
+        return of_hot(waits.between(report.started, report.ended))
 
     @contextlib.contextmanager
     def _mounted(self) -> Iterator[tuple[rig.FuseDisk, Path]]:
@@ -117,7 +135,6 @@ class FaultyDisk(ABC):
         disk.hang("read")
         is_over = threading.Event()
         with contextlib.ExitStack() as stack:
-            stack.callback(disk.reset)
             steps = stack.enter_context(self.out_of_order(disk, root))
             thread = threading.Thread(target=_carry_out, args=(disk, steps, is_over))
             stack.callback(thread.join)
