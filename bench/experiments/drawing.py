@@ -158,11 +158,14 @@ def _bars(canvas: "Canvas", figure: Figure, data: Data) -> None:
         if figure.base:
             panel.axvline(1.0, color=palette.LIGHT["faint"], linewidth=0.8, linestyle="--")
         found = dict(_bar_lengths(figure, data, column, x))
+        scale = 1.0 if figure.base else column.scale
         for at, (colour, spread) in found.items():
-            _bar(panel, at, colour, spread, 1.0 if figure.base else column.scale)
-        medians = [spread.median for _, spread in found.values()]
+            _bar(panel, at, colour, spread, scale)
+        medians = [spread.median * scale for _, spread in found.values()]
         if medians and max(medians) > _WIDE * min(medians) > 0:
             panel.set_xscale("log")
+            panel.set_xlim(left=min(medians) / 2)  # else the shortest bar has no length
+            panel.minorticks_off()
             panel.xaxis.set_major_formatter("{x:g}")
 
 
