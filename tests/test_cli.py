@@ -480,6 +480,46 @@ def test_a_file_that_cannot_be(place: Path) -> None:
     )
 
 
+# ---------------------------------------------------------------- config, check
+
+
+def test_config_prints_a_file_that_gives_the_same(place: Path, root: Path) -> None:
+    file = place / "a.toml"
+    file.write_text(f'[[site]]\nroot = "{root}"\nheaders = ["*: A: \\"b\\""]\n')
+    done = run("config", "--config", str(file), "--port", "0", "--disk-timeout", "inf")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f'headers = ["*: A: \\"b\\""]  # {file}, line 3\n' in done.stdout
+    assert "disk_timeout = inf  # command line\n" in done.stdout
+    assert 'host = "127.0.0.1"  # default\n' in done.stdout
+    again = place / "b.toml"
+    again.write_text(done.stdout)
+    given = cli.parse([f"--config={file}", "--port=0", "--disk-timeout=inf"]).config
+    assert cli.parse([f"--config={again}"]).config == given
+
+
+def test_config_of_what_cannot_be() -> None:
+    assert only_line("config", "--port", "x") == (
+        "--port must be a whole number, not 'x'; see trio-amped --help"
+    )
+    assert only_line("config", "--root", "a\udcff") == (
+        "root cannot be written as TOML: it is not UTF-8"
+    )
+
+
+def test_check_says_what_would_be_served(root: Path) -> None:
+    done = run("check", "--root", str(root), "--error-page", "404=/lost.html")
+    assert (done.returncode, done.stderr) == (1, "")
+    where, gate, *odd = done.stdout.splitlines()
+    assert where == f"{root} at http://127.0.0.1:8000/"
+    assert gate.startswith("gate ")
+    assert odd == [
+        "odd: the page lost.html is not used: opening failed: No such file or directory",
+        f"odd: {root} has no index.html, and no listing: its first page is 404",
+    ]
+    assert run("check", "--root", str(root), "--listing").returncode == 0
+    assert only_line("check", "--root", f"{root}/small").startswith(f"cannot serve {root}/small: ")
+
+
 # ---------------------------------------------------------------- what it says
 
 

@@ -93,7 +93,9 @@ VOLATILE: Final = "|".join(
         r"\.\.\.",
     )
 )
-SERVES: Final = re.compile(r"(python -m trio_amped|trio-amped|make serve|python \w+\.py)\b")
+SERVES: Final = re.compile(
+    r"(python -m trio_amped|trio-amped(?! check| config)|make serve|python \w+\.py)\b"
+)
 
 
 class Block(NamedTuple):

@@ -35,6 +35,7 @@ MAY_IMPORT: Final = {
     "worker_process": frozenset({"stats"}),
     "worker": LEAVES | {"cli", "logs", "privileges", "serving", "settings", "worker_process"},
     "privileges": frozenset[str](),
+    "checking": LEAVES | {"semantics", "disk", "serving"},
 }
 # What a room may not import of others.
 MAY_NOT_IMPORT: Final = {

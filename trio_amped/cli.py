@@ -14,13 +14,15 @@ from typing import NamedTuple
 import trio
 
 from . import __version__, logs
+from .checking import look, oddities
 from .config import ROOTS, Config, Process
-from .privileges import User, check_confinement, check_user, find_user
+from .privileges import User, become, check_confinement, check_user, find_user
 from .semantics.printable import printable
 from .serving.server import Server
-from .settings.effective import effective, packed
+from .settings.effective import Effective, effective, packed
 from .settings.given import renamed
 from .settings.options import UNUSABLE, Parser
+from .settings.toml import as_toml
 from .stats import Stats
 from .supervisor import DRAINING, Supervisor, usable_processors
 
@@ -28,6 +30,7 @@ log = logging.getLogger("trio_amped")
 
 _FULL_COLLECTION = 1000  # of the next younger generation, see the gc module
 _MOST_WORKERS = 1024
+COMMANDS = ("check", "config")
 
 
 class Settings(NamedTuple):
@@ -36,18 +39,6 @@ class Settings(NamedTuple):
     config: Config
     process: Process
     user: User | None
-
-    @classmethod
-    def of(cls, config: Config, process: Process) -> "Settings":
-        """Look up the user, and the folders. Raises ValueError, with a sentence for the user."""
-        for folder in process.confine:
-            if folder != ROOTS and not os.path.isdir(folder):
-                raise ValueError(f"confine must name folders, and {folder!r} is none")
-        try:
-            user = None if process.user is None else find_user(process.user)
-        except ValueError as error:
-            raise ValueError(f"user cannot be used: {error}") from None
-        return cls(config, process, user)
 
     @property
     def workers(self) -> int:
@@ -63,23 +54,53 @@ class Settings(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server from the command line; returns the exit status."""
-    settings = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
-    config = settings.config
+    """Run the program of the command line; returns the exit status."""
+    options = list(sys.argv[1:] if arguments is None else arguments)
+    command = options.pop(0) if options[:1] and options[0] in COMMANDS else ""
+    parser = Parser(__version__)
+    found, user = _read(parser, options, os.environ)
+    if command == "config":
+        return _show(found)
+    settings = Settings(found.config, found.process, user)
     try:
         _check_rights(settings)
     except ValueError as error:
         return fail(str(error))
+    try:
+        return _check(settings) if command == "check" else _serve(settings)
+    except OSError as error:  # said out of the event loop: who does not read it can still end us
+        return fail(_explain(settings.config, error))
+
+
+def _show(found: Effective) -> int:
+    """Write the settings that hold to stdout, as a file for --config."""
+    try:
+        print(as_toml(found), end="")
+    except ValueError as error:
+        return fail(str(error))
+    return 0
+
+
+def _check(settings: Settings) -> int:
+    """Say on stdout what would be served; 1: something is odd. Raises OSError about a root."""
+    if settings.user is not None:
+        become(settings.user)
+    served, odd = trio.run(look, settings.config)
+    for site in settings.config.all_sites:
+        odd += oddities(settings.config, site)
+    print("\n".join([*served, *(f"odd: {line}" for line in odd)]))
+    return 1 if odd else 0
+
+
+def _serve(settings: Settings) -> int:
+    """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
     _allow_descriptors()
     collect_rarely()
-    try:
-        with logs.to_stderr(settings.process.log_level):
-            if settings.is_supervised:
-                options = [packed(config, settings.process)]
-                return trio.run(_run_workers, Supervisor(config, settings.workers, options))
-            return trio.run(_run, config)
-    except OSError as error:  # said out of the event loop: who does not read it can still end us
-        return fail(_explain(config, error))
+    with logs.to_stderr(settings.process.log_level):
+        if settings.is_supervised:
+            text = packed(settings.config, settings.process)
+            return trio.run(_run_workers, Supervisor(settings.config, settings.workers, [text]))
+        return trio.run(_run, settings.config)
 
 
 def _check_rights(settings: Settings) -> None:
@@ -99,16 +120,36 @@ def fail(why: str) -> int:
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
     """The settings; exits with one line on stderr if they cannot be."""
-    parser = Parser(__version__)
+    found, user = _read(Parser(__version__), arguments, environment or {})
+    return Settings(found.config, found.process, user)
+
+
+def _read(
+    parser: Parser, arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[Effective, User | None]:
     options = parser.read(arguments)
     try:
-        found = effective(options, environment or {})
+        found = effective(options, environment)
     except ValueError as error:
         parser.error(str(error))
     try:
-        return Settings.of(found.config, found.process)
+        return found, look_up(found.process)
     except ValueError as error:
         parser.error(str(renamed(error, found.given)))
+
+
+def look_up(process: Process) -> User | None:
+    """Return the user that workers are to be, if that is another; look up the folders as well.
+
+    Raises ValueError, with a sentence for the user.
+    """
+    for folder in process.confine:
+        if folder != ROOTS and not os.path.isdir(folder):
+            raise ValueError(f"confine must name folders, and {folder!r} is none")
+    try:
+        return None if process.user is None else find_user(process.user)
+    except ValueError as error:
+        raise ValueError(f"user cannot be used: {error}") from None
 
 
 def _allow_descriptors() -> None:

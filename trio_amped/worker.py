@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
     number, manner = name.split(",")
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
     try:
-        settings = cli.Settings.of(*unpacked(text))
+        config, process = unpacked(text)
+        settings = cli.Settings(config, process, cli.look_up(process))
     except (ValueError, TypeError) as error:  # a user is no more; a newer version lacks a setting
         return cli.fail(str(error))
     cli.collect_rarely()

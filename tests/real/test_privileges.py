@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.rig import NOBODY, ServerProcess, for_strangers, needs, running_server
+from tests.rig import GUARD, NOBODY, ServerProcess, for_strangers, needs, running_server
 
 from .support import Client, children, eventually, put
 
@@ -167,3 +169,15 @@ def test_a_root_that_is_switched_is_in_a_folder_that_is_named(is_named: bool, pl
         eventually(lambda: get(server, "/file") == expected)
         if not is_named:
             server.wait_for_log("may not read it; see chmod.1. and --confine")
+
+
+def test_check_looks_as_who_would_serve(root: Path) -> None:
+    argv = [sys.executable, "-m", "trio_amped", "check", f"--root={root}", "--listing"]
+    argv += [f"--user={NOBODY}:{NOBODY}", "--port=0"]
+    done = subprocess.run(for_strangers(argv), capture_output=True, text=True, timeout=GUARD)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[2:] == [
+        f"odd: {root} has 2 files of other users, of which the kernel does not say whether they "
+        "are in memory; see chown(1): hot, folder/name",
+        f"odd: {root} has 1 files that the server may not read; see chmod(1): secret",
+    ]

@@ -29,8 +29,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=PROGRAM,
             description="Serve a folder over HTTP, and never let the disk stop the event loop.",
-            epilog="^C or SIGTERM: stop accepting, finish what is being sent, exit 0; twice: at "
-            "once.",
+            usage=f"{PROGRAM} [check | config] [options]",
+            epilog="check: say what would be served, by which gate, and what is odd (exit status "
+            "1). config: print the settings that hold, and where each was given. While it serves, "
+            "^C or SIGTERM: stop accepting, finish what is being sent, exit 0; twice: at once.",
             allow_abbrev=False,
         )
         self.add_argument("--version", action="version", version=f"trio_amped {version}")
