@@ -101,7 +101,7 @@ bench-listing: $(VENV)/test  ## measure while directories of 100 000 names are l
 bench-asgi: $(VENV)/bench  ## measure the ASGI application beside Starlette's under one Hypercorn
 	$(BIN)/python -m bench.asgi $(OPTIONS)
 
-experiments: $(VENV)/bench  ## the paper's experiments, hours; goes on where it was (OPTIONS=--short, --only 1,3)
+experiments: $(VENV)/bench  ## the paper's experiments, hours, as root; goes on where it was (OPTIONS=--short, --only 1,3)
 	$(BIN)/python -m bench.experiments $(OPTIONS)
 
 soak: $(VENV)/test  ## all kinds of clients and faults, MINUTES for each of three servers (as root)

@@ -32,9 +32,9 @@ from bench.experiments.data import Data
 from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
 from bench.experiments.shapes import AMPED, NGINX, PROCESSES, SHAPES, SPED, ours
 from bench.experiments.store import Row, Stamp, Store
-from bench.hot import paper
+from bench.hot import cgroups, paper, processes
 from bench.hot.answers import Wrong
-from bench.hot.files import content
+from bench.hot.files import MIB, content
 from bench.hot.probe import FILE
 from bench.hot.rows import PAPER_NEEDS
 from bench.spread import Spread
@@ -654,7 +654,26 @@ def public(root: Path, sizes: dict[str, int]) -> dict[str, bytes]:
     return files
 
 
-@needs("wrk", "taskset")
+@needs(*cgroups.NEEDS, "taskset")
+def test_a_server_is_in_a_cgroup_with_its_memory(tmp_path: Path) -> None:
+    cpu, most = min(os.sched_getaffinity(0)), 64 * MIB
+    with cgroups.running(WITHOUT_TAGS, tmp_path, [cpu], most) as (server, cache):
+        for pid in processes.members(server.session):
+            assert f"/{cache.directory.name}\n" in Path(f"/proc/{pid}/cgroup").read_text()
+            assert os.sched_getaffinity(pid) == {cpu}
+        names = ("memory.limit_in_bytes", "memory.max")
+        (limit,) = (path for name in names if (path := cache.directory / name).exists())
+        assert most <= int(limit.read_text()) < 2 * most
+
+
+def test_no_figure_starts_a_server_without_a_cgroup() -> None:
+    modules = list((REPOSITORY / "bench" / "experiments").glob("*.py"))
+    assert len(modules) > 10
+    for module in modules:
+        assert not re.search(r"peers import .*\brunning\b|peers\.running", module.read_text())
+
+
+@needs(*cgroups.NEEDS, "wrk", "taskset")
 @pytest.mark.parametrize("size", [1024, 65536])
 def test_a_point_of_figure_1(tmp_path: Path, size: int) -> None:
     """Both loads: wrk, and for large files the one that lets the kernel drop the bodies."""
@@ -684,7 +703,7 @@ def test_a_point_of_figure_2(monkeypatch: pytest.MonkeyPatch, disk: paper.Disk) 
     assert found["p50"] <= found["p99"]
 
 
-@needs("wrk", "taskset")
+@needs(*cgroups.NEEDS, "wrk", "taskset")
 def test_a_point_of_figure_3(tmp_path: Path) -> None:
     cpu = min(os.sched_getaffinity(0))
     files = public(tmp_path, {"/1k": 1024, connections.PATH: 1 << 20})

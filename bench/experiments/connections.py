@@ -26,12 +26,12 @@ from bench.experiments.figure import (
     of_sample,
 )
 from bench.experiments.shapes import AMPED, FILE_SERVERS, NGINX, SHAPES
-from bench.hot import measure
+from bench.hot import cgroups, measure
 from bench.hot.answers import Wrong
 from bench.hot.files import SIZES
 from bench.hot.folder import prepare
 from bench.hot.idle import FIRST, ask
-from bench.hot.peers import Peer, Running, running
+from bench.hot.peers import Peer, Running
 from bench.hot.probe import FILE, probing
 from bench.hot.probe import SIZE as HOT_SIZE
 from bench.hot.processes import memory
@@ -66,7 +66,7 @@ def measured(
     peer: Peer, root: Path, files: Mapping[str, bytes], count: int, cores: Cores, seconds: int
 ) -> Figures:
     """Load a server beside a crowd. Raises Wrong, OSError, RuntimeError."""
-    with running(roomy(peer), root, cores.server) as server:
+    with cgroups.running(roomy(peer), root, cores.server) as (server, _):
         with contextlib.ExitStack() as stack:
             for _ in range(FIRST):
                 ask(stack, server.port, files["/1k"])
@@ -126,7 +126,7 @@ def prepared(cores: Cores, _scratch: Path) -> Iterator[Measure]:
 
 
 def missing(name: str, _x: str) -> str | None:
-    return SHAPES[name].missing()
+    return cgroups.missing(SHAPES[name])
 
 
 def sentences(data: Data) -> Iterator[str]:

@@ -33,12 +33,12 @@ from bench.experiments.figure import (
     Measure,
 )
 from bench.experiments.shapes import AIO, AMPED, FILE_SERVERS, NGINX, PROCESSES, SHAPES, SPED
-from bench.hot import measure
+from bench.hot import cgroups, measure
 from bench.hot.answers import Head, Wrong, verify
 from bench.hot.files import FOLDER, KIB, content, contents
 from bench.hot.folder import SETTLED
 from bench.hot.paper import READ_AHEAD_KB, write_file
-from bench.hot.peers import DEFAULT, Peer, running
+from bench.hot.peers import DEFAULT, Peer
 from bench.hot.probe import probing
 from bench.hot.workloads import Workload
 from bench.load import StreamReport
@@ -78,7 +78,7 @@ class BusyDisk:
             rig.held_in_memory(root / cached.name),
             rig.held_in_memory(root / HOT),
             rig.slow_cgroup(root, LIMIT) as slow,
-            running(peer, root, cores.server, wrap=slow.command) as server,
+            cgroups.running(peer, root, cores.server, slow=slow) as (server, _),
             ThreadPoolExecutor(1) as pool,
         ):
             files = {path: (root / cached.name).read_bytes()}
@@ -126,7 +126,7 @@ class FastDisk:
         """Load a server that has just been started. Raises Wrong, OSError, RuntimeError."""
         heads = {path: Head(0, size, False) for path, size in self._sizes.items()}
         some = self._workload.paths[:: len(heads) // _SAMPLE]
-        with self._mounted() as root, running(peer, root, cores.server) as server:
+        with self._mounted() as root, cgroups.running(peer, root, cores.server) as (server, _):
             sample = measure.run(server, self._workload, heads, 0, cores.load)
             files = {path: content(path, self._sizes[path]) for path in some}
             verify(server.port, self._workload, files, some)
@@ -200,7 +200,7 @@ def prepared(cores: Cores, scratch: Path) -> Iterator[Measure]:
 
 
 def missing(name: str, x: str) -> str | None:
-    reasons = (SHAPES[name].missing(), *map(rig.missing, CASES[x].needs))
+    reasons = (cgroups.missing(SHAPES[name]), *map(rig.missing, CASES[x].needs))
     return next(filter(None, reasons), None)
 
 

@@ -20,10 +20,11 @@ from typing import ClassVar, Final, Literal, NamedTuple
 from bench import locks
 from bench.disks import HOT, MIB, ColdFile, Shape, write_files
 from bench.experiments.figure import Cores, Figures
+from bench.hot import cgroups
 from bench.hot.answers import Wrong, verify
 from bench.hot.folder import SETTLED
 from bench.hot.measure import Hot
-from bench.hot.peers import Peer, Running, running
+from bench.hot.peers import Peer, Running
 from bench.hot.probe import probing
 from bench.hot.workloads import Workload
 from bench.load import UNTRUE, StreamReport
@@ -104,7 +105,7 @@ class FaultyDisk(ABC):
         with (
             self._mounted() as (disk, root),
             rig.held_in_memory(root / HOT),
-            running(peer, root, cores.server) as server,
+            cgroups.running(peer, root, cores.server) as (server, _),
         ):
             self.load(root)
             hot = {f"/{HOT}": (root / HOT).read_bytes()}

@@ -31,10 +31,10 @@ from bench.experiments.shapes import (
     SPED,
     STARLETTE,
 )
-from bench.hot import measure
+from bench.hot import cgroups, measure
 from bench.hot.files import KIB, MIB
 from bench.hot.folder import prepare
-from bench.hot.peers import Peer, running
+from bench.hot.peers import Peer
 from bench.hot.workloads import Workload
 from bench.spread import Spread
 from tests import rig
@@ -65,7 +65,7 @@ def measured(
     peer: Peer, root: Path, files: Mapping[str, bytes], size: int, cores: Cores, seconds: int
 ) -> Figures:
     """Load a server that has just been started. Raises Wrong, OSError, RuntimeError."""
-    with running(peer, root, cores.server) as server:
+    with cgroups.running(peer, root, cores.server) as (server, _):
         found = measure.checked(server, workload(size), files, seconds, list(cores.load))
     return of_sample(found) | {"bytes": found.rate * size}
 
@@ -84,7 +84,7 @@ def prepared(cores: Cores, _scratch: Path) -> Iterator[Measure]:
 
 
 def missing(name: str, _x: str) -> str | None:
-    return None if name in RESIDENCY else SHAPES[name].missing()
+    return None if name in RESIDENCY else cgroups.missing(SHAPES[name])
 
 
 def sentences(data: Data) -> Iterator[str]:

@@ -25,9 +25,10 @@ The Flash paper (Pai, Druschel, Zwaenepoel, USENIX 1999) argued with experiments
 runs them again, with this server in the shapes of the paper (AMPED; SPED, which never asks whether
 a file is in memory; a helper for every read) beside nginx, and has written this page: the pictures,
 the tables and the sentences follow from the measurements in the CSV files. The server has one core,
-its load another; every answer is checked. In a round all servers are measured one after the other,
-a ratio is that of two servers in the same round, and what is drawn is the median of the rounds,
-with the least and the most of them.
+its load another, and each server runs in a cgroup, with as much memory for files as the others;
+every answer is checked. In a round all servers are measured one after the other, a ratio is that of
+two servers in the same round, and what is drawn is the median of the rounds, with the least and the
+most of them.
 """
 
 HOW = """

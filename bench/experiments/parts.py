@@ -23,11 +23,11 @@ from bench.experiments.figure import (
     of_sample,
 )
 from bench.experiments.shapes import AMPED, ours
-from bench.hot import measure, paper
+from bench.hot import cgroups, measure, paper
 from bench.hot.files import ZIPF_FILES, zipf_sizes
 from bench.hot.folder import prepare
 from bench.hot.measure import Sample
-from bench.hot.peers import PEERS, running
+from bench.hot.peers import PEERS
 from bench.hot.rows import MEMORY, PAPER_NEEDS, WORKLOADS
 from tests import rig
 
@@ -75,7 +75,7 @@ def prepared(cores: Cores, scratch: Path) -> Iterator[Measure]:
                 return _figures(paper.measure(*args).sample)
             if not files:
                 files.update(prepare(root, zipf_sizes()))
-            with running(peer, root, server) as started:
+            with cgroups.running(peer, root, server) as (started, _):
                 found = measure.checked(started, WORKLOADS["zipf"], files, SECONDS, load)
             return _figures(found)
 
@@ -87,7 +87,7 @@ def _figures(found: Sample) -> Figures:
 
 
 def missing(_name: str, x: str) -> str | None:
-    needs = PAPER_NEEDS if x == DISK_POINT else ()
+    needs = PAPER_NEEDS if x == DISK_POINT else cgroups.NEEDS
     return next(filter(None, map(rig.missing, needs)), None)
 
 

@@ -16,10 +16,11 @@ from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
 
+from bench.hot import cgroups
 from bench.hot.answers import Head, verify
 from bench.hot.files import MIB, content, paper_sizes
 from bench.hot.measure import Sample, run
-from bench.hot.peers import Peer, Running, running
+from bench.hot.peers import Peer, Running
 from bench.hot.probe import FILE, SIZE, probing
 from bench.hot.rows import MEMORY
 from bench.hot.workloads import Ask, Workload, drawn
@@ -133,8 +134,7 @@ def limited(
     """A server with little memory for files, which is full, and a slow disk."""
     with (
         rig.slow_cgroup(root) as slow,
-        rig.limited_cache(MEMORY * MIB, slow.directory) as cache,
-        running(peer, root, cpus, wrap=lambda words: slow.command(cache.command(words))) as server,
+        cgroups.running(peer, root, cpus, MEMORY * MIB, slow) as (server, cache),
     ):
         names = "\0".join(path.removeprefix("/") for path in data.popular(MEMORY * MIB))
         # Several at a time, which wait for the disk below; the order stays much the same.
