@@ -26,6 +26,8 @@ from bench.experiments import (
     parts,
     residency,
     run,
+    streamers,
+    streams,
 )
 from bench.experiments.claims import at_least, at_most, listed, observed
 from bench.experiments.data import Data
@@ -342,6 +344,27 @@ def test_figure_4_names_what_is_faster_than_the_default() -> None:
     assert len(said) == 3
 
 
+def test_figure_6_compares_what_is_read() -> None:
+    figures = {
+        AMPED: (40e6, 1.0, 2.0),
+        NGINX[0]: (10e6, 0.9, 8.0),
+        streams.DIRECTIO: (38e6, 1.3, 9.0),
+    }
+    rows = [
+        Row(0, name, "100", {"bytes": rate, "read": read, "p99": p99}, NOW)
+        for name, (rate, read, p99) in figures.items()
+    ]
+    said = list(streams.sentences(Data(rows)))
+    assert said[0].startswith("**Holds:")
+    assert "The least is 1.05, at 100 clients" in said[0]
+    assert "It is 0.90 at 100 clients, where 0.95 was expected" in said[1]
+    assert said[2].startswith("**Holds:")
+    assert said[3:] == [
+        f"Bytes read for each byte sent, {streams.FIGURE.label(name)}: {read:.2f} at 100 clients."
+        for name, (_, read, _) in figures.items()
+    ]
+
+
 def disk_rows(rates: dict[str, int]) -> list[tuple[tuple[str, str], int]]:
     return [((name, parts.DISK_POINT), rate) for name, rate in rates.items()]
 
@@ -492,7 +515,7 @@ def test_a_part_can_be_asked_for() -> None:
     assert [figure.number for figure in asked.only] == [1, 4]
     assert (asked.rounds, asked.out) == (3, Path("somewhere"))
     usual, short = command.parse([]), command.parse(["--short"])
-    assert [figure.number for figure in usual.only] == [1, 2, 3, 4, 5]
+    assert [figure.number for figure in usual.only] == [1, 2, 3, 4, 5, 6]
     assert (usual.rounds, usual.out) == (5, REPOSITORY / "docs")
     assert [figure.number for figure in short.only] == [1, 4]
     assert (short.rounds, short.out) == (1, REPOSITORY / "build" / "experiments")
@@ -501,8 +524,8 @@ def test_a_part_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("wrong", "mend"),
     [
-        (["--only", "7"], "give some of 1, 2, 3, 4, 5"),
-        (["--only", ""], "give some of 1, 2, 3, 4, 5"),
+        (["--only", "7"], "give some of 1, 2, 3, 4, 5, 6"),
+        (["--only", ""], "give some of 1, 2, 3, 4, 5, 6"),
         (["--rounds", "0"], "give 1 or more"),
         (["--rounds", "many"], "give 1 or more"),
         (["--short", "--only", "2"], "figure 2 has no short form: leave out --short"),
@@ -745,6 +768,51 @@ def test_a_slow_client_takes_little_and_notes_an_end() -> None:
             crowd.sip([client])
         with pytest.raises(Wrong, match="idle connections do not last"):
             crowd.check_idle([client])
+
+
+@pytest.mark.parametrize("step", [1, 100_000])
+def test_a_stream_compares_what_comes(step: int) -> None:
+    """However the head is cut up."""
+    server, client = socket.socketpair()
+    with server, client:
+        stream = streamers.Stream(client, 1000, 3000)
+        assert b"Range: bytes=1000-2999\r\n" in server.recv(1000)
+        answer = b"HTTP/1.1 206 P\r\nContent-Length: 2000\r\n\r\n" + streamers.BLOCK[1000:2990]
+        for offset in range(0, len(answer), step):
+            server.sendall(answer[offset : offset + step])
+            stream.take()
+        assert stream.taken == 1990
+        server.sendall(b"!!")
+        with pytest.raises(Wrong, match="not the content of the file from byte 2990 on"):
+            stream.take()
+        server.sendall(streamers.BLOCK[2990:3001])
+        with pytest.raises(Wrong, match="not the content of the file from byte 2990 on"):
+            stream.take()
+        server.close()
+        with pytest.raises(Wrong, match="ended before its answer did"):
+            stream.take()
+
+
+def test_an_answer_of_another_length_is_wrong() -> None:
+    server, client = socket.socketpair()
+    with server, client:
+        stream = streamers.Stream(client, 0, 6)
+        server.sendall(b"HTTP/1.1 206 P\r\nContent-Length: 5\r\n\r\n")
+        with pytest.raises(Wrong, match="not the length of the range"):
+            stream.take()
+
+
+@needs(*streams.NEEDED, "taskset")
+@pytest.mark.long
+def test_a_point_of_figure_6(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "FILLING", 1.0)
+    cpu = min(os.sched_getaffinity(0))
+    image = streams.write(tmp_path)
+    found = streams.measured(image, SHAPES[AMPED], 10, 128, Cores([cpu], [cpu]), 2)
+    assert 0.5 * streams.SPEED < found["bytes"] < 1.5 * streams.SPEED
+    assert 0.5 < found["read"] < 1.5
+    assert found["p50"] <= found["p99"]
+    assert 0 <= found["least"] <= 1
 
 
 def test_every_server_has_room_for_the_crowd() -> None:

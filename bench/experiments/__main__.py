@@ -9,7 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench.experiments import connections, disks, drawing, memory, one_file, page, parts, run
+from bench.experiments import (
+    connections,
+    disks,
+    drawing,
+    memory,
+    one_file,
+    page,
+    parts,
+    run,
+    streams,
+)
 from bench.experiments.data import Data
 from bench.experiments.figure import Cores, Figure
 from bench.experiments.store import Stamp, Store
@@ -17,7 +27,8 @@ from bench.machine import check_machine, commit, cores, processor
 from tests.rig import REPOSITORY
 
 FIGURES: Final = {
-    module.FIGURE.number: module.FIGURE for module in (one_file, memory, connections, parts, disks)
+    module.FIGURE.number: module.FIGURE
+    for module in (one_file, memory, connections, parts, disks, streams)
 }
 ROUNDS: Final = 5
 Stores = dict[int, Store]  # by the numbers of figures
