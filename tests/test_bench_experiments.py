@@ -804,11 +804,10 @@ def test_an_answer_of_another_length_is_wrong() -> None:
 
 @needs(*streams.NEEDED, "taskset")
 @pytest.mark.long
-def test_a_point_of_figure_6(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "FILLING", 1.0)
+def test_a_point_of_figure_6(tmp_path: Path) -> None:
     cpu = min(os.sched_getaffinity(0))
     image = streams.write(tmp_path)
-    found = streams.measured(image, SHAPES[AMPED], 10, 128, Cores([cpu], [cpu]), 2)
+    found = streams.measured(image, SHAPES[AMPED], 10, 128, Cores([cpu], [cpu]), 2, 1)
     assert 0.5 * streams.SPEED < found["bytes"] < 1.5 * streams.SPEED
     assert 0.5 < found["read"] < 1.5
     assert found["p50"] <= found["p99"]

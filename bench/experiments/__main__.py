@@ -127,9 +127,11 @@ def measured(options: argparse.Namespace, stores: Stores, stamp: Stamp) -> list[
     failures = list[str]()
     for figure in options.only:
         points = figure.short if options.short else figure.points
+        series = figure.short_series if options.short else ()
         store = stores[figure.number]
         done = {row.cell for row in store.of(stamp)}
-        todo = [each for each in run.cells(figure, points, options.rounds) if each not in done]
+        cells = run.cells(figure, points, options.rounds, series)
+        todo = [each for each in cells if each not in done]
         for note in run.notes(figure, points):
             print(f"- {note}")
         if todo:

@@ -79,6 +79,8 @@ class Figure:
     """Why this machine cannot measure a server at a point."""
     short: tuple[str, ...] = ()
     """The points of a short run; none: the figure has no part in it."""
+    short_series: tuple[str, ...] = ()
+    """The series of a short run; none: all of them."""
     kind: Literal["lines", "bars"] = "lines"
     base: str = ""
     """Of bars: the series to which the others are compared; none: bars are the values."""

@@ -1,7 +1,7 @@
 """The cells of a figure in their order, and how those that are missing are measured. Blocks."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.experiments.figure import Cores, Figure
@@ -11,13 +11,15 @@ from bench.hot.answers import Wrong
 Cell = tuple[int, str, str]  # round, server, x
 
 
-def cells(figure: Figure, points: Iterable[str], rounds: int) -> Iterator[Cell]:
+def cells(
+    figure: Figure, points: Iterable[str], rounds: int, series: Container[str] = ()
+) -> Iterator[Cell]:
     """Yield all that is to be measured: in a round each point, at each point all servers in turn.
 
     Servers that are compared are neighbours in time. Every other round goes backwards, so that a
-    drift of the machine cancels out.
+    drift of the machine cancels out. series: those that are measured; none: all.
     """
-    names = [series.name for series in figure.series]
+    names = [each.name for each in figure.series if not series or each.name in series]
     for number in range(rounds):
         for x in points:
             for name in reversed(names) if number % 2 else names:

@@ -89,9 +89,18 @@ def bytes_read(root: Path) -> int:
 
 
 def measured(
-    image: Path, peer: Peer, clients: int, read_ahead: int, cores: Cores, seconds: float = SECONDS
+    image: Path,
+    peer: Peer,
+    clients: int,
+    read_ahead: int,
+    cores: Cores,
+    seconds: float = SECONDS,
+    filling: float = FILLING,
 ) -> Figures:
-    """Stream from a cold start. read_ahead: KiB. Raises Wrong, OSError, RuntimeError."""
+    """Stream from a cold start, `filling` seconds before it counts. read_ahead: KiB.
+
+    Raises Wrong, OSError, RuntimeError.
+    """
     with (
         mounted(image, read_ahead) as root,
         rig.held_in_memory(root / FILE),
@@ -99,7 +108,7 @@ def measured(
         probing(server.port, cores.load) as waits,
         streaming(server.port, clients, cores) as taken,
     ):
-        time.sleep(FILLING)
+        time.sleep(filling)
         first, read, begun = taken(), bytes_read(root), time.monotonic()
         used, idle = cpu_seconds(server.session), idle_seconds(cores.server)
         time.sleep(seconds)
