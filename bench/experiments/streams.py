@@ -104,7 +104,8 @@ def measured(
     with (
         mounted(image, read_ahead) as root,
         rig.held_in_memory(root / FILE),
-        cgroups.running(peer, root, cores.server, MEMORY * MIB, SPEED) as (server, _),
+        rig.slow_cgroup(root, SPEED) as slow,
+        cgroups.running(peer, root, cores.server, MEMORY * MIB, slow) as (server, _),
         probing(server.port, cores.load) as waits,
         streaming(server.port, clients, cores) as taken,
     ):
