@@ -211,13 +211,10 @@ def sentences(data: Data) -> Iterator[str]:
         "Helpers that are processes send, of the bytes of threads,", to(AMPED, PROCESSES)
     )
     yield from observed("A helper for every read sends, of the bytes of AMPED,", to(AMPED, ALWAYS))
-    yield from _read_again(data)
-
-
-def _read_again(data: Data) -> Iterator[str]:
-    for series in FIGURE.series:
-        found = {label: data.spread(series.name, x, "read") for x, label in POINTS.items()}
-        yield from observed(f"Bytes read for each byte sent, {series.label}:", found)
+    yield from observed(
+        "The bytes that AMPED reads for each byte sent:",
+        {label: data.spread(AMPED, x, "read") for x, label in POINTS.items()},
+    )
 
 
 FIGURE: Final = Figure(
