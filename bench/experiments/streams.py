@@ -61,7 +61,6 @@ SERVERS: Final = {name: peer for name, peer in SHAPES.items() if name != STARLET
         nginx=("aio threads;", "directio 4m;", "output_buffers 2 512k;"),
     )
 }
-_SECTOR: Final = 512  # bytes, whatever the disk has: Documentation/block/stat.rst
 _PATIENCE: Final = 10.0  # seconds for the clients to end
 NEEDED: Final = PAPER_NEEDS
 
@@ -80,12 +79,6 @@ def write(scratch: Path) -> Path:
 
 def mounted(image: Path, read_ahead: int) -> contextlib.AbstractContextManager[Path]:
     return rig.loop_ext4(image.parent, SIZE * 9 // 8 + 64 * MIB, read_ahead, image=image)
-
-
-def bytes_read(root: Path) -> int:
-    """Return how much was read of the disk that holds a folder, since it is there."""
-    name = rig.block_device(root).name
-    return int(Path("/sys/block", name, "stat").read_text().split()[2]) * _SECTOR
 
 
 def measured(
@@ -110,10 +103,10 @@ def measured(
         streaming(server.port, clients, cores) as taken,
     ):
         time.sleep(filling)
-        first, read, begun = taken(), bytes_read(root), time.monotonic()
+        first, read, begun = taken(), slow.reads(), time.monotonic()
         used, idle = cpu_seconds(server.session), idle_seconds(cores.server)
         time.sleep(seconds)
-        last, read, ended = taken(), bytes_read(root) - read, time.monotonic()
+        last, read, ended = taken(), slow.reads().since(read), time.monotonic()
         used = cpu_seconds(server.session) - used
         idle = idle_seconds(cores.server) - idle
     # Now the hot client has what was still due: the others are gone.
@@ -122,7 +115,7 @@ def measured(
     hot = waits.between(begun, ended)
     return {
         "bytes": found.rate * 1e6,
-        "read": read / sum(each),
+        "read": read.bytes / sum(each),
         "p50": hot.p50,
         "p99": hot.p99,
         "cpu": found.cpu,
