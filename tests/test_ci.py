@@ -18,6 +18,7 @@ STEPS: Final = (
     "inject",
     "bench-cold",
     "bench-listing",
+    "experiments",
 )
 TOOLS: Final = ("bash", "dirname", "grep", "sh", "sort")
 
