@@ -411,7 +411,8 @@ def test_a_port_in_use(root: Path) -> None:
         port = str(listener.getsockname()[1])
         says = only_line("--port", port, "--root", str(root))
     assert says == (
-        f"127.0.0.1 port {port} is in use; choose another with --port, or stop who has it"
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "stop who has it, or choose another with --bind or --port"
     )
 
 
@@ -420,19 +421,23 @@ def test_a_privileged_port(root: Path) -> None:
     """In a network of its own, since a container's may have no privileged ports."""
     options = ("--host", "0.0.0.0", "--port", "80", "--root", str(root))
     says = only_line(*options, user="nobody", wrap=["unshare", "--net"])
-    assert says == "may not listen on 0.0.0.0 port 80; choose one above 1023 with --port"
+    assert says == (
+        "cannot listen on 0.0.0.0:80: Permission denied; "
+        "choose a port above 1023, or a folder in which you may write"
+    )
 
 
 def test_an_unknown_host(root: Path) -> None:
     says = only_line("--port", "0", "--host", "nowhere.invalid", "--root", str(root))
-    assert says.startswith("cannot listen on nowhere.invalid: ")
-    assert says.endswith("; give an address with --host")
+    assert says.startswith("cannot listen on nowhere.invalid:0: ")
+    assert says.endswith("; choose another address with --bind, or --host and --port")
 
 
 def test_an_address_of_somebody_else(root: Path) -> None:
     says = only_line("--port", "0", "--host", "192.0.2.1", "--root", str(root))
     assert says == (
-        "cannot listen on 192.0.2.1 port 0: Cannot assign requested address; see --host and --port"
+        "cannot listen on 192.0.2.1:0: Cannot assign requested address; "
+        "choose another address with --bind, or --host and --port"
     )
 
 

@@ -19,23 +19,25 @@ LEAVES: Final = frozenset({"config", "deadlines", "description", "stats"})
 MAY_IMPORT: Final = {
     "semantics": frozenset[str](),
     "disk": LEAVES | {"semantics"},
-    "serving": LEAVES | {"semantics", "disk", "listening"},
+    "serving": LEAVES | {"semantics", "disk", "listening", "urls"},
     # Not a room: the serving room for clients whom an ASGI server awaits.
     "asgi": LEAVES | {"semantics", "disk", "serving"},
     # The serving room, for the tests of others.
     "testing": LEAVES | {"semantics", "disk", "serving"},
-    "config": frozenset({"description", "semantics"}),
+    "config": frozenset({"binds", "description", "semantics"}),
     "description": frozenset[str](),
     "settings": frozenset({"config", "description", "semantics"}),
+    "binds": frozenset[str](),
+    "urls": frozenset[str](),
     "deadlines": frozenset[str](),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
     "supervisor": LEAVES | {"listening", "worker_process"},
-    "listening": frozenset({"config"}),
+    "listening": frozenset({"binds", "semantics"}),
     "worker_process": frozenset({"stats"}),
     "worker": LEAVES | {"cli", "logs", "privileges", "serving", "settings", "worker_process"},
     "privileges": frozenset[str](),
-    "checking": LEAVES | {"semantics", "disk", "serving"},
+    "checking": LEAVES | {"binds", "semantics", "disk", "serving"},
 }
 # What a room may not import of others.
 MAY_NOT_IMPORT: Final = {

@@ -63,6 +63,9 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "exception: 'a bug in the answer for a bug'",
     ),
     "serving/exchange.py": ("error: 'the application failed: %s', target, exc_info=error",),
+    "listening.py": (
+        "warning: 'systemd has passed sockets (%s) that nobody serves: --bind systemd', names",
+    ),
     "serving/lane.py": (
         "error: 'the connections cannot be watched: %s', error.strerror",
         "error: 'a connection cannot be watched: %s', error.strerror",
@@ -80,7 +83,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "serving/router.py": ("info: '%s', line",),
     "serving/server.py": (
-        "info: 'serving %s at %s', printable(roots), printable(_url(listener))",
+        "info: 'serving %s at %s', printable(roots), printable(_urls(listener))",
         "warning: '%d connections at most: %s', most, why",
         "error: 'a connection cannot be served: %s', error.strerror",
     ),

@@ -151,7 +151,7 @@ async def test_the_first_one_starts_alone_and_says_how(
 ) -> None:
     async with supervised(3) as stage:
         first, *others = Puppet.all
-        assert [each.name for each in Puppet.all] == ["1,announce", "2,quiet", "3,quiet"]
+        assert [each.name for each in Puppet.all] == ["1,announce,0", "2,quiet,0", "3,quiet,0"]
         assert first.started_at == 0
         assert [each.started_at for each in others] == [first.served_at] * 2 == [1, 1]
         assert len({id(each.listeners) for each in Puppet.all}) == 3
@@ -222,7 +222,7 @@ async def test_a_root_that_cannot_be_served_ends_all(autojump_clock: MockClock) 
         nursery.start_soon(fail)
         with pytest.raises(FileNotFoundError):
             await Stage(3).supervisor.run()
-    assert [each.name for each in Puppet.all if each.name] == ["1,announce"]
+    assert [each.name for each in Puppet.all if each.name] == ["1,announce,0"]
 
 
 # ---------------------------------------------------------------- a rolling restart
@@ -238,7 +238,7 @@ async def test_each_old_one_retires_when_its_successor_serves(
         hung_up_at = trio.current_time()
         await trio.sleep(3.5)
         new = Puppet.all[3:]
-        assert [each.name for each in new] == ["1,announce", "2,quiet", "3,quiet"]
+        assert [each.name for each in new] == ["1,announce,0", "2,quiet,0", "3,quiet,0"]
         assert [each.started_at - hung_up_at for each in new] == [0, 1, 2]
         assert [each.told for each in old] == [[(RETIRE, RETIRING, each.served_at)] for each in new]
         assert [each.listeners for each in new] == [each.listeners for each in old]
@@ -398,7 +398,7 @@ async def test_each_early_death_in_a_row_doubles_the_time_to_the_next_one(
         lives[-1].end()
         await trio.sleep(1)
         assert Puppet.all[-1].started_at - lives[-1].ended_at == pytest.approx(0.1)
-        assert {each.name for each in Puppet.all[2:]} == {"1,quiet"}
+        assert {each.name for each in Puppet.all[2:]} == {"1,quiet,0"}
         assert other.told == []
         await stage.end()
     said = messages(caplog, logging.ERROR)

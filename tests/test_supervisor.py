@@ -32,6 +32,7 @@ from tests.real.support import (
 )
 from tests.rig import GUARD, REPOSITORY, ServerProcess, fuse_disk, needs, running_server
 from trio_amped.config import Config
+from trio_amped.listening import close_all
 from trio_amped.supervisor import listen, usable_processors
 from trio_amped.worker_process import Worker
 
@@ -256,7 +257,7 @@ def addresses_here() -> list[str]:
 @pytest.mark.parametrize("host", addresses_here())
 async def test_all_workers_listen_at_the_same_address(host: str) -> None:
     """Any free one for the first is that of the others."""
-    listeners = [one for [one] in await listen(Config(host=host, port=0), 3)]
+    listeners = [one.sock for [one] in await listen(Config(host=host, port=0), 3)]
     assert len({listener.getsockname() for listener in listeners}) == 1
     assert listeners[0].getsockname()[1] != 0
     for listener in listeners:
@@ -273,12 +274,11 @@ async def test_every_address_of_a_name_has_a_listener_for_each(
     open_really = trio.open_tcp_listeners
     monkeypatch.setattr(trio, "open_tcp_listeners", open_two)
     found = await listen(Config(host="both", port=0), 2)
-    names = [[listener.getsockname() for listener in each] for each in found]
+    names = [[opened.sock.getsockname() for opened in each] for each in found]
     assert names[0] == names[1]
     assert [host for host, _ in names[0]] == ["127.0.0.1", "127.0.0.2"]
     for each in found:
-        for listener in each:
-            listener.close()
+        close_all(each)
 
 
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -311,14 +311,16 @@ def test_a_port_in_use(root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         says = only_line("--port", port, "--root", str(root))
-    assert says.startswith(f"127.0.0.1 port {port} is in use; ")
+    assert says.startswith(f"cannot listen on 127.0.0.1:{port}: Address already in use; ")
 
 
 def test_the_port_of_another_server_with_workers_is_in_use(root: Path) -> None:
     """The kernel would let it join the other's listeners, and give it some of the requests."""
     with running_workers(root=root) as server:
         says = only_line("--port", str(server.port), "--root", str(root))
-        assert says.startswith(f"127.0.0.1 port {server.port} is in use; ")
+        assert says.startswith(
+            f"cannot listen on 127.0.0.1:{server.port}: Address already in use; "
+        )
 
 
 # ---------------------------------------------------------------- workers that die
@@ -706,16 +708,16 @@ def test_auto_runs(root: Path) -> None:
 @pytest.mark.parametrize("host", addresses_here())
 async def test_all_listeners_are_alike(host: str) -> None:
     """As far as whoever comes can tell: else it would depend on the kernel who is let in."""
-    host = {"::1": "::"}.get(host, host)  # bound to any other, a socket is for IPv6 alone
-    opened = await listen(Config(host=host, port=0), 3)
+    bind = "[::]:0,ipv6only" if ":" in host else f"{host}:0"  # else: "::" is for IPv4 as well
+    opened = await listen(Config(bind=[bind]), 3)
     options = [
         (socket.SOL_SOCKET, socket.SO_REUSEADDR),
         (socket.SOL_SOCKET, socket.SO_REUSEPORT),
         *[(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)] * (":" in host),
     ]
     found = set()
-    for listener in itertools.chain.from_iterable(opened):
-        with listener:
+    for each in itertools.chain.from_iterable(opened):
+        with each.sock as listener:
             values = [listener.getsockopt(*option) for option in options]
             found.add((listener.getsockname(), *values))
     ((_, *values),) = found

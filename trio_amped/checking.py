@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from .binds import Bind, Tcp
 from .config import Config, Site
 from .disk.kernel import owns
 from .semantics.printable import printable
@@ -69,10 +70,16 @@ def _warnings_in(lines: list[str]) -> Iterator[None]:
         log.propagate = before
 
 
+def _place(bind: Bind, prefix: str) -> str:
+    address = bind.text.partition(",")[0]
+    if not isinstance(bind.place, Tcp):
+        return f"{address} at {prefix}"
+    host, _, port = address.rpartition(":")
+    return f"http://{host}:{port if bind.place.port else 'any free port'}{prefix}"
+
+
 def _url(config: Config, site: Site) -> str:
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    port = config.port or "any free port"
-    at = f"http://{host}:{port}{site.prefix}"
+    at = ", ".join(_place(bind, site.prefix) for bind in config.binds)
     return f"{at} for {', '.join(site.hosts)}" if site.hosts else at
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import trio
 from . import __version__, logs
 from .checking import look, oddities
 from .config import ROOTS, Config, Process
+from .listening import CannotListen
 from .privileges import User, become, check_confinement, check_user, find_user
 from .semantics.printable import printable
 from .serving.server import Server
@@ -231,16 +231,9 @@ def _summary(stats: Stats) -> str:
 
 def _explain(config: Config, error: OSError) -> str:
     """What is wrong, and how to mend it."""
+    if isinstance(error, CannotListen):
+        return str(error)
     root = os.fspath(config.root)
     if error.errno == errno.EAGAIN:
         return f"cannot serve {root}: {error.strerror}; allow more processes, see ulimit -u"
-    if error.filename is not None:
-        return f"cannot serve {root}: {error.strerror}; give a readable folder with --root"
-    place = f"{config.host} port {config.port}"
-    if isinstance(error, socket.gaierror):
-        return f"cannot listen on {config.host}: {error.strerror}; give an address with --host"
-    if error.errno == errno.EADDRINUSE:
-        return f"{place} is in use; choose another with --port, or stop who has it"
-    if error.errno == errno.EACCES:
-        return f"may not listen on {place}; choose one above 1023 with --port"
-    return f"cannot listen on {place}: {error.strerror or error}; see --host and --port"
+    return f"cannot serve {root}: {error.strerror or error}; give a readable folder with --root"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from .binds import Bind, read_binds, short_bind
 from .description import check, settings_of
 from .description import setting as _setting
 from .semantics.cors import Cors
@@ -43,6 +44,7 @@ HelperKind = Literal["thread", "process"]
 
 ROOTS: Final = "roots"
 """What stands for the roots themselves where folders are named to which workers are confined."""
+_HOST, _PORT = "127.0.0.1", 8000
 _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
 _MOST: Final = (
     1 << 20
@@ -171,8 +173,15 @@ class Config(Site):
     """
 
     root: str | os.PathLike[str] = _setting(".", "the folder to serve")
-    host: str = _setting("127.0.0.1", "the address or name to listen on")
-    port: int = _setting(8000, "the port to listen on; 0: any free one", least=0, most=65535)
+    host: str = _setting(_HOST, "the address or name to listen on")
+    port: int = _setting(_PORT, "the port to listen on; 0: any free one", least=0, most=65535)
+    bind: Sequence[str] = _setting(
+        (),
+        "where to listen, instead of --host and --port: HOST:PORT, [IPV6]:PORT, *:PORT (all "
+        "addresses), unix:/PATH, fd:NUMBER, systemd or systemd:NAME (sockets that it passes); "
+        "options follow: ,ipv6only (else [::] is for IPv4 too) ,mode=660 ,owner=USER:GROUP",
+        metavar="ADDRESS[,OPTION]...",
+    )
     sites: Sequence[Site] = _setting(
         (), "several sites, instead of the settings of one here", option=None
     )
@@ -277,8 +286,17 @@ class Config(Site):
         hook = self.on_request
         if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
             raise ValueError("on_request must be a function that is called, and not awaited")
+        self._check_binds()
         if self.sites:
             self._check_sites()
+
+    def _check_binds(self) -> None:
+        try:
+            read_binds(self.bind)
+        except ValueError as error:
+            raise ValueError(f"bind {error}") from None
+        if self.bind and (self.host, self.port) != (_HOST, _PORT):
+            raise ValueError("bind must not be given beside host or port, which are short for it")
 
     def _check_sites(self) -> None:
         if not isinstance(self.sites, Sequence) or not all(
@@ -294,6 +312,11 @@ class Config(Site):
     def head_limits(self) -> Limits:
         """How large the head of a request may be."""
         return Limits(self.max_head, self.max_target, self.max_fields)
+
+    @property
+    def binds(self) -> Sequence[Bind]:
+        """Where to listen: `bind`, or without any `host` and `port`, which are short for one."""
+        return read_binds(self.bind) or (short_bind(self.host, self.port),)
 
     @property
     def all_sites(self) -> Sequence[Site]:

@@ -8,14 +8,13 @@ import logging
 import math
 import os
 import signal
-import socket
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from .config import Config
-from .listening import open_listeners
+from .listening import Opened, beside, close_all, open_binds
 from .stats import Stats
 from .worker_process import DRAIN, RETIRE, SIGNALS, STOP, Worker
 
@@ -30,14 +29,13 @@ _FAILURES: Final = 5  # for each worker, while none lasts; then we give up
 _FIRST_DELAY: Final = 0.1  # seconds before a worker is replaced; doubled with each failure in a row
 _LAST_DELAY: Final = 5.0
 _GENERATIONS: Final = 4  # of workers that retire at a time
-_BACKLOG: Final = 0xFFFF  # as trio does; the kernel takes what it allows
 
 
 class Seat:
     """The place of a worker. Its listeners stay open while workers come and go: a connection that
     waits to be accepted belongs to a listener, and is lost with the last who has it open."""
 
-    def __init__(self, number: int, listeners: list[socket.socket]) -> None:
+    def __init__(self, number: int, listeners: list[Opened]) -> None:
         self.number = number
         self.listeners = listeners
         self.worker: Worker | None = None
@@ -109,8 +107,7 @@ class Supervisor:
         self._ending.set()
         self._has_served.set()
         for seat in self._seats:
-            for listener in seat.listeners:
-                listener.close()
+            close_all(seat.listeners)
         self._tell_all(DRAIN, self._config.drain_timeout)
 
     def _tell_all(self, order: bytes, seconds: float) -> None:
@@ -137,9 +134,11 @@ class Supervisor:
             self._workers.remove(worker)
             worker.is_settled.set()
             return
-        name = f"{seat.number},{'announce' if announces else 'quiet'}"
+        manner = "announce" if announces else "quiet"
+        name = ",".join([str(seat.number), manner, *(str(each.number) for each in seat.listeners)])
         try:
-            end = await worker.run(name, seat.listeners, self._options)
+            listeners = [each.sock for each in seat.listeners]
+            end = await worker.run(name, listeners, self._options)
         except (OSError, MemoryError) as error:
             end = f"cannot be started: {error or 'out of memory'}"
         self._workers.remove(worker)
@@ -222,28 +221,13 @@ class Supervisor:
             seat.retiring.pop(0).tell(DRAIN, timeout)
 
 
-async def listen(config: Config, count: int) -> list[list[socket.socket]]:
-    """`count` times listeners for the same addresses, among which the kernel spreads connections.
+async def listen(config: Config, count: int) -> list[list[Opened]]:
+    """`count` times listeners for the same addresses, among which connections are spread.
 
-    Raises OSError.
+    Raises CannotListen, OSError.
     """
-    opened = await open_listeners(config)
-    first = [socket.socket(fileno=listener.socket.detach()) for listener in opened]
-    for listener in first:
-        # Not before it was bound: it must fail where another server listens, one of ours included.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return [first, *([_beside(listener) for listener in first] for _ in range(count - 1))]
-
-
-def _beside(other: socket.socket) -> socket.socket:
-    listener = socket.socket(other.family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if other.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    listener.bind(other.getsockname())
-    listener.listen(_BACKLOG)
-    return listener
+    first = await open_binds(config.binds)
+    return [first, *([beside(each) for each in first] for _ in range(count - 1))]
 
 
 def usable_processors(

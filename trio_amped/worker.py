@@ -1,6 +1,7 @@
 """One of several workers, in its process: a server that obeys its supervisor. Awaits both.
 
-`python -m trio_amped.worker NUMBER,announce|quiet CHANNEL,LISTENER... SETTINGS`, by Worker.run.
+`python -m trio_amped.worker NUMBER,announce|quiet,BIND... CHANNEL,LISTENER... SETTINGS`, by
+Worker.run; BIND is which one of the config the listener belongs to, counted from 0.
 """
 
 import faulthandler
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     faulthandler.register(STACKS, file=2)  # which needs neither the event loop nor the GIL
     name, descriptors, text = arguments
-    number, manner = name.split(",")
+    number, manner, *_ = name.split(",")
     channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
     try:
         config, process = unpacked(text)

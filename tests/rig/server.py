@@ -133,12 +133,15 @@ def running_server(
 
     root: None where the options say what is served.
 
+    With `--bind` among the options it is where that says.
+
     `wrap` puts other programs in front, such as `as_nobody` or `slow.command`; they must `exec`,
     so that `pid` is the server's. The server is listening when this is entered.
     """
     given = {option.partition("=")[0] for option in options}
     usual = [] if root is None else [f"--root={root}"]
-    usual += ["--host=127.0.0.1", "--port=0", *PATIENCE]
+    usual += [] if "--bind" in given else ["--host=127.0.0.1", "--port=0"]
+    usual += PATIENCE
     argv = [*program, *(each for each in usual if each.partition("=")[0] not in given)]
     argv += [*COMMON_OPTIONS, *options]
     with _server_environment() as environment:

@@ -25,6 +25,10 @@ _SPECIAL: Final[dict[str, st.SearchStrategy[Any]]] = {
     "fallback": st.sampled_from([None, "/index.html", "/%C3%A9"]),
     "error_pages": st.lists(st.sampled_from(["404=/404.html", "500=/a%20b"]), unique=True),
     "host": st.sampled_from(["::1", "localhost", "127.0.0.1"]),
+    "bind": st.lists(
+        st.sampled_from(["*:1", "[::1]:0", "unix:/a,mode=660", "fd:3", "systemd"]), unique=True
+    ),
+    "trust": st.lists(st.sampled_from(["10.0.0.0/8", "::1"])),
     "confine": st.lists(_TEXTS),
 }
 
@@ -51,7 +55,13 @@ def _some(described: type, without: frozenset[str] = frozenset()) -> st.SearchSt
     known = {name: each for name, each in settings_of(described).items() if name in SETTINGS}
     return st.fixed_dictionaries(
         {}, optional={n: _values(each) for n, each in known.items() if n not in without}
-    )
+    ).map(_possible)
+
+
+def _possible(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what cannot be beside the others."""
+    short = {"host", "port"} if values.get("bind") else {}
+    return {name: value for name, value in values.items() if name not in short}
 
 
 def processes() -> st.SearchStrategy[Process]:

@@ -13,9 +13,10 @@ import trio
 from ..config import Config
 from ..disk.descriptors import have_room
 from ..disk.misses import Arrivals
-from ..listening import open_listeners
+from ..listening import open_binds, remove_files
 from ..semantics.printable import printable
 from ..stats import Stats
+from ..urls import urls_of
 from .connection import Connection, Unfinished
 from .lane import Handover, Lane
 from .room import Room, given, most_connections
@@ -95,17 +96,19 @@ class Server:
         """
         if self._has_served:
             raise RuntimeError("a Server serves once: make another one")
-        if listeners is None:
-            listeners = await open_listeners(self.config)
         config = self.config
-        have_room(config.max_connections, config.max_open_files, config.max_helpers)
         async with contextlib.AsyncExitStack() as stack:
+            if listeners is None:
+                opened = await open_binds(config.binds)
+                stack.callback(remove_files, opened)
+                listeners = [each.listener() for each in opened]
+            have_room(config.max_connections, config.max_open_files, config.max_helpers)
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             router = await stack.enter_async_context(open_router(self.config, self.stats))
             roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
             for listener in listeners:
-                log.info("serving %s at %s", printable(roots), printable(_url(listener)))
+                log.info("serving %s at %s", printable(roots), printable(_urls(listener)))
             await router.introduce()
             if (most := most_connections(self.config)) < self.config.max_connections:
                 why = "no more descriptors are allowed, see ulimit -n"
@@ -373,21 +376,22 @@ def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
     return sock
 
 
-def _address(listener: trio.abc.Listener[Any]) -> Address | None:
+def _socket(listener: trio.abc.Listener[Any]) -> trio.socket.SocketType | None:
+    """Return the socket below a listener, which may be TLS; None where none is known."""
     while isinstance(listener, trio.SSLListener):
         listener = listener.transport_listener
-    if not isinstance(listener, trio.SocketListener):
+    return listener.socket if isinstance(listener, trio.SocketListener) else None
+
+
+def _address(listener: trio.abc.Listener[Any]) -> Address | None:
+    if (sock := _socket(listener)) is None:
         return None
-    name = listener.socket.getsockname()
+    name = sock.getsockname()
     return name[:2] if isinstance(name, tuple) else os.fsdecode(name)
 
 
-def _url(listener: trio.abc.Listener[Any]) -> str:
-    address = _address(listener)
-    if address is None:
+def _urls(listener: trio.abc.Listener[Any]) -> str:
+    """Return what a person can open, or at least which listener it is."""
+    if (sock := _socket(listener)) is None:
         return f"a {type(listener).__name__}"
-    if isinstance(address, str):
-        return f"unix:{address}"
-    host, port = address
-    scheme = "https" if isinstance(listener, trio.SSLListener) else "http"
-    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
+    return ", ".join(urls_of(sock, "https" if isinstance(listener, trio.SSLListener) else "http"))

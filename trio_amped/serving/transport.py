@@ -266,9 +266,13 @@ def prepare(sock: socket.socket) -> None:
 
 
 def peer_of(sock: Socket) -> str:
-    """The address of the client; "" where it has none, or is gone."""
+    """The address of the client; "" where it has none, or is gone.
+
+    An IPv4 client of a socket that is for IPv6 as well is shown as what it is (RFC 4291 2.5.5.2).
+    """
     name = peer_name(sock)
-    return str(name[0]) if isinstance(name, tuple) else ""
+    host = str(name[0]) if isinstance(name, tuple) else ""
+    return host.removeprefix("::ffff:") if "." in host else host
 
 
 def peer_name(sock: Socket) -> object:

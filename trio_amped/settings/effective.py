@@ -29,6 +29,9 @@ def effective(options: Mapping[str, Given], environment: Mapping[str, str]) -> E
     path = first["config"].value if "config" in first else None
     file = File({}, []) if path is None else read_file(path)
     given = {**file.values, **first}
+    if "bind" in options and options.keys() & {"host", "port"}:  # also as the defaults say
+        reason = "bind must not be given beside host or port, which are short for it"
+        raise renamed(ValueError(reason), given)
     sites = [_made(Site, each) for each in file.sites]
     of_process = {name: given[name] for name in settings_of(Process) if name in given}
     others = {name: each for name, each in given.items() if name not in of_process}
