@@ -32,8 +32,9 @@ MAY_IMPORT: Final = {
     "deadlines": frozenset[str](),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
-    "supervisor": LEAVES | {"listening", "worker_process"},
+    "supervisor": LEAVES | {"listening", "notify", "worker_process"},
     "listening": frozenset({"binds", "semantics"}),
+    "notify": frozenset({"semantics"}),
     "worker_process": frozenset({"stats"}),
     "worker": LEAVES | {"cli", "logs", "privileges", "serving", "settings", "worker_process"},
     "privileges": frozenset[str](),

@@ -73,6 +73,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "exception: 'a bug in the fast lane'",
         "debug: 'a client is gone: %s', error",
     ),
+    "notify.py": ("warning: 'the service manager cannot be told %s: %s', state, error.strerror",),
     "serving/request_log.py": (
         "exception: 'on_request failed'",
         "debug: '%s %d %s', printable(line), status, shown",
@@ -88,7 +89,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'a connection cannot be served: %s', error.strerror",
     ),
     "supervisor.py": (
-        "info: '%d workers serve', sum((worker.is_serving for worker in self._workers))",
+        "info: '%d workers serve', count",
         "info: DRAINING, signal.Signals(number).name, self._config.drain_timeout",
         "error: 'worker %d: %s', seat.number, end",
         "error: 'worker %d: %s', seat.number, end",

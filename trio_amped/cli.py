@@ -16,6 +16,7 @@ from . import __version__, logs
 from .checking import look, oddities
 from .config import ROOTS, Config, Process
 from .listening import CannotListen
+from .notify import READY, STOPPING, ServiceManager
 from .privileges import User, become, check_confinement, check_user, find_user
 from .semantics.printable import printable
 from .serving.server import Server
@@ -170,10 +171,11 @@ def collect_rarely() -> None:
 
 async def _run(config: Config) -> int:
     """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
-    server = Server(config)
+    server, manager = Server(config), ServiceManager.of_this_process()
     unusable: OSError | None = None
     async with trio.open_nursery() as around:
-        await around.start(_stop_on_signals, server, around.cancel_scope)
+        await around.start(_stop_on_signals, server, manager, around.cancel_scope)
+        around.start_soon(manager.feed)
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(server.serve)
@@ -181,6 +183,7 @@ async def _run(config: Config) -> int:
                 unusable = error
             else:
                 warn_of_root()
+                manager.tell(READY, "serving")
         around.cancel_scope.cancel()
     if unusable:
         raise unusable
@@ -204,6 +207,7 @@ async def _run_workers(supervisor: Supervisor) -> int:
 
 async def _stop_on_signals(
     server: Server,
+    manager: ServiceManager,
     everything: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -215,6 +219,7 @@ async def _stop_on_signals(
         task_status.started()
         async for number in signals:
             log.info(DRAINING, signal.Signals(number).name, server.config.drain_timeout)
+            manager.tell(STOPPING, "finishing what is being sent")
             server.drain()
             break
         async for number in signals:

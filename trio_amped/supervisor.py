@@ -15,6 +15,7 @@ import trio
 
 from .config import Config
 from .listening import Opened, beside, close_all, open_binds
+from .notify import READY, STOPPING, ServiceManager
 from .stats import Stats
 from .worker_process import DRAIN, RETIRE, SIGNALS, STOP, Worker
 
@@ -54,6 +55,7 @@ class Supervisor:
         self._config = config
         self._size = workers
         self._options = options
+        self._manager = ServiceManager.of_this_process()
         self._seats: list[Seat] = []
         self._workers: set[Worker] = set()  # all that have not ended
         self._failures = 0  # while no worker has lasted
@@ -70,6 +72,7 @@ class Supervisor:
         async with trio.open_nursery() as around:
             async with trio.open_nursery() as self._nursery:
                 await around.start(self._obey_signals)
+                around.start_soon(self._manager.feed)
                 await self._start_all()
             around.cancel_scope.cancel()
         if self._unusable:
@@ -86,7 +89,9 @@ class Supervisor:
             for worker in list(self._workers):
                 await worker.is_settled.wait()
         if not self._ending.is_set():
-            log.info("%d workers serve", sum(worker.is_serving for worker in self._workers))
+            count = sum(worker.is_serving for worker in self._workers)
+            log.info("%d workers serve", count)
+            self._manager.tell(READY, f"{count} workers serve")
 
     async def _obey_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*SIGNALS) as signals:
@@ -105,6 +110,7 @@ class Supervisor:
         """Accept nothing more, and let the workers finish what they send."""
         self._status = status
         self._ending.set()
+        self._manager.tell(STOPPING, "finishing what is being sent")
         self._has_served.set()
         for seat in self._seats:
             close_all(seat.listeners)
@@ -194,10 +200,18 @@ class Supervisor:
             if self._ending.is_set():
                 return
             log.info("SIGHUP: starting the workers anew, one by one")
-            for seat in self._seats:
-                if not await self._renew(seat):
-                    return
-            log.info("all workers are new")
+            self._manager.tell_reloading()
+            status = await self._renew_all()
+            if not self._ending.is_set():
+                self._manager.tell(READY, status)
+
+    async def _renew_all(self) -> str:
+        """Return how it went; where a successor does not serve, it ends there."""
+        for seat in self._seats:
+            if not await self._renew(seat):
+                return f"worker {seat.number} could not be renewed; the old ones serve"
+        log.info("all workers are new")
+        return f"{len(self._seats)} workers serve, all new"
 
     async def _renew(self, seat: Seat) -> bool:
         async with seat.renewing:
