@@ -22,6 +22,8 @@ READ: Final = [
     ("unix:/a,owner=www", Unix("/a"), {"owner": "www"}),
     ("unix:/a,owner=:33", Unix("/a"), {"owner": ":33"}),
     ("unix:/" + "a" * 106, Unix("/" + "a" * 106), {}),
+    ("a:80,proxy", Tcp("a", 80), {"proxy": True}),
+    ("unix:/a,proxy,mode=660", Unix("/a"), {"proxy": True, "mode": 0o660}),
     ("fd:3", Descriptor(3), {}),
     ("systemd", Activated(""), {}),
     ("systemd:web", Activated("web"), {}),
@@ -57,6 +59,7 @@ REFUSED: Final = [
     ("[::]:80,ipv6only=yes", "the option ipv6only takes no value"),
     ("[::]:80,ipv6only,ipv6only", "the option ipv6only is given twice"),
     ("a:80,tsl", "the option 'tsl' is none of"),
+    ("a:80,proxy=v2", "the option proxy takes no value"),
     ("a:80,", "the option '' is none of"),
     ("a:80,mode=660", "the option mode is for unix:/PATH"),
     ("a:80,owner=a", "the option owner is for unix:/PATH"),
@@ -112,3 +115,25 @@ def test_programs_cannot_give_both_either() -> None:
         Config(bind=["*:1"], port=1)
     with pytest.raises(ValueError, match="bind must be a list of strings, not one string"):
         Config(bind="*:1")
+
+
+@pytest.mark.parametrize("bind", ["*:1,proxy", "fd:3,proxy", "systemd,proxy"])
+def test_a_bind_behind_proxies_needs_to_know_them(
+    bind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for a UNIX socket, whose file says who may connect."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse(["--bind", bind])
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"--bind must not be '{bind}' without a network of proxies: " in line
+    config = cli.parse(["--bind", bind, "--trust", "10.0.0.0/8", "--trust", "::1"]).config
+    assert config.trusted.cover(("::1", 1, 0, 0))
+    assert cli.parse(["--bind", "unix:/a,proxy"]).config.binds[0].proxy
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.example", ""])
+def test_what_cannot_be_trusted(network: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse([f"--trust={network}"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"trio-amped: error: --trust must not be {network!r}: ")

@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def ask(address: tuple[str, int] | str) -> bytes:
+def ask(address: tuple[str, int] | str, header: bytes = b"") -> bytes:
     """What a new client is told, by TCP or at the path of a UNIX socket; the body alone."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     if isinstance(address, tuple) and ":" in address[0]:
@@ -46,7 +46,7 @@ def ask(address: tuple[str, int] | str) -> bytes:
     with socket.socket(family) as sock:
         sock.settimeout(GUARD)
         sock.connect(address)
-        sock.sendall(b"GET /small HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        sock.sendall(header + b"GET /small HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         with sock.makefile("rb") as answer:
             head, _, body = answer.read().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), head
@@ -147,6 +147,18 @@ def test_ipv4_clients_of_a_dual_socket_are_ipv4_clients(root: Path) -> None:
             with socket.create_connection(("127.0.0.1", one.port)):
                 one.wait_for_log(r"WARNING 127\.0\.0\.1 has 1 connections: 1 refused so far")
             assert ask(("::1", one.port)) == b"small"
+
+
+@EVERY_WAY
+def test_behind_proxies_at_one_bind_of_two(root: Path, tmp_path: Path, way: list[str]) -> None:
+    """Also in workers, which have to know which of the listeners it is."""
+    path = str(tmp_path / "socket")
+    binds = ["--bind", "127.0.0.1:0", "--bind", f"unix:{path},proxy"]
+    with running_server(*binds, *way, root=root) as server:
+        wait_until_all_serve(server, way)
+        assert ask(("127.0.0.1", server.port)) == b"small"
+        assert ask(path, b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n") == b"small"
+        server.wait_for_log(rf"serving {root} at unix:{path} \(by PROXY protocol\)$")
 
 
 # ---------------------------------------------------------------- sockets of others

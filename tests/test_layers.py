@@ -36,7 +36,9 @@ MAY_IMPORT: Final = {
     "listening": frozenset({"binds", "semantics"}),
     "notify": frozenset({"semantics"}),
     "worker_process": frozenset({"stats"}),
-    "worker": LEAVES | {"cli", "logs", "privileges", "serving", "settings", "worker_process"},
+    "worker": (
+        LEAVES | {"cli", "listening", "logs", "privileges", "serving", "settings", "worker_process"}
+    ),
     "privileges": frozenset[str](),
     "checking": LEAVES | {"binds", "semantics", "disk", "serving"},
 }

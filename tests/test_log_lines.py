@@ -50,6 +50,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'a listener cannot be watched: %s', error.strerror",
         "error: 'accepting a connection failed: %s', error.strerror",
         "error: 'accepting a connection failed: %s', error.strerror",
+        "error: 'a connection cannot be watched: %s', error.strerror",
     ),
     "serving/answer.py": (
         "log: level, '%s for %s: %s', error.status, name, error.detail, exc_info=error.__cause__",
@@ -74,6 +75,9 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "debug: 'a client is gone: %s', error",
     ),
     "notify.py": ("warning: 'the service manager cannot be told %s: %s', state, error.strerror",),
+    "serving/proxies.py": (
+        "warning: 'a connection of %s is ended: %s; %d so far', peer, why, self._ended",
+    ),
     "serving/request_log.py": (
         "exception: 'on_request failed'",
         "debug: '%s %d %s', printable(line), status, shown",

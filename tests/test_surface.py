@@ -14,7 +14,7 @@ SURFACE: Final[dict[str, dict[str, set[str]]]] = {
     "trio_amped": {
         "Answered": {"method", "target", "status", "sent", "seconds", "peer"},
         "ClientGone": set(),
-        "Config": {"all_sites", "binds", "head_limits"},
+        "Config": {"all_sites", "binds", "head_limits", "trusted"},
         "Exchange": {"peer", "receive_some", "respond", "start", "send_all"},
         "Server": {"serve", "stop_accepting", "retire", "drain"},
         "Site": {"application", "policy"},

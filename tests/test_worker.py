@@ -62,7 +62,7 @@ class Desk:
         def start() -> None:
             self.has_started = True
 
-        listeners = [self.listener.dup()]
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(self.listener.dup()))]
         self.status = await worker._serve(self._config, self._theirs, listeners, start)
         self._theirs.close()
         self.ended_at = trio.current_time()
@@ -476,7 +476,7 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
     fds = f"{theirs.detach()},{listener.detach()}"
     settings = packed(Config(root=str(root), error_pages=("404=/lost.html",)), Process())
     try:
-        assert worker.main([f"2,{manner}", fds, settings]) == 0
+        assert worker.main([f"2,{manner},0", fds, settings]) == 0
     finally:
         supervisor.join()
         ours.close()

@@ -48,7 +48,8 @@ class Bind(NamedTuple):
     """Where to listen, and how.
 
     `ipv6_only`: not for IPv4 as well, at `[::]`. `mode` and `owner` (`USER`, `USER:GROUP` or
-    `:GROUP`, names or numbers) are those of a UNIX socket's file; None, "": as they come.
+    `:GROUP`, names or numbers) are those of a UNIX socket's file; None, "": as they come. `proxy`:
+    each connection of a trusted peer begins with a header of the PROXY protocol.
     """
 
     text: str  # as it was given, for messages
@@ -56,6 +57,7 @@ class Bind(NamedTuple):
     ipv6_only: bool = False
     mode: int | None = None
     owner: str = ""
+    proxy: bool = False
 
 
 def read_binds(texts: Sequence[str]) -> list[Bind]:
@@ -152,6 +154,10 @@ def _read_tcp(address: str) -> Tcp:
     return Tcp(host, int(port))
 
 
+def _with_proxy(bind: Bind, _: str) -> Bind:
+    return bind._replace(proxy=True)
+
+
 def _with_ipv6_only(bind: Bind, _: str) -> Bind:
     if not isinstance(bind.place, Tcp) or bind.place.host != DUAL:
         raise ValueError("the option ipv6only is for [::], which is for IPv4 as well without it")
@@ -175,6 +181,7 @@ def _with_owner(bind: Bind, value: str) -> Bind:
 
 
 _OPTIONS: Final[dict[str, tuple[bool, Callable[[Bind, str], Bind]]]] = {
+    "proxy": (False, _with_proxy),
     "ipv6only": (False, _with_ipv6_only),
     "mode": (True, _with_mode),
     "owner": (True, _with_owner),

@@ -6,12 +6,13 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from .binds import Bind, read_binds, short_bind
+from .binds import Bind, Unix, read_binds, short_bind
 from .description import check, settings_of
 from .description import setting as _setting
 from .semantics.cors import Cors
 from .semantics.globs import HASHED
 from .semantics.head import Limits
+from .semantics.networks import Networks, read_network
 from .semantics.policy import Policy
 from .semantics.routing import Routes
 from .semantics.validators import TagKind
@@ -179,8 +180,15 @@ class Config(Site):
         (),
         "where to listen, instead of --host and --port: HOST:PORT, [IPV6]:PORT, *:PORT (all "
         "addresses), unix:/PATH, fd:NUMBER, systemd or systemd:NAME (sockets that it passes); "
-        "options follow: ,ipv6only (else [::] is for IPv4 too) ,mode=660 ,owner=USER:GROUP",
+        "options follow: ,ipv6only (else [::] is for IPv4 too) ,mode=660 ,owner=USER:GROUP ,proxy "
+        "(see --trust)",
         metavar="ADDRESS[,OPTION]...",
+    )
+    trust: Sequence[str] = _setting(
+        (),
+        "a network of proxies in front, such as 10.0.0.0/8, or one address: they say whose a "
+        "connection is (PROXY protocol, where --bind has the option proxy)",
+        metavar="NETWORK",
     )
     sites: Sequence[Site] = _setting(
         (), "several sites, instead of the settings of one here", option=None
@@ -287,6 +295,7 @@ class Config(Site):
         if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
             raise ValueError("on_request must be a function that is called, and not awaited")
         self._check_binds()
+        self._check_trust()
         if self.sites:
             self._check_sites()
 
@@ -312,6 +321,23 @@ class Config(Site):
     def head_limits(self) -> Limits:
         """How large the head of a request may be."""
         return Limits(self.max_head, self.max_target, self.max_fields)
+
+    def _check_trust(self) -> None:
+        for network in self.trust:
+            try:
+                read_network(network)
+            except ValueError as error:
+                raise ValueError(f"trust must not be {network!r}: {error}") from None
+        for bind in self.binds:
+            if bind.proxy and not self.trust and not isinstance(bind.place, Unix):
+                raise ValueError(
+                    f"bind must not be {bind.text!r} without a network of proxies: name it by trust"
+                )
+
+    @property
+    def trusted(self) -> Networks:
+        """The networks of proxies that are believed."""
+        return Networks([read_network(each) for each in self.trust])
 
     @property
     def binds(self) -> Sequence[Bind]:

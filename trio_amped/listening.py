@@ -59,14 +59,29 @@ class Opened(NamedTuple):
     is_ours: bool
     file: SocketFile | None = None
 
-    def listener(self) -> trio.SocketListener:
+    def listener(self) -> "trio.SocketListener | ProxiedListener":
         """Return the listener of this socket, which has the socket from now on."""
-        return listener_of(self.sock)
+        return listener_of(self.sock, self.bind)
 
 
-def listener_of(sock: socket.socket) -> trio.SocketListener:
-    """Return the listener of a socket."""
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+class ProxiedListener(trio.abc.Listener[trio.SocketStream]):
+    """A listener whose trusted peers begin each connection with a PROXY protocol header."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self.socket = listener.socket
+        self._listener = listener
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+def listener_of(sock: socket.socket, bind: Bind) -> trio.SocketListener | ProxiedListener:
+    """Return the listener of a socket, as its bind has it."""
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    return ProxiedListener(listener) if bind.proxy else listener
 
 
 async def open_binds(binds: Sequence[Bind]) -> list[Opened]:

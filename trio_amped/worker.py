@@ -11,12 +11,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from . import cli, logs
 from .config import ROOTS, Config
+from .listening import listener_of
 from .privileges import become, confine, landlock_version
 from .serving.server import Server
 from .settings.effective import unpacked
@@ -32,13 +33,15 @@ def main(arguments: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     faulthandler.register(STACKS, file=2)  # which needs neither the event loop nor the GIL
     name, descriptors, text = arguments
-    number, manner, *_ = name.split(",")
-    channel, *listeners = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
+    number, manner, *which = name.split(",")
+    channel, *socks = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
     try:
         config, process = unpacked(text)
         settings = cli.Settings(config, process, cli.look_up(process))
     except (ValueError, TypeError) as error:  # a user is no more; a newer version lacks a setting
         return cli.fail(str(error))
+    binds = config.binds
+    listeners = [listener_of(sock, binds[int(n)]) for sock, n in zip(socks, which, strict=True)]
     cli.collect_rarely()
     try:
         _give_up_rights(settings)
@@ -89,7 +92,7 @@ def _reason(error: OSError) -> tuple[object, ...]:
 async def _serve(
     config: Config,
     sock: socket.socket,
-    listeners: list[socket.socket],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     has_started: Callable[[], None],
 ) -> int:
     server = Server(config)
@@ -98,9 +101,8 @@ async def _serve(
     async with trio.open_nursery() as around:
         around.start_soon(_obey, channel, server, around)
         async with trio.open_nursery() as nursery:
-            given = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners]
             try:
-                await nursery.start(server.serve, given)
+                await nursery.start(server.serve, listeners)
             except OSError as error:
                 await _tell(channel, unusable=_reason(error))
                 status = 2

@@ -6,10 +6,15 @@ import logging
 import math
 import select
 import socket
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Collection, Iterator
+from typing import Final, NamedTuple
 
+import trio
+
+from ..config import Config
+from ..semantics.proxy_protocol import Preface
 from .clock import Clock
+from .proxies import Proxies, take_now
 from .room import Room
 from .transport import close_socket, end_by_reset
 
@@ -20,32 +25,70 @@ _PAUSE: Final = 0.1  # seconds, when the system has no room for another connecti
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+class Forwarded(NamedTuple):
+    """A connection whose preface has come: what its first request begins with, and until when it is
+    to come; whom it is counted for, and the address that the proxy has told, if any."""
+
+    sock: socket.socket
+    rest: bytes
+    deadline: float
+    guest: str
+    peer: str
+
+
+class _Arriving(NamedTuple):
+    """A connection whose preface has not come; `name` is what accept(2) said of its peer."""
+
+    sock: socket.socket
+    name: object
+    preface: Preface
+    since: float
+    deadline: float
+
+
 class Acceptor:
     """Accepts from listeners, which an epoll object watches while it `is_on`.
 
     Where there is no place, or the system has none, it is off until `resume` finds some again;
-    `when_off` is called then.
+    `when_busy` is called then, and when a connection begins to wait for its preface. The epoll
+    object watches those connections too; they are nobody else's until they are `forwarded`.
     """
 
     def __init__(
-        self, epoll: select.epoll, room: Room, clock: Clock, when_off: Callable[[], None]
+        self,
+        config: Config,
+        epoll: select.epoll,
+        room: Room,
+        clock: Clock,
+        when_busy: Callable[[], None],
     ) -> None:
         self.is_on = False
+        self.forwarded: list[Forwarded] = []
         self._epoll = epoll
         self._room = room
         self._clock = clock
-        self._when_off = when_off
+        self._when_busy = when_busy
         self._listeners: dict[int, socket.socket] = {}
         self._not_before = 0.0
+        self._proxies = Proxies(config, room)
+        self._patience = config.head_timeout
+        self._proxied: Collection[int] = ()
+        self._arriving: dict[int, _Arriving] = {}
 
-    def begin(self, listeners: list[socket.socket]) -> None:
-        """Accept from these from now on."""
+    def begin(self, listeners: list[socket.socket], proxied: Collection[int] = ()) -> None:
+        """Accept from these from now on; `proxied`: those whose connections have a preface."""
         self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._proxied = proxied
         self.resume()
 
     def has(self, fd: int) -> bool:
-        """Return whether this is a listener that is accepted from."""
-        return self.is_on and fd in self._listeners
+        """Return whether this is a listener that is accepted from, or a connection of ours."""
+        return (self.is_on and fd in self._listeners) or fd in self._arriving
+
+    @property
+    def has_prefaces(self) -> bool:
+        """Return whether a connection waits for its preface."""
+        return bool(self._arriving)
 
     def look_for_room(self) -> None:
         """Have others give way, if there is no place; and go on if there is one."""
@@ -68,7 +111,7 @@ class Acceptor:
                     self.is_on = False
 
     def _pause(self) -> None:
-        self._when_off()
+        self._when_busy()
         if self.is_on:
             self.is_on = False
             for fd in self._listeners:
@@ -83,8 +126,12 @@ class Acceptor:
     def accept(self, fd: int) -> list[tuple[socket.socket, str]]:
         """Return the next connections of a listener, and whom each is counted for.
 
-        They do not block, and have entered the room.
+        They do not block, and have entered the room. What proxies forward is in `forwarded`
+        instead, when its preface has come.
         """
+        if fd in self._arriving:
+            self._advance(fd)
+            return []
         if not self._room.has_place:  # and somebody waits: others may be idle
             self._room.ask()
         if not self._room.has_place:
@@ -93,6 +140,7 @@ class Acceptor:
         return list(self._accepted(self._listeners[fd]))
 
     def _accepted(self, listener: socket.socket) -> Iterator[tuple[socket.socket, str]]:
+        is_proxied = listener.fileno() in self._proxied
         for _ in range(_MOST):
             if not self._room.has_place:
                 return
@@ -107,9 +155,9 @@ class Acceptor:
                     self._pause()
                     return
                 continue  # it is gone already; accept(2)
-            if (guest := self._room.guests.admit(name)) is None:
-                end_by_reset(sock)
-                close_socket(sock)
+            guest = "" if is_proxied else self._room.guests.admit(name)
+            if guest is None:
+                _refuse(sock)
                 continue
             try:
                 sock.setblocking(False)
@@ -119,4 +167,90 @@ class Acceptor:
                 self._room.guests.leave(guest)
                 continue
             self._room.enter()
-            yield sock, guest
+            if is_proxied:
+                self._expect_preface(sock, name)
+            else:
+                yield sock, guest
+
+    def _expect_preface(self, sock: socket.socket, name: object) -> None:
+        now, fd = trio.current_time(), sock.fileno()
+        preface = self._proxies.expect(name)
+        self._arriving[fd] = _Arriving(sock, name, preface, now, now + self._patience)
+        try:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
+        except OSError as error:  # ENOSPC, ENOMEM; epoll_ctl(2)
+            log.error("a connection cannot be watched: %s", error.strerror)
+            self._end(fd)
+            return
+        self._when_busy()
+        self._advance(fd)  # mostly the preface has come with the connection
+
+    def _advance(self, fd: int) -> None:
+        """Take what has come of a preface; a connection that has all of it is forwarded."""
+        arriving = self._arriving[fd]
+        preface = arriving.preface
+        try:
+            while not preface.is_complete:
+                if not take_now(arriving.sock, preface):
+                    return
+        except ValueError as error:
+            self._proxies.note_end(arriving.name, error)
+            self._end(fd)
+        except OSError:  # the client is gone
+            self._end(fd)
+        else:
+            self._admit(fd, arriving)
+
+    def _admit(self, fd: int, arriving: _Arriving) -> None:
+        sock, name, preface = arriving.sock, arriving.name, arriving.preface
+        guest = self._proxies.admit(name, preface)
+        if guest is None:
+            end_by_reset(sock)
+            self._end(fd)
+            return
+        self._forget(fd)
+        peer = preface.source[0] if preface.source else ""
+        self.forwarded.append(Forwarded(sock, preface.rest, arriving.deadline, guest, peer))
+
+    def _forget(self, fd: int) -> socket.socket:
+        """Return the connection, whose owner is now the caller."""
+        sock = self._arriving.pop(fd).sock
+        with contextlib.suppress(OSError):  # then the end of the socket does it
+            self._epoll.unregister(fd)
+        return sock
+
+    def _end(self, fd: int) -> None:
+        close_socket(self._forget(fd))
+        self._room.leave("")
+        self.resume()
+
+    def end_late_prefaces(self, now: float) -> None:
+        """End connections whose time is over, unless the preface has come at this moment."""
+        for fd, each in list(self._arriving.items()):
+            if self._arriving.get(fd) is each and each.deadline <= now:
+                self._advance(fd)
+                if self._arriving.get(fd) is each:
+                    self._end(fd)
+
+    def end_slow_prefaces(self, since: float) -> bool:
+        """End connections that wait since then or longer; return whether there were any."""
+        slow = [fd for fd, each in self._arriving.items() if each.since <= since]
+        for fd in slow:
+            if fd in self._arriving:
+                self._end(fd)
+        return bool(slow)
+
+    def end_prefaces(self) -> list[Forwarded]:
+        """End all that wait for a preface; return those whose preface has come by now."""
+        for fd in list(self._arriving):
+            if fd in self._arriving:
+                self._advance(fd)
+            if fd in self._arriving:
+                self._end(fd)
+        forwarded, self.forwarded = self.forwarded, []
+        return forwarded
+
+
+def _refuse(sock: socket.socket) -> None:
+    end_by_reset(sock)
+    close_socket(sock)

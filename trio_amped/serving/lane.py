@@ -11,7 +11,7 @@ import math
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 import trio
@@ -23,7 +23,7 @@ from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body, FileSpan
 from ..semantics.recogniser import MOST_FIELDS, Match, target_of
 from ..stats import Stats
-from .acceptor import Acceptor
+from .acceptor import Acceptor, Forwarded
 from .connection import Unfinished
 from .crowd import MANY, Crowd
 from .parked import Group, Groups, Parked
@@ -56,7 +56,8 @@ class Handover(NamedTuple):
 
     `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
     that has not come yet. `came`: what the first request that was received has waited for.
-    `guest`: whom the connection is counted for (room.py).
+    `guest`: whom the connection is counted for (room.py). `peer`: the client's address, where a
+    proxy has told it.
     """
 
     sock: socket.socket
@@ -65,6 +66,7 @@ class Handover(NamedTuple):
     unfinished: Unfinished | None = None
     came: Arrivals | None = None
     guest: str = ""
+    peer: str = ""
 
 
 class Lane:
@@ -92,7 +94,9 @@ class Lane:
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
         self._parked: dict[int, Parked] = {}
-        self._acceptor = Acceptor(self._epoll, room, self._clock, lambda: self._has_work.set())
+        self._acceptor = Acceptor(
+            config, self._epoll, room, self._clock, lambda: self._has_work.set()
+        )
         self._is_retiring = False
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
         self._tells = config.on_request is not None  # whoever wants to know of answers
@@ -102,9 +106,12 @@ class Lane:
         self._groups: Groups = {}  # of those who wait for the disk
         self._nursery: trio.Nursery | None = None  # of a task for each of them
 
-    async def run(self, listeners: list[socket.socket]) -> None:
-        """Accept and answer until cancelled; then listeners are closed, and tasks have the rest."""
-        self._acceptor.begin(listeners)
+    async def run(self, listeners: list[socket.socket], proxied: Collection[int] = ()) -> None:
+        """Accept and answer until cancelled; then listeners are closed, and tasks have the rest.
+
+        `proxied`: the descriptors of those whose trusted peers tell first whose a connection is.
+        """
+        self._acceptor.begin(listeners, proxied)
         self._has_work.set()
         try:
             async with trio.open_nursery() as nursery:
@@ -118,6 +125,10 @@ class Lane:
             self.stop_accepting()
             for listener in listeners:
                 listener.close()
+            for came in self._acceptor.end_prefaces():
+                self._hand_over(
+                    Handover(came.sock, came.rest, came.deadline, None, None, *_who(came))
+                )
             for fd in list(self._parked):
                 self._hand_over(self._left(self._unpark(fd)))
             self._crowd.came.clear()
@@ -134,12 +145,13 @@ class Lane:
     def _left(self, parked: Parked) -> Handover:
         """What a task does about it in the end: wait for the end of their side, or answer what was
         received and what has just come, and say that this is the last."""
+        who = _who(parked)
         if not parked.lingers:
-            return Handover(parked.sock, parked.rest, guest=parked.guest)
+            return Handover(parked.sock, parked.rest, None, None, None, *who)
         last = Unfinished(b"", (), None, None, closes=True)
-        return Handover(parked.sock, b"", None, last, guest=parked.guest)
+        return Handover(parked.sock, b"", None, last, None, *who)
 
-    def park(self, sock: socket.socket, received: bytes, guest: str) -> None:
+    def park(self, sock: socket.socket, received: bytes, guest: str, peer: str = "") -> None:
         """Take over a connection that a task is done with; `received` is to be answered yet.
 
         It is closed if the lane has ended meanwhile.
@@ -150,7 +162,7 @@ class Lane:
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
         parked = self._own(sock, deadline, guest, is_new=False)
-        parked.rest = received
+        parked.rest, parked.peer = received, peer
         self._watch(sock.fileno(), parked)
 
     def adopt(self, sock: socket.socket) -> None:
@@ -164,6 +176,15 @@ class Lane:
         watched."""
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
         parked = self._own(sock, deadline, guest, is_new=True)
+        self._receive(fd, parked)
+        if self._parked.get(fd) is parked:
+            self._watch(fd, parked)
+
+    def _forward(self, came: Forwarded) -> None:
+        """The same, where a proxy has told whose the connection is."""
+        fd = came.sock.fileno()
+        parked = self._own(came.sock, came.deadline, came.guest, is_new=True)
+        parked.peer, parked.rest = came.peer, came.rest
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
@@ -213,8 +234,10 @@ class Lane:
             await trio.sleep(_SWEEP)
             self._clock.update()
             await self._sweep()
+            self._acceptor.end_late_prefaces(self._clock.now)
             self._acceptor.look_for_room()
-            if self._acceptor.is_on and not self._parked:
+            self._take_forwarded()
+            if self._acceptor.is_on and not self._acceptor.has_prefaces and not self._parked:
                 self._has_work = trio.Event()
 
     async def _sweep(self) -> None:
@@ -252,7 +275,7 @@ class Lane:
         for _, fd in heapq.nsmallest(given(len(idle)), idle):
             if (parked := self._parked.get(fd)) is not None:
                 self._end_idle(fd, parked)
-        return bool(idle)
+        return self._acceptor.end_slow_prefaces(late) or bool(idle)
 
     def _idle_since(self, parked: Parked) -> float:
         config = self._config
@@ -362,7 +385,7 @@ class Lane:
         parked.is_new, parked.deadline = False, math.inf
 
     async def _serve_group(self, group: Group) -> None:
-        client = guest_of((peer_of(group.parked[0].sock),))
+        client = guest_of((_peer_of(group.parked[0]),))
         with group.came, asking(Asker(client)):
             await self._bring(group)
 
@@ -410,6 +433,13 @@ class Lane:
         self._begin_moment()
         for sock, guest in accepted:
             self._begin(sock, guest)
+        if self._acceptor.forwarded:
+            self._take_forwarded()
+
+    def _take_forwarded(self) -> None:
+        forwarded, self._acceptor.forwarded = self._acceptor.forwarded, []
+        for came in forwarded:
+            self._forward(came)
 
     def _receive(self, fd: int, parked: Parked, among: Group | None = None) -> None:
         try:
@@ -506,7 +536,7 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         came = among.came.copy() if among else None
         rest = received[start:]
-        self._hand_over(Handover(parked.sock, rest, first_deadline, None, came, parked.guest))
+        self._hand_over(Handover(parked.sock, rest, first_deadline, None, came, *_who(parked)))
 
     def _make(self, match: Match, among: Group | None) -> Reply | None:
         """Make an answer that is not kept. Raises Miss."""
@@ -523,7 +553,7 @@ class Lane:
         if hook is None:
             return None
         since = parked.asked_at if parked.misses else trio.current_time()
-        return Begun(hook, line, reply.status, peer_of(parked.sock), since, before)
+        return Begun(hook, line, reply.status, _peer_of(parked), since, before)
 
     def _lose(self, fd: int, error: Exception, begun: Begun | None) -> None:
         """End a connection whose client is gone."""
@@ -558,7 +588,7 @@ class Lane:
             file = disk.share(reply.file)
         unfinished = Unfinished(target, rest, disk, file, reply.closes, begun)
         parked = self._unpark(fd)
-        self._hand_over(Handover(parked.sock, received, None, unfinished, guest=parked.guest))
+        self._hand_over(Handover(parked.sock, received, None, unfinished, None, *_who(parked)))
 
     def _finish(self, fd: int) -> None:
         """End our side, and wait for the end of theirs: to close on what they send meanwhile is a
@@ -613,6 +643,15 @@ class Lane:
         except (FileChanged, OSError):
             pass  # whoever sends the rest sees it
         return (FileSpan(offset, end - offset),) if offset < end else ()
+
+
+def _who(client: Parked | Forwarded) -> tuple[str, str]:
+    """Return what a task is told of a client in the end, see Handover: `guest` and `peer`."""
+    return client.guest, client.peer
+
+
+def _peer_of(parked: Parked) -> str:
+    return parked.peer or peer_of(parked.sock)
 
 
 def _is_busy(parked: Parked) -> bool:

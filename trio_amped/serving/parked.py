@@ -21,6 +21,7 @@ class Parked:
         "is_new",
         "lingers",
         "misses",
+        "peer",
         "rest",
         "sock",
         "waits",
@@ -32,6 +33,7 @@ class Parked:
         self.guest = guest  # whom it is counted for (room.py)
         self.deadline = deadline
         self.is_new = is_new
+        self.peer = ""  # the client's address, where a proxy has told it
         self.watched = 0  # for these events
         self.rest = b""
         self.lingers = 0  # our side has ended: so many bytes of theirs are still read

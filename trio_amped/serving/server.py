@@ -13,12 +13,13 @@ import trio
 from ..config import Config
 from ..disk.descriptors import have_room
 from ..disk.misses import Arrivals
-from ..listening import open_binds, remove_files
+from ..listening import ProxiedListener, open_binds, remove_files
 from ..semantics.printable import printable
 from ..stats import Stats
 from ..urls import urls_of
 from .connection import Connection, Unfinished
 from .lane import Handover, Lane
+from .proxies import Greeter
 from .room import Room, given, most_connections
 from .router import Router, open_router
 from .transport import (
@@ -73,6 +74,7 @@ class Server:
         most_of_each = config.max_connections_per_address
         self._room = Room(self.stats, most_connections(config), most_of_each)
         self._room.givers.append(self._give_way)
+        self._greeter = Greeter(config, self._room)
         self._turns = Turns()
 
     async def serve(
@@ -144,13 +146,9 @@ class Server:
         async def handler(arrival: _Arrival) -> None:
             await arrival.enter()
             try:
-                transport = transport_of(arrival.stream, Pace(self.config, self.stats), self._turns)
+                await self._serve_arrival(arrival, router)
             except OSError as error:
                 log.error("a connection cannot be served: %s", error.strerror)
-            else:
-                first_deadline = trio.current_time() + self.config.head_timeout
-                connection = self._connection(transport, router, first_deadline)
-                await self._run(connection)
             finally:
                 if self._lane:
                     self._lane.make_room(arrival.guest)
@@ -160,6 +158,24 @@ class Server:
         bounded = [_BoundedListener(listener, self._room) for listener in listeners]
         with self._accepting_by_tasks:
             await trio.serve_listeners(handler, bounded, handler_nursery=connections)
+
+    async def _serve_arrival(self, arrival: "_Arrival", router: Router) -> None:
+        """Serve a connection, of which a proxy may have to tell whose it is. Raises OSError."""
+        first_deadline = trio.current_time() + self.config.head_timeout
+        received, peer = b"", ""
+        if arrival.is_proxied:
+            sock = socket_of(arrival.stream)
+            assert sock is not None
+            came = await self._greeter.greet(sock, first_deadline)
+            if came is None:
+                end_by_reset(sock)
+                return
+            preface, arrival.guest = came
+            received, peer = preface.rest, preface.source[0] if preface.source else ""
+        pace = Pace(self.config, self.stats)
+        transport = transport_of(arrival.stream, pace, self._turns, peer)
+        connection = self._connection(transport, router, first_deadline)
+        await self._run(connection, received)
 
     async def _serve_by_lane(
         self,
@@ -182,7 +198,7 @@ class Server:
                 if left is None:
                     lane.make_room(handover.guest)
                 else:
-                    lane.park(handover.sock, left, handover.guest)
+                    lane.park(handover.sock, left, handover.guest, handover.peer)
 
         async with trio.open_nursery() as connections:
             lane = self._lane = Lane(
@@ -198,7 +214,9 @@ class Server:
             if others:
                 connections.start_soon(self._accept, others, connections, router)
             with self._accepting_by_lane:
-                await lane.run([_plain(each) for each in listeners if _is_plain(each)])
+                plain = [(_plain(each), each) for each in listeners if _is_plain(each)]
+                proxied = {sock.fileno() for sock, each in plain if _is_proxied(each)}
+                await lane.run([sock for sock, _ in plain], proxied)
 
     def _give_way(self) -> bool:
         """Have tasks end connections that are idle, and then those whose heads are late."""
@@ -210,7 +228,7 @@ class Server:
         ]
         for _, _, _, connection in sorted(found)[: given(len(found))]:
             connection.give_way()
-        return bool(found)
+        return self._greeter.give_way(late) or bool(found)
 
     def stop_accepting(self) -> None:
         """Serve the connections that are here, and leave the next to who shares the listeners.
@@ -253,6 +271,7 @@ class Server:
         self._serving.deadline = trio.current_time() + timeout
         self._accepting_by_tasks.cancel()
         self._accepting_by_lane.cancel()
+        self._greeter.drain()
         for connection in self._connections:
             connection.drain()
 
@@ -264,7 +283,8 @@ class Server:
         parks: bool = False,
     ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
-        transport = SocketTransport(handover.sock, Pace(self.config, self.stats), self._turns)
+        pace = Pace(self.config, self.stats)
+        transport = SocketTransport(handover.sock, pace, self._turns, handover.peer)
         connection = self._connection(transport, router, handover.first_deadline, parks=parks)
         return await self._run(connection, handover.received, handover.unfinished, handover.came)
 
@@ -305,11 +325,14 @@ class Server:
 
 
 class _Arrival(trio.abc.AsyncResource):
-    """A stream that was accepted, and whom it is counted for."""
+    """A stream that was accepted, and whom it is counted for; `is_proxied`: a proxy is to tell."""
 
-    def __init__(self, stream: trio.abc.Stream, guest: str, room: Room) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, guest: str, room: Room, *, is_proxied: bool = False
+    ) -> None:
         self.stream = stream
         self.guest = guest
+        self.is_proxied = is_proxied
         self.has_entered = trio.Event()
         self._room = room
 
@@ -351,6 +374,8 @@ class _BoundedListener(trio.abc.Listener[_Arrival]):
         """Accept the next connection whose client may have another one."""
         while True:
             stream: trio.abc.Stream = await self._listener.accept()
+            if _is_proxied(self._listener):
+                return _Arrival(stream, "", self._room, is_proxied=True)
             sock = socket_of(stream)
             guest = self._room.guests.admit(sock and peer_name(sock))
             if guest is not None:
@@ -364,12 +389,24 @@ class _BoundedListener(trio.abc.Listener[_Arrival]):
 
 
 def _is_plain(listener: trio.abc.Listener[Any]) -> bool:
-    return type(listener) is trio.SocketListener
+    return type(listener) in (trio.SocketListener, ProxiedListener)
+
+
+def _is_proxied(listener: trio.abc.Listener[Any]) -> bool:
+    """Return whether proxies tell whose a connection is, before TLS."""
+    return isinstance(_bare(listener), ProxiedListener)
+
+
+def _bare(listener: trio.abc.Listener[Any]) -> trio.abc.Listener[Any]:
+    """Return the listener below one that may be TLS."""
+    while isinstance(listener, trio.SSLListener):
+        listener = listener.transport_listener
+    return listener
 
 
 def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
     """The socket of a plain listener, whose connections get the options that it has."""
-    assert isinstance(listener, trio.SocketListener)
+    assert isinstance(listener, trio.SocketListener | ProxiedListener)
     sock = socket.socket(fileno=listener.socket.detach())
     sock.setblocking(False)
     prepare(sock)
@@ -377,10 +414,9 @@ def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
 
 
 def _socket(listener: trio.abc.Listener[Any]) -> trio.socket.SocketType | None:
-    """Return the socket below a listener, which may be TLS; None where none is known."""
-    while isinstance(listener, trio.SSLListener):
-        listener = listener.transport_listener
-    return listener.socket if isinstance(listener, trio.SocketListener) else None
+    """Return the socket below a listener; None where none is known."""
+    bare = _bare(listener)
+    return bare.socket if isinstance(bare, trio.SocketListener | ProxiedListener) else None
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Address | None:
@@ -394,4 +430,5 @@ def _urls(listener: trio.abc.Listener[Any]) -> str:
     """Return what a person can open, or at least which listener it is."""
     if (sock := _socket(listener)) is None:
         return f"a {type(listener).__name__}"
-    return ", ".join(urls_of(sock, "https" if isinstance(listener, trio.SSLListener) else "http"))
+    urls = urls_of(sock, "https" if isinstance(listener, trio.SSLListener) else "http")
+    return ", ".join(urls) + " (by PROXY protocol)" * _is_proxied(listener)

@@ -174,16 +174,17 @@ class SocketTransport:
     can_send_files = True
     most_copied = room = WINDOW
 
-    def __init__(self, sock: socket.socket, pace: Pace, turns: Turns) -> None:
-        """Takes the socket over, which must be non-blocking."""
+    def __init__(self, sock: socket.socket, pace: Pace, turns: Turns, peer: str = "") -> None:
+        """Takes the socket over, which must be non-blocking. `peer`: as a proxy has told it."""
         self._socket = sock
+        self._peer = peer
         self._pace = pace
         self.turn = turns.next
         prepare(sock)
 
     @property
     def peer(self) -> str:
-        return peer_of(self._socket)
+        return self._peer or peer_of(self._socket)
 
     @property
     def sent(self) -> int:
@@ -317,13 +318,14 @@ def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | N
         raise
 
 
-def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns) -> Transport:
+def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns, peer: str = "") -> Transport:
     """For a stream that is taken over: a plain socket as such, since it needs no copies.
 
-    Raises OSError, and has closed the socket then.
+    `peer`: the client's address, where a proxy has told it. Raises OSError, and has closed the
+    socket then.
     """
     if type(stream) is not trio.SocketStream or stream.socket.fileno() < 0:  # it is closed
-        return StreamTransport(stream, pace)
+        return StreamTransport(stream, pace, peer)
     number, sock = stream.socket.detach(), None
     try:
         sock = socket.socket(fileno=number)  # it asks for the family; getsockname(2): ENOBUFS
@@ -331,7 +333,7 @@ def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns) -> Transport
     except OSError:
         close_socket(sock) if sock else socket.close(number)
         raise
-    return SocketTransport(sock, pace, turns)
+    return SocketTransport(sock, pace, turns, peer)
 
 
 class StreamTransport:
@@ -340,14 +342,15 @@ class StreamTransport:
     can_send_files = False
     most_copied = _RECORD
 
-    def __init__(self, stream: trio.abc.Stream, pace: Pace) -> None:
+    def __init__(self, stream: trio.abc.Stream, pace: Pace, peer: str = "") -> None:
         self._stream = stream
         self._pace = pace
+        self._peer = peer
 
     @property
     def peer(self) -> str:
         sock = socket_of(self._stream)
-        return peer_of(sock) if sock else ""
+        return self._peer or (peer_of(sock) if sock else "")
 
     @property
     def sent(self) -> int:

@@ -14,7 +14,7 @@ UNUSABLE: Final = 2
 """The exit status for settings that cannot be."""
 
 # The groups of --help; what is in none of them is "what to serve, and how".
-_PLACE: Final = ("root", "host", "port", "bind")
+_PLACE: Final = ("root", "host", "port", "bind", "trust")
 _RIGHTS: Final = ("user", "confine")
 _LIMITS: Final = (
     *("max_connections", "max_open_files", "max_head", "max_target", "max_fields", "open_file_"),
