@@ -216,9 +216,12 @@ async def test_who_has_come_when_the_server_drains(
     async with at_work(root, drain_timeout=5.0, **settings) as desk:
         silent, slow = await desk.connect(), await desk.connect(b"PROXY ")
         began = trio.current_time()
-        here = await desk.connect()
-        await here.send_all(text_of("192.0.2.7") + get("/small"))
-        desk.server.drain()
+        here = await desk.connect(b"PROXY")
+        with socket.socket(fileno=here.socket.detach()) as sock:  # to send without a checkpoint
+            sock.send(text_of("192.0.2.7").removeprefix(b"PROXY") + get("/small"))
+            desk.server.drain()
+            here = trio.SocketStream(trio.socket.from_stdlib_socket(sock.dup()))
+            desk.streams[-1] = here
         assert await read_all(silent) == await read_all(slow) == b""
         assert (await read_all(here)).endswith(b"small")
         assert trio.current_time() - began < 1.0
