@@ -1,5 +1,6 @@
 """Several workers: who gets requests, and what becomes of them when processes come and go."""
 
+import errno
 import itertools
 import os
 import re
@@ -32,7 +33,7 @@ from tests.real.support import (
 )
 from tests.rig import GUARD, REPOSITORY, ServerProcess, fuse_disk, needs, running_server
 from trio_amped.config import Config
-from trio_amped.listening import close_all
+from trio_amped.listening import Opened, beside, close_all
 from trio_amped.supervisor import listen, usable_processors
 from trio_amped.worker_process import Worker
 
@@ -262,6 +263,25 @@ async def test_all_workers_listen_at_the_same_address(host: str) -> None:
     assert listeners[0].getsockname()[1] != 0
     for listener in listeners:
         listener.close()
+
+
+async def test_without_descriptors_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sockets for some workers, and of the file at which they were to listen."""
+    opened: list[Opened] = []
+
+    def refuse_the_third(first: Opened) -> Opened:
+        if len(opened) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        opened.append(beside(first))
+        return opened[-1]
+
+    monkeypatch.setattr("trio_amped.supervisor.beside", refuse_the_third)
+    with pytest.raises(OSError, match="Too many open files"):
+        await listen(Config(bind=[f"unix:{tmp_path}/socket"]), 4)
+    assert os.listdir(tmp_path) == []
+    assert [each.sock.fileno() for each in opened] == [-1, -1]
 
 
 async def test_every_address_of_a_name_has_a_listener_for_each(

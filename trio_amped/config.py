@@ -236,7 +236,7 @@ class Config(Site):
     max_connections_per_address: int | None = _setting(
         None,
         "open connections of one client address, or of one IPv6 network of 64 bits; the next ones "
-        "are closed at once; not for servers behind a proxy; none: any number",
+        "are closed at once; behind a proxy only where it tells whose they are; none: any number",
         least=1,
         most=_MOST,
     )

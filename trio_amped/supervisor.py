@@ -241,7 +241,14 @@ async def listen(config: Config, count: int) -> list[list[Opened]]:
     Raises CannotListen, OSError.
     """
     first = await open_binds(config.binds)
-    return [first, *([beside(each) for each in first] for _ in range(count - 1))]
+    listeners = [first]
+    try:
+        listeners += ([beside(each) for each in first] for _ in range(count - 1))
+    except OSError:  # no more descriptors: the file of a UNIX socket must not stay
+        for each in listeners:
+            close_all(each)
+        raise
+    return listeners
 
 
 def usable_processors(

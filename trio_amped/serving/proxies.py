@@ -14,7 +14,7 @@ from ..config import Config
 from ..deadlines import until
 from ..semantics.proxy_protocol import Preface
 from .room import Room
-from .transport import peer_name
+from .transport import end_by_reset, peer_name
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -82,7 +82,10 @@ class Greeter:
             return None
         except OSError:  # the client is gone
             return None
-        if not preface.is_complete or (guest := self._proxies.admit(name, preface)) is None:
+        if not preface.is_complete:
+            return None
+        if (guest := self._proxies.admit(name, preface)) is None:
+            end_by_reset(sock)
             return None
         return preface, guest
 

@@ -168,7 +168,6 @@ class Server:
             assert sock is not None
             came = await self._greeter.greet(sock, first_deadline)
             if came is None:
-                end_by_reset(sock)
                 return
             preface, arrival.guest = came
             received, peer = preface.rest, preface.source[0] if preface.source else ""
