@@ -19,7 +19,7 @@ LEAVES: Final = frozenset({"config", "deadlines", "description", "stats"})
 MAY_IMPORT: Final = {
     "semantics": frozenset[str](),
     "disk": LEAVES | {"semantics"},
-    "serving": LEAVES | {"semantics", "disk", "listening", "urls"},
+    "serving": LEAVES | {"semantics", "disk", "listening", "access_log", "urls"},
     # Not a room: the serving room for clients whom an ASGI server awaits.
     "asgi": LEAVES | {"semantics", "disk", "serving"},
     # The serving room, for the tests of others.
@@ -32,7 +32,8 @@ MAY_IMPORT: Final = {
     "deadlines": frozenset[str](),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
-    "supervisor": LEAVES | {"listening", "notify", "worker_process"},
+    "supervisor": LEAVES | {"access_log", "listening", "notify", "worker_process"},
+    "access_log": frozenset[str](),
     "listening": frozenset({"binds", "semantics"}),
     "notify": frozenset({"semantics"}),
     "worker_process": frozenset({"stats"}),

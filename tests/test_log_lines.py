@@ -17,6 +17,13 @@ SILENT: Final = ("isEnabledFor", "addHandler", "removeHandler")
 """Methods of a logger that say nothing."""
 
 LINES: Final[Mapping[str, Sequence[str]]] = {
+    "access_log.py": (
+        "error: 'the access log cannot be opened anew: %s; the old file is written', why",
+        "error: 'the access log is not written fast enough: lines are lost'",
+        "error: 'the access log does not take its last %d bytes', self._given - self._taken",
+        "error: 'the access log cannot be written: %s; lines are lost', error.strerror",
+        "error: '%d lines of the access log were lost', unwanted + unwritten",
+    ),
     "asgi.py": (
         "info: 'serving %s', printable(os.fspath(site.root))",
         "exception: 'a bug: the disk is closed until the next request'",
@@ -81,8 +88,8 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "warning: 'a connection of %s is ended: %s; %d so far', peer, why, self._ended",
     ),
     "serving/request_log.py": (
-        "exception: 'on_request failed'",
         "debug: '%s %d %s', printable(line), status, shown",
+        "exception: 'on_request failed'",
     ),
     "serving/resources.py": ("warning: '%s', line",),
     "serving/room.py": (

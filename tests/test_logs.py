@@ -85,7 +85,7 @@ def test_a_name_stands_before_the_lines_that_come_later(monkeypatch: pytest.Monk
     monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     with logs.to_stderr("info") as begin_with:
         log.info("first")
-        begin_with("worker 7: ")
+        begin_with(7)
         log.info("second")
         try:
             raise ZeroDivisionError

@@ -469,10 +469,10 @@ def test_a_worker_whose_loop_stands_still_tells_its_stacks_and_is_replaced(
 ) -> None:
     """A signal makes it spin in its event loop, with the GIL in its hands."""
     monkeypatch.setenv("PYTHONPATH", str(saboteur))
-    put(saboteur / "how", b"import signal; signal.signal(12, lambda *_: [1 for _ in iter(int, 1)])")
+    put(saboteur / "how", b"import signal; signal.signal(14, lambda *_: [1 for _ in iter(int, 1)])")
     with running_workers(root=root, program=(sys.executable, "-c", ALERT)) as server:
         victim, other = workers(server)
-        os.kill(victim, signal.SIGUSR2)
+        os.kill(victim, signal.SIGALRM)
         server.wait_for_log(
             rf"worker \d: process {victim} stood still for 3 s, and was killed; the next one in "
         )

@@ -12,11 +12,14 @@ from trio_amped.testing import SimDisk
 
 SURFACE: Final[dict[str, dict[str, set[str]]]] = {
     "trio_amped": {
-        "Answered": {"method", "target", "status", "sent", "seconds", "peer"},
+        "Answered": {
+            *("method", "target", "version", "host", "referer", "agent", "head", "status"),
+            *("sent", "body", "seconds", "peer", "tls", "gate", "waited"),
+        },
         "ClientGone": set(),
         "Config": {"all_sites", "binds", "head_limits", "trusted"},
         "Exchange": {"peer", "receive_some", "respond", "start", "send_all"},
-        "Server": {"serve", "stop_accepting", "retire", "drain"},
+        "Server": {"serve", "stop_accepting", "retire", "drain", "reopen_access_log"},
         "Site": {"application", "policy"},
         "Sites": {"drain"},
         "Stats": {"as_dict", "of_dict", "add"},

@@ -26,6 +26,7 @@ from .settings.options import UNUSABLE, Parser
 from .settings.toml import as_toml
 from .stats import Stats
 from .supervisor import DRAINING, Supervisor, usable_processors
+from .worker_process import REOPEN
 
 log = logging.getLogger("trio_amped")
 
@@ -97,7 +98,7 @@ def _serve(settings: Settings) -> int:
     """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
     _allow_descriptors()
     collect_rarely()
-    with logs.to_stderr(settings.process.log_level):
+    with logs.to_stderr(settings.process.log_level, settings.process.log_format):
         if settings.is_supervised:
             text = packed(settings.config, settings.process)
             return trio.run(_run_workers, Supervisor(settings.config, settings.workers, [text]))
@@ -212,18 +213,21 @@ async def _stop_on_signals(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    numbers = {signal.SIGINT, signal.SIGTERM}
+    numbers = {signal.SIGINT, signal.SIGTERM, REOPEN}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1): a terminal may go away
         numbers.add(signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals:
         task_status.started()
         async for number in signals:
+            if number == REOPEN:
+                server.reopen_access_log()
+                continue
             log.info(DRAINING, signal.Signals(number).name, server.config.drain_timeout)
             manager.tell(STOPPING, "finishing what is being sent")
             server.drain()
             break
         async for number in signals:
-            if number != signal.SIGHUP:  # a terminal that goes away may send another one
+            if number not in (signal.SIGHUP, REOPEN):  # a terminal that goes away may send another
                 everything.cancel()
 
 
@@ -238,7 +242,9 @@ def _explain(config: Config, error: OSError) -> str:
     """What is wrong, and how to mend it."""
     if isinstance(error, CannotListen):
         return str(error)
-    root = os.fspath(config.root)
+    root, place = os.fspath(config.root), config.access_log
+    if place is not None and error.filename == place:
+        return f"cannot write the access log {place}: {error.strerror}; see --access-log"
     if error.errno == errno.EAGAIN:
         return f"cannot serve {root}: {error.strerror}; allow more processes, see ulimit -u"
     return f"cannot serve {root}: {error.strerror or error}; give a readable folder with --root"

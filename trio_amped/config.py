@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from .binds import Bind, Unix, read_binds, short_bind
 from .description import check, settings_of
 from .description import setting as _setting
+from .semantics.access_line import NAMED, LogFormat
 from .semantics.cors import Cors
 from .semantics.globs import HASHED
 from .semantics.head import Limits
@@ -21,11 +22,14 @@ from .semantics.validators import TagKind
 class Answered(NamedTuple):
     """An answer that has ended, for a log of requests.
 
-    `method` and `target` as they were sent, but for bytes that a terminal might obey and bytes
-    that are no UTF-8, which are escaped ("\\x1b"; no request that is served has any). "" where they
-    could not be read. `sent`: bytes of it that the client was sent, with its head; `seconds` from
-    the end of the request's head to the end of the answer; `peer`: the address of the client, ""
-    where it has none.
+    `method`, `target`, `version` and the fields `host`, `referer` and `agent` as they were sent,
+    but for bytes that a terminal might obey and bytes that are no UTF-8, which are escaped
+    ("\\x1b"); "" where they could not be read, or are not there. `sent`: bytes that the client was
+    sent, with its head; `body`: without. `seconds` from the end of the request's head to the
+    end of the answer; `peer`: the address of the client, "" where it has none; `tls`: such as
+    "TLSv1.3", "" without. `gate`: "lane" where the fast lane has answered at once, "resident" where
+    a task has, and "helper" where the disk was waited for, for `waited` seconds. `head`: the head
+    of the request, with all its fields, as it was received; nothing in it is escaped.
     """
 
     method: str
@@ -34,11 +38,21 @@ class Answered(NamedTuple):
     sent: int
     seconds: float
     peer: str
+    body: int = 0
+    version: str = ""
+    host: str = ""
+    referer: str = ""
+    agent: str = ""
+    tls: str = ""
+    gate: str = "lane"
+    waited: float = 0.0
+    head: bytes = b""
 
 
 Application: TypeAlias = Callable[[Any], Awaitable[object]]
 """An async callable that answers one request: `async def api(exchange: Exchange) -> None`."""
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogShape = Literal["text", "json"]
 GateMode = Literal["auto", "mincore", "nowait", "always", "never"]
 HelperKind = Literal["thread", "process"]
 
@@ -50,6 +64,10 @@ _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
 _MOST: Final = (
     1 << 20
 )  # of what takes a descriptor: as many as a process can have (proc(5), nr_open)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike) and "\0" not in (os.fspath(value) or "\0")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -283,6 +301,17 @@ class Config(Site):
         least=0,
     )
 
+    access_log: str | os.PathLike[str] | None = _setting(
+        None,
+        "append a line for each answer to this file; -: write it to standard output",
+        metavar="FILE|-",
+    )
+    access_log_format: str = _setting(
+        "combined",
+        f"what the lines have: {', '.join(NAMED)}, or a text with variables, which are named as "
+        "those of nginx: '$remote_addr $request $status $request_time $gate'",
+        metavar="NAME|FORMAT",
+    )
     on_request: Callable[[Answered], object] | None = _setting(
         None,
         "called when an answer has ended, with an Answered; what it takes, all clients wait for",
@@ -291,6 +320,12 @@ class Config(Site):
 
     def __post_init__(self) -> None:
         Site.__post_init__(self)
+        if self.access_log is not None and not _is_path(self.access_log):
+            raise ValueError("access_log must be a path, or - for standard output")
+        try:
+            LogFormat(self.access_log_format)
+        except ValueError as error:
+            raise ValueError(f"access_log_format {error}") from None
         hook = self.on_request
         if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
             raise ValueError("on_request must be a function that is called, and not awaited")
@@ -364,6 +399,9 @@ class Process:
         metavar="FILE",
     )
     log_level: LogLevel = _setting("info", "how much to say on stderr; debug shows every request")
+    log_format: LogShape = _setting(
+        "text", "how to say that: lines of text, or an object of JSON on each line"
+    )
     workers: int | Literal["auto"] = _setting(
         1,
         "processes that serve, each with helpers, limits and caches of its own; auto: one for each "

@@ -6,6 +6,7 @@ where nobody reads (a pipe that is full, a terminal that was stopped by ^S).
 """
 
 import contextlib
+import json
 import logging
 import logging.handlers
 import os
@@ -14,11 +15,45 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Final
+
+from .config import LogShape
 
 _WAITING: Final = 10_000  # lines that may wait to be written; more are dropped
 _PATIENCE: Final = 1.0  # seconds for the last lines
-_SHAPE: Final = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+
+
+class _Text(logging.Formatter):
+    """A line of text, with the worker's number before the message; a traceback follows."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        name = "" if worker is None else f"worker {worker}: "
+        super().__init__(f"%(asctime)s %(levelname)-7s {name}%(message)s")
+
+
+class _Json(logging.Formatter):
+    """An object on a line, with a traceback in it, and the worker's number (RFC 8259, 3339)."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created).astimezone()
+        trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        line = {
+            "time": when.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **self._worker,
+            "message": record.getMessage(),
+            **trace,
+        }
+        return json.dumps(line)
+
+
+_FORMATTERS: Final = {"text": _Text, "json": _Json}
 
 
 class _Lines(logging.handlers.QueueHandler):
@@ -27,13 +62,17 @@ class _Lines(logging.handlers.QueueHandler):
     Where the thread that writes cannot start at first, a later line starts it.
     """
 
-    def __init__(self) -> None:
-        self._lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING)
+    def __init__(self, shape: logging.Formatter) -> None:
+        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING)
         super().__init__(self._lines)
+        self.setFormatter(shape)
         self._writer: threading.Thread | None = None
         self._dropped = 0
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def prepare(self, record: logging.LogRecord) -> str:
+        return self.format(record)
+
+    def enqueue(self, record: str) -> None:  # type: ignore[override]
         try:
             self._lines.put_nowait(record)
         except queue.Full:
@@ -52,17 +91,16 @@ class _Lines(logging.handlers.QueueHandler):
         """Write lines until there comes None or, if it does not wait, no more or no reader."""
         patience = None if waits else _PATIENCE
         with contextlib.suppress(queue.Empty):
-            while (record := self._lines.get(waits)) is not None:
-                if not _write(f"{_SHAPE.format(record)}\n", patience):
+            while (line := self._lines.get(waits)) is not None:
+                if not _write(f"{line}\n", patience):
                     return
                 if self._dropped and self._lines.empty():
-                    _write(f"{_SHAPE.format(self._loss())}\n", patience)
+                    _write(f"{self._loss()}\n", patience)
 
-    def _loss(self) -> logging.LogRecord:
+    def _loss(self) -> str:
         count, self._dropped = self._dropped, 0
         text = f"{count} lines of this log were lost: nobody read them"
-        record = logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None)
-        return self.prepare(record)  # type: ignore[no-any-return]
+        return self.format(logging.LogRecord("trio_amped", logging.WARNING, "", 0, text, (), None))
 
     def finish(self) -> None:
         """Have the last lines written, if that takes no more than a second or two.
@@ -79,16 +117,16 @@ class _Lines(logging.handlers.QueueHandler):
 
 
 @contextlib.contextmanager
-def to_stderr(level: str) -> Iterator[Callable[[str], None]]:
+def to_stderr(level: str, shape: LogShape = "text") -> Iterator[Callable[[int], None]]:
     """Inside, the log goes to stderr; whoever logs never waits for it.
 
-    Yields a function: what it is given stands before each message from then on. On leaving, the
-    last lines have a second or two; what nobody reads by then is lost.
+    Yields a function: each line from then on names the worker whose number it is given. On leaving,
+    the last lines have a second or two; what nobody reads by then is lost.
     """
-    handler = _Lines()
+    handler = _Lines(_FORMATTERS[shape]())
 
-    def begin_with(name: str) -> None:
-        handler.setFormatter(logging.Formatter(f"{name}%(message)s"))
+    def begin_with(worker: int) -> None:
+        handler.setFormatter(_FORMATTERS[shape](worker))
 
     handler.start()
     root = logging.getLogger()

@@ -13,11 +13,12 @@ from typing import Final
 
 import trio
 
+from .access_log import STDOUT, Keeper, keeping
 from .config import Config
 from .listening import Opened, beside, close_all, open_binds
 from .notify import READY, STOPPING, ServiceManager
 from .stats import Stats
-from .worker_process import DRAIN, RETIRE, SIGNALS, STOP, Worker
+from .worker_process import DRAIN, REOPEN, RETIRE, SIGNALS, STOP, Worker
 
 log = logging.getLogger("trio_amped")
 
@@ -63,12 +64,33 @@ class Supervisor:
         self._restarting = trio.Lock()  # held by whoever starts all workers
         self._ending = trio.Event()
         self._unusable: OSError | None = None
+        self._log: Keeper | None = None  # of the access log
         self._status = 0
 
     async def run(self) -> int:
         """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
-        listeners = await listen(self._config, self._size)
-        self._seats = [Seat(number, each) for number, each in enumerate(listeners, 1)]
+        async with contextlib.AsyncExitStack() as stack:
+            await self._open_log(stack)
+            listeners = await listen(self._config, self._size)
+            self._seats = [Seat(number, each) for number, each in enumerate(listeners, 1)]
+            return await self._run()
+
+    async def _open_log(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open the access log for the workers, if it is a file. Raises OSError."""
+        place = self._config.access_log
+        if place is not None and place != STDOUT:
+            self._log = await stack.enter_async_context(keeping(place, self._tell_log))
+
+    def _tell_log(self) -> None:
+        assert self._log is not None
+        for worker in self._workers:
+            worker.tell_log(self._log_descriptor)
+
+    def _log_descriptor(self) -> int:
+        assert self._log is not None
+        return self._log.fd
+
+    async def _run(self) -> int:
         async with trio.open_nursery() as around:
             async with trio.open_nursery() as self._nursery:
                 await around.start(self._obey_signals)
@@ -97,7 +119,10 @@ class Supervisor:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             task_status.started()
             async for number in signals:
-                if self._ending.is_set():
+                if number == REOPEN:
+                    if self._log is not None:
+                        self._log.reopen()
+                elif self._ending.is_set():
                     if number != signal.SIGHUP:
                         self._tell_all(STOP, 0)
                 elif number != signal.SIGHUP:
@@ -144,7 +169,8 @@ class Supervisor:
         name = ",".join([str(seat.number), manner, *(str(each.number) for each in seat.listeners)])
         try:
             listeners = [each.sock for each in seat.listeners]
-            end = await worker.run(name, listeners, self._options)
+            log_fd = self._log.fd if self._log else None
+            end = await worker.run(name, listeners, self._options, log_fd)
         except (OSError, MemoryError) as error:
             end = f"cannot be started: {error or 'out of memory'}"
         self._workers.remove(worker)

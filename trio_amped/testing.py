@@ -24,6 +24,7 @@ from trio.testing import memory_stream_pair
 from .config import Config
 from .disk.descriptors import Descriptor
 from .disk.interface import FileChanged, Listing, OpenFile, Stamp, Wish, WouldWait
+from .disk.jobs import ASKER
 from .disk.loading import DIGEST_SIZE
 from .disk.opening import Status
 from .disk.pages import Gate
@@ -176,7 +177,8 @@ class SimDisk:
             await trio.sleep(self.disk_timeout)
             raise _failure(errno.ETIMEDOUT)
         if seconds:
-            await trio.sleep(seconds)
+            with ASKER.get().waits.counted():
+                await trio.sleep(seconds)
 
     def _descriptor(self, inode: SimFile) -> Descriptor:
         if not self.has_real_descriptors:

@@ -1,7 +1,8 @@
 """One of several workers, in its process: a server that obeys its supervisor. Awaits both.
 
-`python -m trio_amped.worker NUMBER,announce|quiet,BIND... CHANNEL,LISTENER... SETTINGS`, by
-Worker.run; BIND is which one of the config the listener belongs to, counted from 0.
+`python -m trio_amped.worker NUMBER,announce|quiet,BIND...[,log] CHANNEL[,LOG],LISTENER... TEXT`, by
+Worker.run; BIND is which one of the config the listener belongs to, counted from 0; LOG is the
+descriptor of the access log; TEXT has the settings.
 """
 
 import faulthandler
@@ -11,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from array import array
 from collections.abc import Callable, Sequence
 
 import trio
@@ -21,7 +23,7 @@ from .listening import listener_of
 from .privileges import become, confine, landlock_version
 from .serving.server import Server
 from .settings.effective import unpacked
-from .worker_process import BEAT, LARGEST, RETIRE, SIGNALS, STACKS, STOP
+from .worker_process import BEAT, LARGEST, LOG, RETIRE, SIGNALS, STACKS, STOP
 
 log = logging.getLogger("trio_amped")
 
@@ -34,7 +36,9 @@ def main(arguments: list[str]) -> int:
     faulthandler.register(STACKS, file=2)  # which needs neither the event loop nor the GIL
     name, descriptors, text = arguments
     number, manner, *which = name.split(",")
-    channel, *socks = (socket.socket(fileno=int(fd)) for fd in descriptors.split(","))
+    channel_fd, *fds = map(int, descriptors.split(","))
+    log_fd = fds.pop(0) if which[-1:] == ["log"] and which.pop() else None
+    channel, *socks = (socket.socket(fileno=fd) for fd in (channel_fd, *fds))
     try:
         config, process = unpacked(text)
         settings = cli.Settings(config, process, cli.look_up(process))
@@ -49,7 +53,8 @@ def main(arguments: list[str]) -> int:
         with channel:
             channel.send(json.dumps({"unusable": _reason(error)}).encode())
         return 2
-    with channel, logs.to_stderr(settings.process.log_level) as begin_with:
+    process = settings.process
+    with channel, logs.to_stderr(process.log_level, process.log_format) as begin_with:
         if manner == "quiet":
             # The first worker has said it all: where it serves, how, and which pages are missing.
             logging.disable(logging.WARNING)
@@ -57,9 +62,9 @@ def main(arguments: list[str]) -> int:
         def has_started() -> None:
             _tell_rights(settings)
             logging.disable(logging.NOTSET)
-            begin_with(f"worker {number}: ")
+            begin_with(int(number))
 
-        return trio.run(_serve, settings.config, channel, listeners, has_started)
+        return trio.run(_serve, settings.config, channel, listeners, has_started, log_fd)
 
 
 def _give_up_rights(settings: cli.Settings) -> None:
@@ -94,8 +99,11 @@ async def _serve(
     sock: socket.socket,
     listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     has_started: Callable[[], None],
+    log_fd: int | None = None,
 ) -> int:
     server = Server(config)
+    if log_fd is not None:
+        server.request_log.replace(log_fd)
     channel = trio.socket.from_stdlib_socket(sock)
     status = 0
     async with trio.open_nursery() as around:
@@ -131,7 +139,9 @@ async def _beat(channel: trio.socket.SocketType) -> None:
 
 async def _obey(channel: trio.socket.SocketType, server: Server, nursery: trio.Nursery) -> None:
     """`nursery` is that of everything."""
-    while order := await _order(channel):
+    while order := await _order(channel, server):
+        if order == LOG:
+            continue
         if order == STOP:
             nursery.cancel_scope.cancel()
         elif order == RETIRE:
@@ -142,12 +152,19 @@ async def _obey(channel: trio.socket.SocketType, server: Server, nursery: trio.N
     server.drain()
 
 
-async def _order(channel: trio.socket.SocketType) -> bytes:
-    """What the supervisor says next; nothing: it is no more."""
+async def _order(channel: trio.socket.SocketType, server: Server) -> bytes:
+    """What the supervisor says next; nothing: it is no more.
+
+    A descriptor that comes with the order is that of the access log.
+    """
     try:
-        return await channel.recv(LARGEST)
+        order, ancillary, _, _ = await channel.recvmsg(LARGEST, socket.CMSG_SPACE(4))
     except ConnectionResetError:  # nor has it read all that we told
         return b""
+    for _, _, data in ancillary:
+        for fd in array("i", data):
+            server.request_log.replace(fd)
+    return order
 
 
 if __name__ == "__main__":

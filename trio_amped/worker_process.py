@@ -16,9 +16,10 @@ import signal
 import socket
 import subprocess
 import sys
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import trio
 
@@ -27,16 +28,19 @@ from .stats import Stats
 log = logging.getLogger("trio_amped")
 
 _T = TypeVar("_T")
+_Order: TypeAlias = tuple[bytes, Callable[[], int] | None]
 
 DRAIN: Final = b"drain"  # Server.drain
 RETIRE: Final = b"retire"  # Server.retire
 STOP: Final = b"stop"  # at once
 BEAT: Final = 1.0  # seconds between the messages of a worker that serves
-STACKS: Final = signal.SIGUSR1  # a worker writes the stacks of its threads to stderr, and goes on
+LOG: Final = b"log"  # with a descriptor: write the access log there
+REOPEN: Final = signal.SIGUSR1  # open the access log anew
+STACKS: Final = signal.SIGUSR2  # a worker writes the stacks of its threads to stderr, and goes on
 LARGEST: Final = 64 * 1024  # bytes of a message
 # For the supervisor alone. A terminal sends them to all its processes, and so do some service
 # managers: a worker that obeyed both would take the second one for "at once".
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, REOPEN)
 
 _LASTING: Final = 10.0  # seconds of serving; a worker that ends earlier has failed
 _STARTING: Final = 60  # seconds; a worker that does not serve by then is killed
@@ -59,7 +63,7 @@ class Worker:
         self._lasts_at = math.inf
         self._heard = 0  # messages
         self._patience = trio.CancelScope()
-        self._orders, self._given = trio.open_memory_channel[bytes](math.inf)
+        self._orders, self._given = trio.open_memory_channel[_Order](math.inf)
 
     def has_lasted(self) -> bool:
         """Return whether it has served for long enough to have started well."""
@@ -67,24 +71,35 @@ class Worker:
 
     def tell(self, order: bytes, seconds: float) -> None:
         """Give it an order; it should have ended so many seconds later. It need not run yet."""
-        self._orders.send_nowait(order)
+        self._orders.send_nowait((order, None))
         self._patience.deadline = trio.current_time() + seconds + _LATE
+
+    def tell_log(self, descriptor: Callable[[], int]) -> None:
+        """Have the access log written to the descriptor that there is when the order is sent."""
+        self._orders.send_nowait((LOG, descriptor))
 
     def _expect_end(self) -> None:
         """It can hear no order any more: it should end soon."""
         deadline = trio.current_time() + _LATE
         self._patience.deadline = min(self._patience.deadline, deadline)
 
-    async def run(self, name: str, listeners: Sequence[socket.socket], options: list[str]) -> str:
+    async def run(
+        self,
+        name: str,
+        listeners: Sequence[socket.socket],
+        options: list[str],
+        access_log: int | None = None,
+    ) -> str:
         """Start the process, and wait until it has ended; return how.
 
-        Raises OSError, MemoryError: it cannot be started.
+        `access_log`: the descriptor that it writes to. Raises OSError, MemoryError: it cannot be
+        started.
         """
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with trio.socket.from_stdlib_socket(ours) as channel:
                 with theirs:
-                    process, pidfd = _start(name, theirs, listeners, options)
+                    process, pidfd = _start(name, theirs, access_log, listeners, options)
                 self.has_process = True
                 try:
                     return f"process {process.pid} {await self._end_of(process, pidfd, channel)}"
@@ -133,8 +148,9 @@ class Worker:
         return f"ended with status {status}"
 
     async def _give_orders(self, channel: trio.socket.SocketType) -> None:
-        async for order in self._given:
-            await _persistently(partial(channel.send, order))
+        async for order, descriptor in self._given:
+            rights = [descriptor()] if descriptor else []
+            await _persistently(partial(_send, channel, order, rights))
 
     async def _silence(self) -> str:
         """Wait until it has said nothing for too long: it does not start, or its loop stands still.
@@ -169,14 +185,26 @@ class Worker:
         self.is_settled.set()
 
 
+async def _send(channel: trio.socket.SocketType, order: bytes, descriptors: list[int]) -> None:
+    rights = array("i", descriptors)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+    await channel.sendmsg([order], ancillary)
+
+
 def _start(
-    name: str, channel: socket.socket, listeners: Sequence[socket.socket], options: list[str]
+    name: str,
+    channel: socket.socket,
+    access_log: int | None,
+    listeners: Sequence[socket.socket],
+    options: list[str],
 ) -> tuple["subprocess.Popen[bytes]", int]:
     """Start a process; return it and its pidfd. Raises OSError, MemoryError.
 
     Not in a thread: nobody waits for a supervisor's loop.
     """
-    fds = [channel.fileno(), *(listener.fileno() for listener in listeners)]
+    log_fd = () if access_log is None else (access_log,)
+    fds = [channel.fileno(), *log_fd, *(listener.fileno() for listener in listeners)]
+    name += ",log" if log_fd else ""
     argv = [sys.executable, "-P", "-m", "trio_amped.worker", name, ",".join(map(str, fds))]
     # It finds the modules that we have found, and none in the current directory (-P).
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,12 @@ import trio
 from trio.testing import MockClock
 
 from tests.serving.cases import FILES, LARGE, PATIENT, get
-from tests.serving.peers import by_lockstep, connected, converse, on_the_lane
+from tests.serving.peers import Ways, by_lockstep, connected, converse, on_the_lane
 from tests.serving.test_exchange import chunked, echo, fail
+from tests.simulated import NOW
 from trio_amped import Answered, Config, Server
+from trio_amped.semantics.access_line import Record
+from trio_amped.serving.request_log import RequestLog, _moment
 from trio_amped.testing import SimDisk
 
 OTHERS = {b"huge": LARGE * 20}
@@ -56,7 +60,8 @@ async def test_each_answer_is_told_once(autojump_clock: MockClock) -> None:
 
 async def test_what_was_refused_unread(autojump_clock: MockClock) -> None:
     (first,), data = await told([b"GET /a\n"])
-    assert first == Answered("", "", 400, len(data), 0.0, "")
+    body = len(data.partition(b"\r\n\r\n")[2])
+    assert first == Answered("", "", 400, len(data), 0.0, "", body, gate="resident")
     (first,), _ = await told([get("/" + "a" * 9000)])
     assert first[:3] == ("", "", 414)
     (first,), _ = await told([get("/a", version="2.0")])
@@ -129,7 +134,8 @@ async def test_a_client_that_leaves_the_lane(autojump_clock: MockClock) -> None:
             client.sendall(get("/a.txt"))
         laned.lane.adopt(ours)
         assert laned.stats.by_lane == 1
-    assert calls == [Answered("GET", "/a.txt", 200, 0, 0.0, "")]
+    [call] = calls
+    assert call[:7] == ("GET", "/a.txt", 200, 0, 0.0, "", 0)
 
 
 async def test_a_hook_that_fails(
@@ -189,3 +195,218 @@ async def test_the_access_log_has_each_length(
     await converse(disk, [wire for wire in asked for _ in range(3)], PATIENT)
     told = [line for line in asked.values() for _ in range(3)]
     assert [each.getMessage() for each in caplog.records] == told
+
+
+# ---------------------------------------------------------------- the access log
+
+
+class Sink:
+    """What is given to the thread that writes, in a test that has none."""
+
+    def __init__(self) -> None:
+        self.logs: list[RequestLog] = []
+        self.batches: list[tuple[bytes, int]] = []
+
+    def put(self, batch: bytes, lines: int) -> None:
+        self.batches.append((batch, lines))
+
+    def reopen(self) -> None:
+        raise NotImplementedError
+
+    def replace(self, fd: int) -> None:
+        raise NotImplementedError
+
+    @property
+    def lines(self) -> list[str]:
+        """All lines so far."""
+        for each in self.logs:
+            each._hand_over()
+        for batch, count in self.batches:
+            assert batch.count(b"\n") == count > 0
+            assert batch.endswith(b"\n")
+        return b"".join(batch for batch, _ in self.batches).decode("ascii").splitlines()
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> Sink:
+    """Where all request logs of this test go."""
+    sink, init = Sink(), RequestLog.__init__
+
+    def with_sink(log: RequestLog, config: Config) -> None:
+        init(log, config)
+        log._sink = sink
+        sink.logs.append(log)
+
+    monkeypatch.setattr(RequestLog, "__init__", with_sink)
+    return sink
+
+
+WAY_FORMAT = "$request_method $request_uri $status $body_bytes_sent $bytes_sent"
+FIELDS = ("Referer: http://r/", 'User-Agent: a"b')
+
+
+async def test_the_lines_of_each_way(sink: Sink, autojump_clock: MockClock) -> None:
+    """The same, whoever answers, and in the order of the answers; each sum is that of the bytes."""
+    config = Config(access_log_format=WAY_FORMAT)
+    asked = {
+        get("/a.txt"): "GET /a.txt 200 10",
+        get("/a.txt", method="HEAD"): "HEAD /a.txt 200 0",
+        get("/a.txt", "If-None-Match: *"): "GET /a.txt 304 0",
+        get("/a.txt", "Range: bytes=2-4"): "GET /a.txt 206 3",
+        get("/large.bin"): f"GET /large.bin 200 {len(LARGE)}",
+        get("/large.bin", "Range: bytes=0-1,4-5"): "GET /large.bin 206 ",
+        get("/huge"): f"GET /huge 200 {20 * len(LARGE)}",
+        get("/nope?q"): "GET /nope?q 404 14",
+        get("/a.txt", method="PUT"): "PUT /a.txt 405 ",
+    }
+    wires = [wire for wire in asked for _ in range(3)]
+    data = await converse(SimDisk(FILES | OTHERS), wires, config)
+    found = sink.lines
+    assert len(found) == len(wires)
+    for line, start in zip(found, [each for each in asked.values() for _ in range(3)], strict=True):
+        assert line.startswith(start)
+    assert sum(int(line.split()[-1]) for line in found) == len(data)
+
+
+async def test_combined(sink: Sink, autojump_clock: MockClock) -> None:
+    wires = [get("/a.txt", *FIELDS)] * 3 + [get("/nope", "Referer: http://r/")]
+    await converse(SimDisk(FILES), wires, Config(access_log_format="combined"))
+    when = _moment(NOW).local.decode()
+    assert sink.lines == [
+        *[f'- - - [{when}] "GET /a.txt HTTP/1.1" 200 10 "http://r/" "a\\x22b"'] * 3,
+        f'- - - [{when}] "GET /nope HTTP/1.1" 404 14 "http://r/" "-"',
+    ]
+
+
+async def test_lines_of_a_later_second(
+    sink: Sink, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found before is not found again."""
+    config = Config(access_log_format="$time_iso8601 $status")
+    async with on_the_lane(SimDisk(FILES), config) as laned:
+        client = laned.connect()
+        for second in range(3):
+            monkeypatch.setattr(time, "time", lambda second=second: float(NOW + second))
+            for _ in range(3):
+                await client.send(get("/a.txt"))
+                await client.stream.receive_some()
+    expected = [f"{_moment(NOW + second).iso.decode()} 200" for second in range(3)]
+    assert sink.lines == [line for line in expected for _ in range(3)]
+
+
+async def test_what_was_refused_unread_has_a_line(sink: Sink, autojump_clock: MockClock) -> None:
+    await converse(SimDisk(FILES), [b"GET /a\n"], Config(access_log_format='"$request" $status'))
+    assert sink.lines == ['"-" 400']
+
+
+async def test_an_application_has_lines_too(sink: Sink, autojump_clock: MockClock) -> None:
+    config = Config(fallback=echo, access_log_format=WAY_FORMAT)
+    data = await converse(SimDisk(FILES), [chunked(b"abc")], config)
+    body = len(data.partition(b"\r\n\r\n")[2])
+    assert sink.lines == [f"POST /api 200 {body} {len(data)}"]
+
+
+async def test_the_way_through_the_gates(
+    sink: Sink, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SimDisk(FILES | OTHERS, open_latency=2.0, load_latency=0.25, window=1 << 20)
+    config = Config(precompressed=(), access_log_format="$request_uri $gate $gate_ms $request_time")
+    wires = [get("/a.txt")] * 3 + [get("/large.bin")] * 2
+    await converse(disk, wires, config)
+    first, *others, cold, warm = sink.lines
+    assert first == "/a.txt helper 2250 2.250"
+    at_once = "lane" if Ways.name == "lane" else "resident"
+    assert set(others) == {f"/a.txt {at_once} 0 0.000"}
+    assert cold == "/large.bin helper 2250 2.250"
+    assert warm == f"/large.bin {at_once} 0 0.000"
+
+
+async def test_the_way_of_what_the_lane_began(sink: Sink, autojump_clock: MockClock) -> None:
+    """A task sends the rest, and waits for the disk meanwhile."""
+    config = Config(access_log_format="$request_uri $gate $gate_ms $body_bytes_sent")
+    disk = SimDisk(FILES | OTHERS, load_latency=0.5, window=1 << 20)
+    async with on_the_lane(disk, config) as laned:
+        client = laned.connect()
+        await client.send(get("/huge", "Connection: close"))
+        assert len(await client.receive_all()) > 20 * len(LARGE)
+    (line,) = sink.lines
+    windows = -(-20 * len(LARGE) // (1 << 20))
+    assert line == f"/huge helper {500 * windows} {20 * len(LARGE)}"
+
+
+async def test_a_request_that_goes_to_a_task_has_waited_since_it_was_asked(
+    sink: Sink, autojump_clock: MockClock
+) -> None:
+    config = Config(access_log_format="$gate $gate_ms $request_time", precompressed=())
+    disk = SimDisk(FILES, open_latency=2.0, is_by_copy=True)
+    async with on_the_lane(disk, config) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt", "Connection: close"))
+        await client.receive_all()
+        assert laned.stats.by_lane == 0
+    assert sink.lines == ["helper 2000 2.000"]
+
+
+async def test_few_lines_are_written_soon(sink: Sink, autojump_clock: MockClock) -> None:
+    config = Config(access_log_format="$status")
+    server = Server(config)
+    async with server.request_log.flushed():
+        for _ in range(2):
+            for _ in range(3):
+                server.request_log.tell(Record("", "", b"", 200, 0, 0))
+            assert sink.batches == []
+            await trio.sleep(0.2)
+            assert sink.batches.pop() == (b"200\n" * 3, 3)
+
+
+async def test_many_lines_are_handed_over_at_once(sink: Sink, autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk(FILES), Config(access_log_format="$status")) as laned:
+        client = laned.connect()
+        for _ in range(100):
+            await client.send(get("/a.txt") * 10)
+            await client.receive(10 * 200)
+        assert sink.batches
+        assert all(count < 600 for _, count in sink.batches)
+
+
+async def test_what_is_kept_of_lines_is_bounded(sink: Sink, autojump_clock: MockClock) -> None:
+    """Clients that ask for another thing each time fill no memory."""
+    async with on_the_lane(SimDisk(FILES), Config(access_log_format="$request_uri")) as laned:
+        client = laned.connect()
+        for number in range(600):
+            await client.send(get(f"/a.txt?{number}"))
+            await client.stream.receive_some()
+        (log,) = sink.logs
+        assert len(log._memo) <= 256
+        await client.send(get("/a.txt?" + "x" * 8000))
+        await client.stream.receive_some()
+    assert len(sink.lines) == 601
+    assert max(len(key[1]) for key in log._memo) <= 4096
+
+
+async def test_without_anybody_nothing_is_noted(autojump_clock: MockClock) -> None:
+    async with on_the_lane(SimDisk(FILES), Config()) as laned:
+        client = laned.connect()
+        await client.send(get("/a.txt"))
+        await client.stream.receive_some()
+        log = laned.server.request_log
+        assert (log.is_on, log._noted, log._lines) == (False, [], [])
+
+
+async def test_the_hook_gets_the_same_record(autojump_clock: MockClock) -> None:
+    wire = get("/a.txt?q", *FIELDS)
+    disk = SimDisk(FILES, open_latency=2.0)
+    calls, _ = await told([wire] * 2, disk, precompressed=())
+    first, second = calls
+    assert first.gate == "helper"
+    assert first.waited == first.seconds == 2.0
+    assert second._replace(sent=0) == Answered(
+        *("GET", "/a.txt?q", 200, 0, 0.0, ""),
+        body=10,
+        version="HTTP/1.1",
+        host="example.com",
+        referer="http://r/",
+        agent='a"b',
+        gate="lane" if Ways.name == "lane" else "resident",
+        head=wire,
+    )

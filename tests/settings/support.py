@@ -22,6 +22,8 @@ _SPECIAL: Final[dict[str, st.SearchStrategy[Any]]] = {
     "cors": st.lists(st.sampled_from(["*", "https://a.example", "http://b:1"])),
     "media_types": st.lists(st.builds('{}: a/b; c="d\\\\"'.format, _PATTERNS)),
     "charset": st.sampled_from(["", "utf-8", "latin-1"]),
+    "access_log": st.sampled_from([None, "-", "/var/log/a b.log"]),
+    "access_log_format": st.sampled_from(["json", "common", '$request "$status" \\ é']),
     "fallback": st.sampled_from([None, "/index.html", "/%C3%A9"]),
     "error_pages": st.lists(st.sampled_from(["404=/404.html", "500=/a%20b"]), unique=True),
     "host": st.sampled_from(["::1", "localhost", "127.0.0.1"]),

@@ -212,7 +212,7 @@ def main() -> None:
     """A helper process: the command line has the descriptor of its socket, and its niceness."""
     # The terminal's ^C and a service manager's SIGTERM reach the whole group; a helper has
     # work to finish for connections that are being drained, and ends with its socket.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     channel, niceness = map(int, sys.argv[1:])
     os.nice(niceness)

@@ -13,15 +13,45 @@ from .descriptors import Descriptor
 from .messages import Order
 
 
+class Waits:
+    """For how long a request has waited for the disk so far."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def begin(self, asked_at: float | None = None) -> float:
+        """Begin anew, for a request that has waited since then (None: since now); return when."""
+        now = trio.current_time()
+        since = now if asked_at is None else asked_at
+        self._seconds = now - since
+        return since
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the time of this block."""
+        begin = trio.current_time()
+        try:
+            yield
+        finally:
+            self._seconds += trio.current_time() - begin
+
+    def take(self) -> float:
+        """Return the seconds, and begin anew."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 class Asker(NamedTuple):
     """For whom a task asks the disk.
 
     `client`: an address; "" is nobody in particular. `is_admitted`: the same request has had a
     place in the queue before, or its answer has begun. To refuse it one now would undo all that.
+    `waits`: where the time is counted for which it waits.
     """
 
     client: str = ""
     is_admitted: bool = False
+    waits: Waits = Waits()
 
 
 ASKER: Final[ContextVar[Asker]] = ContextVar("trio_amped.asker", default=Asker())  # noqa: B039

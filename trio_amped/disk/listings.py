@@ -18,7 +18,7 @@ from ..semantics.listing import NOTHING, View
 from ..stats import Stats
 from .crew import START_LIMIT
 from .descriptors import Closer, Descriptor
-from .jobs import Job
+from .jobs import ASKER, Job
 from .messages import Operation, Order
 from .opening import FACTS_SIZE, Status, unpack_facts
 from .pool import HelperPool
@@ -162,7 +162,8 @@ class Listings:
             shared = self._ask(key, root)
         shared.waiting += 1
         try:
-            await self._wait(shared, self._timeout - spent)
+            with ASKER.get().waits.counted():
+                await self._wait(shared, self._timeout - spent)
             if shared.rendered is None:
                 raise OSError(shared.errno, os.strerror(shared.errno))
             shared.rendered.descriptor.hold()

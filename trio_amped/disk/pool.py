@@ -141,7 +141,8 @@ class HelperPool:
         Raises OSError, and TimeoutError when the disk hangs or no helper has started.
         """
         try:
-            await self._waiters.wait(job)
+            with ASKER.get().waits.counted():
+                await self._waiters.wait(job)
             if job.is_done:
                 admit()
                 return job.take()

@@ -11,7 +11,7 @@ import trio
 from ..config import Application, Config
 from ..deadlines import until
 from ..disk.interface import Disk, FileChanged, OpenFile
-from ..disk.jobs import Asker, asking
+from ..disk.jobs import Asker, Waits, asking
 from ..disk.misses import Arrivals
 from ..semantics.body import Body
 from ..semantics.dates import format_date
@@ -26,10 +26,10 @@ from .body import BodySender
 from .exchange import CutOff, Exchange, run
 from .framing import Framing
 from .handler import handle, handle_common
-from .request_log import Begun, log_access
+from .request_log import Begun, RequestLog
 from .room import guest_of
 from .router import Route, Router
-from .transport import ClientGone, Transport
+from .transport import ClientGone, Peer, Transport
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -63,7 +63,8 @@ class Connection:
     """Serves one client until it or we have enough.
 
     `parks`: it is not kept for longer than an answer, see `run`. `first_deadline`: for its first
-    head. With `fast_lane` common requests are read by the recogniser, and the others by h11.
+    head. `log`: who is told of answers; None: whom the config names. With `fast_lane` common
+    requests are read by the recogniser, and the others by h11.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Connection:
         *,
         parks: bool = False,
         first_deadline: float | None = None,
+        log: RequestLog | None = None,
     ) -> None:
         self.transport = transport
         self._config = config
@@ -87,7 +89,7 @@ class Connection:
         self._gives_way = False
         self._is_draining = False
         self._is_retiring = False
-        self._line = b""
+        self._request = b""  # the head of what is answered; b"" where it could not be read
         self._asked = b""  # the target of the request that is answered, for the log
         self._common: Match | None = None  # the request, if it was recognised
         self._has_begun = False  # an answer to it
@@ -95,26 +97,30 @@ class Connection:
         self._unfinished: Unfinished | None = None
         self._came = Arrivals()  # for the request that is answered
         self._first_deadline = first_deadline
-        self._hook = config.on_request
+        self._log = log or RequestLog(config)
         self._peer = transport.peer
-        self._asked_at = 0.0
-        self._begun: Begun | None = None  # the answer that the hook is to be told of
+        self._waits = Waits()  # for the disk
+        self._first_asked_at: float | None = None
+        self._asked_at = trio.current_time()
+        self._begun: Begun | None = None  # the answer that is to be told of at its end
 
     async def run(
         self,
         received: bytes = b"",
         unfinished: Unfinished | None = None,
         came: Arrivals | None = None,
+        asked_at: float | None = None,
     ) -> bytes | None:
         """Answer the requests in their order; if it `parks`, one of them.
 
         None: the transport is closed. Otherwise the connection is to be parked, and these bytes are
         to be answered. `received` comes before what there is to receive, and after `unfinished`,
-        an answer on its way. `came`: what its first request has waited for.
+        an answer on its way. `came`: what its first request has waited for, since `asked_at`.
         """
         self._came = came or self._came
+        self._first_asked_at = asked_at
         self._reader.feed(received)
-        with asking(Asker(guest_of((self._peer,)))):
+        with asking(Asker(guest_of((self._peer,)), waits=self._waits)):
             return await self._serve(unfinished)
 
     async def _serve(self, unfinished: Unfinished | None) -> bytes | None:
@@ -184,7 +190,7 @@ class Connection:
 
     async def _serve_next(self) -> bool:
         """Answer one request; whether another may follow."""
-        self._line = self._asked = b""
+        self._request = self._asked = b""
         self._common = None
         self._has_begun = self._is_last = False
         try:
@@ -192,9 +198,9 @@ class Connection:
             if head is None:
                 await self.transport.end()
                 return False
-            if self._hook:
-                self._asked_at = trio.current_time()
-            self._line, _, _ = head.partition(b"\r\n")
+            self._asked_at = self._waits.begin(self._first_asked_at)
+            self._first_asked_at = None
+            self._request = head
             if self._config.fast_lane and (match := self._router.recogniser.match(head)):
                 asked, route = self._router.read(match)
                 if route.application is None:
@@ -305,7 +311,11 @@ class Connection:
         if request and request.has_body and (received := self._reader.take()):
             self._framing.receive_body(received)
         exchange = Exchange(
-            self._framing, self.transport, self._config.head_timeout, self._start_answer
+            self._framing,
+            self.transport,
+            self._config.head_timeout,
+            self._start_answer,
+            self._note_head,
         )
         await run(application, exchange)
 
@@ -330,22 +340,33 @@ class Connection:
             head = wire_head(response, format_date(time.time()), closes)
         else:
             head = self._framing.send(response, time.time(), closes=closes)
-        self._note_begin(response.status, sum(map(len, sent)))
+        self._note_begin(response.status, sum(map(len, sent)), len(head))
         return head
 
-    def _note_begin(self, status: int, length: int | None) -> None:
-        """An answer begins; `length` is that of its body, if it is known."""
+    def _note_begin(self, status: int, length: int | None, answer_head: int = 0) -> None:
+        """An answer begins; `length` is that of its body, if it is known, the other its head's."""
         self._has_begun = True
         self._stats.responses[status] += 1
-        log_access(self._line, status, length)
-        if self._hook:
-            before = self.transport.sent
-            self._begun = Begun(self._hook, self._line, status, self._peer, self._asked_at, before)
+        if self._log.renew(int(time.time())):
+            self._begun = self._log.begin(
+                self._request,
+                Peer(self._peer, self.transport.tls),
+                status,
+                length,
+                answer_head=answer_head,
+                since=self._asked_at,
+                before=self.transport.sent,
+            )
+
+    def _note_head(self, length: int) -> None:
+        """The head of an application's answer has so many bytes."""
+        if self._begun:
+            self._begun = self._begun._replace(answer_head=length)
 
     def _note_end(self) -> None:
         """An answer has ended, one way or the other."""
         if self._begun:
-            self._begun.end(self.transport.sent)
+            self._begun.end(self.transport.sent, self._waits.take())
             self._begun = None
 
     async def _refuse(self, error: HttpError) -> None:
@@ -354,7 +375,7 @@ class Connection:
         # h11 knows the method of a request that it understood, and counts the body after it.
         request = self._framing.request
         response = error_response(error, request.method if request else None)
-        sent = () if self._line.startswith(b"HEAD ") else response.body
+        sent = () if self._request.startswith(b"HEAD ") else response.body
         body = BodySender(self.transport, None, None, sent)
         await body.send(self._head(response, sent, is_last=True))
         self._note_end()

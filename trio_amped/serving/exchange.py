@@ -44,9 +44,11 @@ class Exchange:
         transport: Transport,
         body_timeout: float,
         start_answer: Callable[[int], bool],
+        note_head: Callable[[int], object],
     ) -> None:
         """`body_timeout`: seconds to wait for more of the body. `start_answer` is called with the
-        status when an answer begins, and says whether it is the last on its connection."""
+        status when an answer begins, and says whether it is the last on its connection; `note_head`
+        with the length of its head."""
         assert framing.head is not None
         self.request: h11.Request = framing.head
         self._refusal: HttpError | None = None
@@ -55,6 +57,7 @@ class Exchange:
         self._transport = transport
         self._body_timeout = body_timeout
         self._start_answer = start_answer
+        self._note_head = note_head
         self._has_ended = False
         self._is_cut_off = False
         self._is_over = False
@@ -135,7 +138,9 @@ class Exchange:
             raise RuntimeError("an answer has begun already")
         self._has_started = True
         closes = self._start_answer(response.status_code) or not self._has_read_all()
-        return self._framing.start(response, time.time(), closes=closes)
+        head = self._framing.start(response, time.time(), closes=closes)
+        self._note_head(len(head))
+        return head
 
     def _check_use(self) -> None:
         """A task that an application has left behind must not answer the next request."""

@@ -28,7 +28,7 @@ from .connection import Unfinished
 from .crowd import MANY, Crowd
 from .parked import Group, Groups, Parked
 from .replies import Replies, Reply
-from .request_log import Begun, access_log, log_access
+from .request_log import Begun, Noted, RequestLog
 from .room import Room, given, guest_of
 from .router import Router
 from .transport import ClientGone, close_socket, peer_of, send_file
@@ -57,7 +57,7 @@ class Handover(NamedTuple):
     `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
     that has not come yet. `came`: what the first request that was received has waited for.
     `guest`: whom the connection is counted for (room.py). `peer`: the client's address, where a
-    proxy has told it.
+    proxy has told it. `asked_at`: a time of trio's, since when the first request waits.
     """
 
     sock: socket.socket
@@ -67,6 +67,7 @@ class Handover(NamedTuple):
     came: Arrivals | None = None
     guest: str = ""
     peer: str = ""
+    asked_at: float | None = None
 
 
 class Lane:
@@ -79,6 +80,7 @@ class Lane:
         router: Router,
         room: Room,
         hand_over: Callable[[Handover], None],
+        log: RequestLog,
     ) -> None:
         self._config = config
         self._stats = stats
@@ -99,7 +101,8 @@ class Lane:
         )
         self._is_retiring = False
         self._has_work = trio.Event()  # set while there is anything that a sweep could end
-        self._tells = config.on_request is not None  # whoever wants to know of answers
+        self._log = log
+        self._note: Callable[[Noted], None] | None = None  # takes what was sent as a whole
         self._crowd = Crowd()
         self._has_here = False
         self._here = Arrivals()  # what cannot be kept for longer than this moment
@@ -348,8 +351,7 @@ class Lane:
         self._clock.update()
         self._begin_moment()
         self._idle_until = self._clock.now + self._keep_alive_timeout
-        is_logged = access_log.isEnabledFor(logging.DEBUG)
-        self._tells = is_logged or self._config.on_request is not None
+        self._note = self._log.begin_turn(self._clock.second)
         return time.monotonic()
 
     def _wait(self, parked: Parked, rest: bytes, miss: Miss, among: Group | None) -> None:
@@ -478,7 +480,7 @@ class Lane:
 
         `among`: those that the first of them has waited with.
         """
-        stats, crowd, start, begun = self._stats, self._crowd, 0, None
+        stats, crowd, start = self._stats, self._crowd, 0
         for _ in range(_PIPELINED):
             match = self._match(received, start)
             if match is None:
@@ -508,18 +510,20 @@ class Lane:
             stats.requests += 1
             stats.by_lane += 1
             stats.responses[reply.status] += 1
-            if self._tells:
-                begun = self._note(parked, match, reply)
+            before = stats.bytes_sent
             try:
                 body = self._send(parked.sock, reply)
             except (ClientGone, OSError) as error:
-                self._lose(fd, error, begun)
+                self._lose(fd, error, self._log.begin_by_lane(parked, match[0], reply, before))
                 return
             if body or reply.closes:
+                begun = self._log.begin_by_lane(parked, match[0], reply, before)
                 self._pass_on(fd, received[start:], target_of(match), reply, body, begun)
                 return
-            if begun:
-                begun.end(stats.bytes_sent)
+            if (note := self._note) is not None and not parked.misses:
+                note((parked.client or parked.meet(), match[0], reply))
+            elif self._log.is_on:
+                self._log.end_by_lane(parked, match[0], reply, before, stats.bytes_sent)
             parked.is_new = False
             parked.deadline = self._idle_until
             if parked.misses:
@@ -535,8 +539,9 @@ class Lane:
         self._unpark(fd)
         first_deadline = parked.deadline if parked.is_new else None
         came = among.came.copy() if among else None
-        rest = received[start:]
-        self._hand_over(Handover(parked.sock, rest, first_deadline, None, came, *_who(parked)))
+        rest, asked_at = received[start:], parked.asked_at if parked.misses else None
+        who = _who(parked)
+        self._hand_over(Handover(parked.sock, rest, first_deadline, None, came, *who, asked_at))
 
     def _make(self, match: Match, among: Group | None) -> Reply | None:
         """Make an answer that is not kept. Raises Miss."""
@@ -544,16 +549,6 @@ class Lane:
             return self._replies.make(match, among.came)
         self._has_here = True
         return self._replies.make(match, self._here)
-
-    def _note(self, parked: Parked, match: Match, reply: Reply) -> Begun | None:
-        """Tell the access log; what is to be told to the hook."""
-        line, _, _ = match[0].partition(b"\r\n")
-        log_access(line, reply.status, reply.length)
-        hook, before = self._config.on_request, self._stats.bytes_sent
-        if hook is None:
-            return None
-        since = parked.asked_at if parked.misses else trio.current_time()
-        return Begun(hook, line, reply.status, _peer_of(parked), since, before)
 
     def _lose(self, fd: int, error: Exception, begun: Begun | None) -> None:
         """End a connection whose client is gone."""

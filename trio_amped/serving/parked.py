@@ -5,6 +5,7 @@ from collections.abc import Hashable
 from typing import TypeAlias
 
 from ..disk.misses import Arrivals, Miss
+from .transport import Peer, of_socket
 
 
 class Parked:
@@ -16,6 +17,7 @@ class Parked:
 
     __slots__ = (
         "asked_at",
+        "client",
         "deadline",
         "guest",
         "is_new",
@@ -40,6 +42,13 @@ class Parked:
         self.waits = False
         self.misses = 0  # of the request that it waits with, so far
         self.asked_at = 0.0  # the trio time of the first of them
+        self.client: Peer | None = None  # for logs, once that was needed
+
+    def meet(self) -> Peer:
+        """Return who the client is, whom the kernel is asked for once."""
+        if self.client is None:
+            self.client = of_socket(self.sock, self.peer)
+        return self.client
 
 
 class Group:

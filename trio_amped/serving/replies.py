@@ -72,10 +72,15 @@ class Reply:
         start = date_at(self.status)
         self.wire[start : start + len(date)] = date  # type: ignore[index]
 
+    @property
+    def head_length(self) -> int:
+        """How many bytes the head has."""
+        return len(self.wire) - (self.length if self.rest is None else 0)
+
     def as_last(self) -> "Reply":
         """Return the same for a connection that is to be closed."""
-        end = len(self.wire) - (self.length if self.rest is None else 0)
-        last = Reply(self.status, closing(self.wire, end), self.length, True, self.rest)
+        head = closing(self.wire, self.head_length)
+        last = Reply(self.status, head, self.length, True, self.rest)
         last.disk, last.file, last.ready = self.disk, self.file, self.ready
         return last
 

@@ -20,6 +20,7 @@ from ..urls import urls_of
 from .connection import Connection, Unfinished
 from .lane import Handover, Lane
 from .proxies import Greeter
+from .request_log import RequestLog
 from .room import Room, given, most_connections
 from .router import Router, open_router
 from .transport import (
@@ -63,6 +64,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.stats = Stats()
+        self.request_log = RequestLog(config)
         self._connections: set[Connection] = set()
         self._lane: Lane | None = None
         self._is_draining = False
@@ -107,6 +109,7 @@ class Server:
             have_room(config.max_connections, config.max_open_files, config.max_helpers)
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
+            await stack.enter_async_context(self.request_log.opened())
             router = await stack.enter_async_context(open_router(self.config, self.stats))
             roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
             for listener in listeners:
@@ -116,6 +119,7 @@ class Server:
                 why = "no more descriptors are allowed, see ulimit -n"
                 log.warning("%d connections at most: %s", most, why)
             self._has_served = True
+            await stack.enter_async_context(self.request_log.flushed())
             task_status.started([_address(listener) for listener in listeners])
             with self._serving:
                 if self._has_lane(listeners):
@@ -206,6 +210,7 @@ class Server:
                 router,
                 self._room,
                 lambda handover: connections.start_soon(handle, handover),
+                self.request_log,
             )
             self._room.givers.insert(0, lane.give_way)
             task_status.started(lane)
@@ -260,6 +265,13 @@ class Server:
             connection.retire()
         self._room.call_when_empty(self._accepting_by_lane.cancel)
 
+    def reopen_access_log(self) -> None:
+        """Open the file of `Config.access_log` anew, as after a rename, if there is one.
+
+        A thread does that, which also looks once a second by itself. It closes the old file.
+        """
+        self.request_log.reopen()
+
     def drain(self, timeout: float | None = None) -> None:
         """Stop accepting, finish what is being sent, at most `timeout` seconds; `serve` returns.
 
@@ -285,7 +297,8 @@ class Server:
         pace = Pace(self.config, self.stats)
         transport = SocketTransport(handover.sock, pace, self._turns, handover.peer)
         connection = self._connection(transport, router, handover.first_deadline, parks=parks)
-        return await self._run(connection, handover.received, handover.unfinished, handover.came)
+        begun = handover.unfinished, handover.came, handover.asked_at
+        return await self._run(connection, handover.received, *begun)
 
     def _connection(
         self,
@@ -302,6 +315,7 @@ class Server:
             self.stats,
             parks=parks,
             first_deadline=first_deadline,
+            log=self.request_log,
         )
 
     async def _run(
@@ -310,6 +324,7 @@ class Server:
         received: bytes = b"",
         unfinished: Unfinished | None = None,
         came: Arrivals | None = None,
+        asked_at: float | None = None,
     ) -> bytes | None:
         """Run a connection, which may be drained meanwhile."""
         self._connections.add(connection)
@@ -318,7 +333,7 @@ class Server:
         elif self._is_retiring:
             connection.retire()
         try:
-            return await connection.run(received, unfinished, came)
+            return await connection.run(received, unfinished, came, asked_at)
         finally:
             self._connections.discard(connection)
 

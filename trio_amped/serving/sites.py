@@ -8,6 +8,7 @@ import trio
 from ..config import Config
 from ..stats import Stats
 from .connection import Connection
+from .request_log import RequestLog
 from .router import Router, open_router
 from .transport import Pace, Turns, transport_of
 
@@ -15,10 +16,13 @@ from .transport import Pace, Turns, transport_of
 class Sites:
     """What `open_sites` has opened; `stats` are its counters, which may be read at any time."""
 
-    def __init__(self, config: Config, stats: Stats, router: Router) -> None:
+    def __init__(
+        self, config: Config, stats: Stats, router: Router, log: RequestLog | None = None
+    ) -> None:
         self.config = config
         self.stats = stats
         self._router = router
+        self._log = log or RequestLog(config)
         self._turns = Turns()
         self._connections: set[Connection] = set()
         self._is_draining = False
@@ -40,6 +44,7 @@ class Sites:
             self._router,
             self.stats,
             first_deadline=trio.current_time() + self.config.head_timeout,
+            log=self._log,
         )
         self.stats.connections += 1
         self.stats.connections_open += 1
@@ -63,11 +68,13 @@ async def open_sites(config: Config) -> AsyncIterator[Sites]:
     `host`, `port`, `max_connections`, `max_connections_per_address`, `fast_lane` and
     `drain_timeout` mean nothing here.
     """
-    stats = Stats()
+    stats, told = Stats(), RequestLog(config)
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(told.opened())
         router = await stack.enter_async_context(open_router(config, stats))
         await router.introduce()
-        yield Sites(config, stats, router)
+        await stack.enter_async_context(told.flushed())
+        yield Sites(config, stats, router, told)
 
 
 async def handle_connection(stream: trio.abc.Stream, sites: Sites, received: bytes = b"") -> None:

@@ -8,10 +8,11 @@ import errno
 import fcntl
 import os
 import socket
+import ssl
 import struct
 import termios
 from collections.abc import Iterator
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import trio
 
@@ -81,12 +82,23 @@ class Outlet(Protocol):
         """Wait until it is our turn to send a part of a file."""
 
 
+class Peer(NamedTuple):
+    """A client as a log knows it; "" where it has no address, or no TLS."""
+
+    address: str
+    tls: str
+
+
 class Transport(Outlet, Protocol):
     """What a connection does to its client. One owner: whoever closes is the only one to use."""
 
     @property
     def peer(self) -> str:
         """The address of the client; "" where it has none."""
+
+    @property
+    def tls(self) -> str:
+        """The version of TLS, once that is known; "" where there is none."""
 
     @property
     def sent(self) -> int:
@@ -187,6 +199,10 @@ class SocketTransport:
         return self._peer or peer_of(self._socket)
 
     @property
+    def tls(self) -> str:
+        return tls_of(self._socket)
+
+    @property
     def sent(self) -> int:
         return self._pace.sent
 
@@ -276,6 +292,20 @@ def peer_of(sock: Socket) -> str:
     return host.removeprefix("::ffff:") if "." in host else host
 
 
+def tls_of(connection: object) -> str:
+    """Return the version of TLS of a stream or socket, as in "TLSv1.3"; "" where there is none."""
+    if not isinstance(connection, trio.SSLStream | ssl.SSLSocket):
+        return ""
+    with contextlib.suppress(trio.NeedHandshakeError):
+        return connection.version() or ""
+    return ""
+
+
+def of_socket(sock: socket.socket, address: str) -> Peer:
+    """Return who is at the other end of a socket; `address`: where a proxy has told it, or ""."""
+    return Peer(address or peer_of(sock), tls_of(sock))
+
+
 def peer_name(sock: Socket) -> object:
     """Return what getpeername(2) says; None where the client is gone."""
     try:
@@ -351,6 +381,10 @@ class StreamTransport:
     def peer(self) -> str:
         sock = socket_of(self._stream)
         return self._peer or (peer_of(sock) if sock else "")
+
+    @property
+    def tls(self) -> str:
+        return tls_of(self._stream)
 
     @property
     def sent(self) -> int:
