@@ -25,7 +25,7 @@ pid {scratch}/nginx.pid;
 error_log stderr;
 events {{ worker_connections {connections}; }}
 http {{
-    access_log off;
+    access_log {log};
     log_not_found off;
     sendfile on;
     {more}
@@ -66,12 +66,16 @@ def nginx_command(
     options: Sequence[str],
     workers: int = 1,
     connections: int = CONNECTIONS,
+    log: str = "off",
 ) -> list[str]:
-    """The command for an nginx that listens there; its configuration goes to `scratch`."""
+    """The command for an nginx that listens there; its configuration goes to `scratch`.
+
+    `log`: what its directive access_log is given.
+    """
     config = scratch / "nginx.conf"
     facts = {"scratch": scratch, "host": HOST, "port": port, "root": root}
     numbers = {"workers": workers, "connections": connections}
-    config.write_text(NGINX.format(more=" ".join(options), **facts, **numbers))
+    config.write_text(NGINX.format(more=" ".join(options), log=log, **facts, **numbers))
     return ["nginx", "-e", "stderr", "-p", str(scratch), "-c", str(config)]
 
 

@@ -38,6 +38,8 @@ class Peer:
     command: tuple[str, ...] = ()
     nginx: tuple[str, ...] | None = None
     nobody: bool = False
+    logs: tuple[str, ...] = ()
+    """What has it write an access log; nginx has a directive for that."""
     package: str | None = None
     rows: tuple[str, ...] = CLASSIC
     """The rows that it is for."""
@@ -67,13 +69,21 @@ def _python(module: str) -> tuple[str, ...]:
 
 
 _AMPED = _python("trio_amped --root {root} --port {port}")
+_LOG = ("--access-log", "{scratch}/access.log")
 _PLACE = "--host 127.0.0.1 --port {port}"
 _ASGI = "bench.hot.starlette_app:app"
 
 # In this order they are measured: those that are compared most closely are neighbours.
 _PEERS = (
-    Peer(EARLIER, "trio_amped as it was: bench/BASE", "ours", _AMPED, rows=tuple(ROWS)),
-    Peer(OURS, "trio_amped", "ours", _AMPED, rows=tuple(ROWS)),
+    Peer(
+        EARLIER,
+        "trio_amped as it was: bench/BASE",
+        "ours",
+        _AMPED,
+        rows=tuple(ROWS),
+        cannot=("log",),  # it has none
+    ),
+    Peer(OURS, "trio_amped", "ours", _AMPED, rows=tuple(ROWS), logs=_LOG),
     Peer(TUNED, "nginx, tuned", "nginx", nginx=_TUNED, rows=tuple(ROWS)),
     Peer(DEFAULT, "nginx, default", "nginx", nginx=(), rows=tuple(ROWS)),
     Peer(
@@ -194,16 +204,20 @@ def running(
     cpus: Sequence[int],
     workers: int = 1,
     wrap: servers.Wrap = rig.identity,
+    *,
+    logs: bool = False,
 ) -> Iterator[Running]:
-    """Start a server on these CPUs, with so many processes."""
+    """Start a server on these CPUs, with so many processes; `logs`: with an access log."""
     with tempfile.TemporaryDirectory() as scratch:
         port = servers.free_port()
         if peer.nginx is not None:
+            log = f"{scratch}/access.log combined buffer=64k" if logs else "off"
             command = servers.nginx_command(
-                Path(scratch), root, port, peer.nginx, workers, peer.connections
+                Path(scratch), root, port, peer.nginx, workers, peer.connections, log
             )
         else:
-            command = [word.format(port=port, root=root) for word in peer.command]
+            words = (*peer.command, *(peer.logs if logs else ()))
+            command = [word.format(port=port, root=root, scratch=scratch) for word in words]
             command += ["--workers", str(workers)] if workers > 1 else []
         if peer.nobody:
             command = rig.as_nobody(command)

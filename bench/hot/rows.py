@@ -82,6 +82,13 @@ _TOUCH = Workload(
     is_fresh=True,
     once=True,
 )
+_LOGGED = Workload(
+    "log",
+    "1 KiB, with an access log in the format `combined`",
+    is_fresh=True,
+    warms_up=True,
+    logs=True,
+)
 _FRESH = (
     _TOUCH,
     replace(
@@ -100,6 +107,7 @@ _FRESH = (
         warms_up=True,
         overlay=True,
     ),
+    _LOGGED,
     replace(
         _TOUCH,
         name="touch-overlay",

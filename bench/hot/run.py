@@ -147,7 +147,7 @@ class Run:
             heads = self._heads(workload, peer, root)
             if workload.status == 200:
                 recall(root, workload.paths)
-            with running(peer, root, self.server_cpus) as server:
+            with running(peer, root, self.server_cpus, logs=workload.logs) as server:
                 seconds = self.seconds if workload.warms_up else FIRST_SECOND
                 if workload.warms_up:
                     measure.run(server, workload, heads, seconds, self.load_cpus)

@@ -61,6 +61,7 @@ class Workload:
     is_fresh: bool = False  # the server is started for it, and has not been asked before
     once: bool = False  # each path once, in any order, and then it ends
     may_end: bool = False  # a connection may end after an answer that did not say so
+    logs: bool = False  # the server writes an access log
     overlay: bool = False  # the files lie on overlayfs, and our server is not their owner
 
     @property
