@@ -1,12 +1,14 @@
 """The log of the command line is written by a thread: whoever logs never waits for its reader."""
 
 import io
+import json
 import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 
 import pytest
 
@@ -258,3 +260,38 @@ def test_the_end_does_not_wait_for_each_line(monkeypatch: pytest.MonkeyPatch) ->
         log.info("a line")
         log.info("another one")
     assert tried == [GUARD]
+
+
+def test_as_json_each_record_is_an_object_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
+    with logs.to_stderr("info", "json") as begin_with:
+        log.info('a "line" of %s', "é\n")
+        begin_with(7)
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            log.exception("a bug")
+    text = stream.getvalue()
+    assert text.isascii()
+    first, second = map(json.loads, text.splitlines())
+    assert first.keys() == {"time", "level", "logger", "message"}
+    assert datetime.fromisoformat(first.pop("time")).tzinfo is not None
+    assert first == {"level": "info", "logger": "trio_amped.test", "message": 'a "line" of é\n'}
+    assert second.keys() == {"time", "level", "logger", "message", "worker", "traceback"}
+    assert (second["level"], second["worker"]) == ("error", 7)
+    assert second["traceback"].startswith("Traceback")
+    assert "ZeroDivisionError" in second["traceback"]
+
+
+def test_losses_are_told_as_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = StuckStream()
+    monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
+    monkeypatch.setattr(logs, "_WAITING", 1)
+    with logs.to_stderr("info", "json"):
+        stream.get_stuck()
+        for _ in range(3):
+            log.info("a line")
+        stream.go_on()
+    *_, last = map(json.loads, stream.getvalue().splitlines())
+    assert last["message"] == "2 lines of this log were lost: nobody read them"

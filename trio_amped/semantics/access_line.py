@@ -162,6 +162,7 @@ _OURS_LARGEST: Final = 32  # bytes of a variable of ours, at most
 _LEAST: Final = 32  # bytes of each text that a line must have room for
 
 Escape: TypeAlias = Callable[[bytes], bytes]
+_Maker: TypeAlias = Callable[[Record, Moment, int | None], bytes]
 
 
 def as_text(value: bytes) -> bytes:
@@ -192,10 +193,11 @@ class LogFormat:
         if not text.isprintable():
             raise ValueError("must be one line of printable text")
         self._names: list[str] = []
-        literals = [self._literal(text[start:end]) for start, end in self._between(text)]
+        literals = [text[start:end].encode() for start, end in self._between(text)]
         if not self._names:
             raise ValueError(f"has no variable, such as $request, and is no name{_near(text)}")
         self._template = b"%b".join(each.replace(b"%", b"%%") for each in literals) + b"\n"
+        self._makers = [self._maker(name) for name in self._names]
         self._room = self._room_for_each_text(literals)
         self.reads = frozenset(FIELDS) & {each.removeprefix("http_") for each in self._names}
         """The request fields that it reads."""
@@ -211,10 +213,6 @@ class LogFormat:
             yield start, found.start()
             start = found.end()
         yield start, len(text)
-
-    @staticmethod
-    def _literal(text: str) -> bytes:
-        return text.encode()
 
     def _room_for_each_text(self, literals: Iterable[bytes]) -> int:
         """Return how many bytes of each text fit into a line that would be too long."""
@@ -234,18 +232,25 @@ class LogFormat:
         return line if len(line) <= LONGEST else self._line(record, moment, self._room)
 
     def _line(self, record: Record, moment: Moment, room: int | None) -> bytes:
-        values = []
-        for name in self._names:
-            if name in _TEXTS:
-                value = _TEXTS[name](record)
-                if room is not None and len(value) > room:
-                    value = value[: room - 3] + b"..."
-                values.append(self._escape(value))
-            elif name in _TIMES:
-                values.append(_TIMES[name](moment))
-            else:
-                values.append(str(_OURS[name](record)).encode())
-        return self._template % tuple(values)
+        return self._template % tuple([make(record, moment, room) for make in self._makers])
+
+    def _maker(self, name: str) -> _Maker:
+        """Return a function that writes a variable, with no more than `room` bytes of a text."""
+        if name in _TIMES:
+            time = _TIMES[name]
+            return lambda record, moment, room: time(moment)
+        if name in _OURS:
+            ours = _OURS[name]
+            return lambda record, moment, room: str(ours(record)).encode()
+        text, escape = _TEXTS[name], self._escape
+
+        def make(record: Record, moment: Moment, room: int | None) -> bytes:
+            value = text(record)
+            if room is not None and len(value) > room:
+                value = value[: room - 3] + b"..."
+            return escape(value)
+
+        return make
 
 
 def _nearest(name: str) -> str:
