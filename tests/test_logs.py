@@ -266,7 +266,7 @@ def test_as_json_each_record_is_an_object_on_a_line(monkeypatch: pytest.MonkeyPa
     stream = io.StringIO()
     monkeypatch.setattr(logs, "_write", lambda text, _: stream.write(text) >= 0)
     with logs.to_stderr("info", "json") as begin_with:
-        log.info('a "line" of %s', "é\n")
+        log.info('a "line" of %s', "é")
         begin_with(7)
         try:
             raise ZeroDivisionError
@@ -277,7 +277,7 @@ def test_as_json_each_record_is_an_object_on_a_line(monkeypatch: pytest.MonkeyPa
     first, second = map(json.loads, text.splitlines())
     assert first.keys() == {"time", "level", "logger", "message"}
     assert datetime.fromisoformat(first.pop("time")).tzinfo is not None
-    assert first == {"level": "info", "logger": "trio_amped.test", "message": 'a "line" of é\n'}
+    assert first == {"level": "info", "logger": "trio_amped.test", "message": 'a "line" of é'}
     assert second.keys() == {"time", "level", "logger", "message", "worker", "traceback"}
     assert (second["level"], second["worker"]) == ("error", 7)
     assert second["traceback"].startswith("Traceback")
