@@ -135,12 +135,6 @@ def test_what_is_no_format(text: str, why: str) -> None:
         LogFormat(text)
 
 
-def test_a_format_says_which_fields_it_reads() -> None:
-    assert LogFormat("common").reads == set()
-    assert LogFormat("combined").reads == {"referer", "user_agent"}
-    assert LogFormat("$http_x_request_id $request").reads == {"x_request_id"}
-
-
 @pytest.mark.parametrize("text", NAMED)
 def test_texts_are_cut_where_the_line_would_be_too_long(text: str) -> None:
     huge = b"GET /" + b"\x01" * 9000 + b" HTTP/1.1\r\nReferer: " + b"\xff" * 9000 + b"\r\n\r\n"

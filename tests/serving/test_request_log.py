@@ -359,6 +359,21 @@ async def test_few_lines_are_written_soon(sink: Sink, autojump_clock: MockClock)
             assert sink.batches.pop() == (b"200\n" * 3, 3)
 
 
+async def test_an_idle_server_keeps_no_answer_for_its_log(
+    sink: Sink, autojump_clock: MockClock
+) -> None:
+    config = Config(access_log_format="$status")
+    async with on_the_lane(SimDisk(FILES), config) as laned, laned.server.request_log.flushed():
+        client = laned.connect()
+        for _ in range(3):
+            await client.send(get("/a.txt"))
+            await client.stream.receive_some()
+        await trio.sleep(0.2)
+        (log,) = sink.logs
+        assert (log._memo, log._noted, log._lines) == ({}, [], [])
+    assert sink.lines == ["200"] * 3
+
+
 async def test_many_lines_are_handed_over_at_once(sink: Sink, autojump_clock: MockClock) -> None:
     async with on_the_lane(SimDisk(FILES), Config(access_log_format="$status")) as laned:
         client = laned.connect()

@@ -199,8 +199,6 @@ class LogFormat:
         self._template = b"%b".join(each.replace(b"%", b"%%") for each in literals) + b"\n"
         self._makers = [self._maker(name) for name in self._names]
         self._room = self._room_for_each_text(literals)
-        self.reads = frozenset(FIELDS) & {each.removeprefix("http_") for each in self._names}
-        """The request fields that it reads."""
 
     def _between(self, text: str) -> Iterable[tuple[int, int]]:
         """Yield where the text between variables is, and note their names."""

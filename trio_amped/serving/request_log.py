@@ -131,6 +131,7 @@ class RequestLog:
             await self._has_lines.wait()
             await trio.sleep(_DELAY)
             self._hand_over()
+            self._memo.clear()  # which keeps answers in memory, and nobody may ask for a long time
 
     def _hand_over(self) -> None:
         """Give the lines to the thread."""
