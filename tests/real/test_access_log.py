@@ -212,3 +212,35 @@ def test_the_server_ends_on_a_hung_disk(root: Path, place: Path) -> None:
             server.wait_for_log(r"the access log does not take its last \d+ bytes")
             disk.release()
             assert server.process.wait(60) == 0
+
+
+@needs("fuse")
+@pytest.mark.parametrize("options", [(), ("--no-fast-lane",), ("--workers", "2")])
+def test_how_long_the_disk_was_waited_for(options: Sequence[str], root: Path, place: Path) -> None:
+    put(place / "backing/slow", content(1000))
+    put(place / "backing/folder/name", b"")
+    log = place / "way.log"
+    form = ("--access-log-format", "$request_uri $status $gate $gate_ms $request_time")
+    options = (*options, "--listing", "--access-log", str(log), *form)
+    with (
+        fuse_disk(root, place / "backing") as disk,
+        running_server(*options, root=root) as server,
+        Client(server) as client,
+    ):
+        disk.delay("read", 0.2)
+        disk.delay("readdir", 0.3)
+        for path in ("/slow", "/folder/"):
+            assert client.get(f"/{disk.path.name}{path}").status == 200
+        for _ in range(2):  # the first may have to be opened
+            assert client.get("/hot").status == 200
+        assert server.stop() == 0
+        lines = [line.split() for line in log.read_text().splitlines()]
+    waited = {}
+    for path, status, gate, milliseconds, seconds in lines:
+        assert status == "200"
+        assert int(milliseconds) <= 1000 * float(seconds) + 1
+        waited[path.rpartition(disk.path.name)[2]] = gate, int(milliseconds)
+    for path, least in (("/slow", 200), ("/folder/", 300)):
+        assert waited[path][0] == "helper"
+        assert waited[path][1] >= least
+    assert waited["/hot"] == ("resident" if "--no-fast-lane" in options else "lane", 0)
