@@ -54,10 +54,12 @@ class Puppet:
     def tell(self, order: bytes, seconds: float) -> None:
         self.told.append((order, seconds, trio.current_time()))
 
-    async def run(self, name: str, listeners: Sequence[Any], options: list[str]) -> str:
+    async def run(
+        self, name: str, listeners: Sequence[Any], options: list[str], access_log: int | None
+    ) -> str:
         self.name, self.listeners = name, listeners
         self.started_at = trio.current_time()
-        assert options == ["--these"]
+        assert (options, access_log) == (["--these"], None)
         try:
             if self.cannot_start:
                 self._end.set()
