@@ -35,7 +35,7 @@ class CommandLine(SphinxDirective):
                 yield from (f".. rubric:: {(group.title or '').capitalize()}", "")
             for action in group._group_actions:
                 value = value_of(action)
-                names = ", ".join(name + value for name in action.option_strings)
+                names = ", ".join(name + value for name in action.option_strings) or value.strip()
                 text = (action.help or "") % {"default": action.default}
                 yield from (f".. option:: {names}", "", f"   {escaped(text)}", "")
 

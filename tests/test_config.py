@@ -69,7 +69,7 @@ NUMBERS = {  # default, least, most: what users rely on
     "max_target": (8 * 1024, 16, 1 << 20),
     "max_fields": (100, 1, 10_000),
     "head_timeout": (10.0, 0.001, NEVER),
-    "keep_alive_timeout": (60.0, 0.001, NEVER),
+    "keep_alive_timeout": (75.0, 0.001, NEVER),
     "send_timeout": (30.0, 0.001, NEVER),
     "send_minimum": (16 * 1024, 1, 1 << 30),
     "open_file_timeout": (10.0, 0, NEVER),

@@ -21,6 +21,7 @@ from .privileges import User, become, check_confinement, check_user, find_user
 from .semantics.printable import printable
 from .serving.server import Server
 from .settings.effective import Effective, effective, packed
+from .settings.environment import VARIABLES
 from .settings.given import renamed
 from .settings.options import UNUSABLE, Parser
 from .settings.toml import as_toml
@@ -32,7 +33,7 @@ log = logging.getLogger("trio_amped")
 
 _FULL_COLLECTION = 1000  # of the next younger generation, see the gc module
 _MOST_WORKERS = 1024
-COMMANDS = ("check", "config")
+COMMANDS = ("check", "config")  # a folder of that name is ./check
 
 
 class Settings(NamedTuple):
@@ -58,8 +59,10 @@ class Settings(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program of the command line; returns the exit status."""
     options = list(sys.argv[1:] if arguments is None else arguments)
-    command = options.pop(0) if options[:1] and options[0] in COMMANDS else ""
     parser = Parser(__version__)
+    if not options and not any(each in VARIABLES for each in os.environ):
+        parser.end_with_usage()
+    command = options.pop(0) if options[:1] and options[0] in COMMANDS else ""
     found, user = _read(parser, options, os.environ)
     if command == "config":
         return _show(found)

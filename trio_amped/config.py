@@ -270,7 +270,12 @@ class Config(Site):
         10.0, "the time for a whole request head", unit="seconds", least=_POSITIVE
     )
     keep_alive_timeout: float = _setting(
-        60.0, "the time that an idle connection is kept", unit="seconds", least=_POSITIVE
+        # Load balancers keep theirs for 60 s. The shorter side must be theirs: a request that is
+        # sent on while we close is an error that its client sees.
+        75.0,
+        "the time that an idle connection is kept; behind a proxy, longer than its own (mostly 60)",
+        unit="seconds",
+        least=_POSITIVE,
     )
     send_timeout: float = _setting(
         30.0,
@@ -320,6 +325,7 @@ class Config(Site):
 
     def __post_init__(self) -> None:
         Site.__post_init__(self)
+        _check_host(self.host)
         if self.access_log is not None and not _is_path(self.access_log):
             raise ValueError("access_log must be a path, or - for standard output")
         try:
@@ -383,6 +389,20 @@ class Config(Site):
     def all_sites(self) -> Sequence[Site]:
         """What is served: the `sites`, or else the one that these settings are."""
         return self.sites or (self,)
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError for what is no address and no name, but a part of a URL."""
+    name, _, port = host.rpartition(":")
+    if not host:
+        raise ValueError("host must not be empty; 0.0.0.0 is any address of IPv4, and :: of both")
+    if host.startswith("["):
+        bare = host[1:].partition("]")[0]
+        raise ValueError(f"host must have no brackets, as in {bare}, not {host!r}")
+    if port.isdecimal() and ":" not in name:
+        raise ValueError(f"host must have no port: {name} and port {port}, not {host!r}")
+    if "/" in host or not host.isprintable() or " " in host:
+        raise ValueError(f"host must be an address or a name, not {host!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -221,7 +221,7 @@ TARGETS: Final = (
         },
         found=(
             {"arguments": ["--charset=--"]},  # argparse made an empty list of it: a traceback
-            {"arguments": ["\x1b[2J"]},  # was printed as it is
+            {"arguments": ["a", "\x1b[2J"]},  # was printed as it is
         ),
     ),
 )

@@ -20,7 +20,8 @@ from trio_amped.semantics.globs import Glob, has_content_hash, split_rule
         ("[ab].c", [b"a.c", b"x/b.c"], [b"c.c", b"[ab].c"]),
         ("[!ab].c", [b"c.c"], [b"a.c", b"x/a.c"]),
         ("[[]", [b"["], [b"[["]),
-        ("[", [b"["], [b""]),
+        ("[]]", [b"]"], [b"[]]"]),
+        ("[!z-a]", [b"a", b"z"], [b""]),
         ("a+(b)|^$.c", [b"a+(b)|^$.c"], [b"aa(b)|^$.c"]),  # no regular expression
         ("*a*a*a*b", [b"aaab", b"x/aaxab"], [b"aab"]),
         # with one: the whole path
@@ -61,6 +62,18 @@ def test_it_is_fnmatch(pattern: str, path: str) -> None:
 def test_an_empty_pattern() -> None:
     with pytest.raises(ValueError, match=r"^must not have an empty pattern$"):
         Glob("")
+
+
+@pytest.mark.parametrize("pattern", ["[", "a[b", "[]", "[!]", "[!", "[a]["])
+def test_a_bracket_that_is_not_closed(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"^must close each \[ of its pattern, not "):
+        Glob(pattern)
+
+
+def test_a_range_without_members() -> None:
+    """Nothing could ever match."""
+    with pytest.raises(ValueError, match=r"^must have a character in each \[\] of its pattern"):
+        Glob("a[z-b]")
 
 
 def test_long_names_take_no_time() -> None:

@@ -68,8 +68,13 @@ def test_sites(tmp_path: Path) -> None:
     ("text", "options", "environment", "says"),
     [
         ("port = 1", (), {"PORT": "70000"}, "TRIO_AMPED_PORT must be at most 65535"),
-        ("", ("--charset", "a b"), {}, "--charset must be a name such as utf-8, or empty, not"),
-        ("charset = 'a b'", (), {}, "FILE, line 1: charset must be a name such as utf-8, or "),
+        ("", ("--charset", "a b"), {}, "--charset must be a character encoding such as utf-8, or"),
+        (
+            "charset = 'a b'",
+            (),
+            {},
+            "FILE, line 1: charset must be a character encoding such as utf-8, ",
+        ),
         ("\nheaders = ['a']", (), {}, "FILE, line 2: headers must be GLOB: Name: value, not 'a'"),
         ("", (), {"HEADERS": "a"}, "TRIO_AMPED_HEADERS must be GLOB: Name: value, not 'a'"),
         ("root = 5", (), {}, "FILE, line 1: root must be a path"),

@@ -15,6 +15,10 @@ _CONTENT_HASH: Final = re.compile(
 )
 
 
+# As fnmatch reads them: a "]" that stands first is a member.
+_BRACKETS: Final = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*+", re.DOTALL)
+
+
 class Glob:
     """A pattern as in fnmatch(3), in which "*" matches slashes as well.
 
@@ -23,8 +27,7 @@ class Glob:
     """
 
     def __init__(self, pattern: str) -> None:
-        if not pattern:
-            raise ValueError("must not have an empty pattern")
+        _check(pattern)
         self._is_whole = "/" in pattern
         if self._is_whole and not pattern.startswith("/"):
             pattern = "/" + pattern
@@ -36,6 +39,16 @@ class Glob:
         """Whether it names the file at `path`, relative to the root."""
         subject = b"/" + path if self._is_whole else path.rpartition(b"/")[2]
         return self._regex.match(subject) is not None
+
+
+def _check(pattern: str) -> None:
+    """Raise ValueError for a pattern that can match nothing, or is none as its writer meant it."""
+    if not pattern:
+        raise ValueError("must not have an empty pattern")
+    if not _BRACKETS.fullmatch(pattern):
+        raise ValueError(f"must close each [ of its pattern, not {pattern!r}; [[] is one itself")
+    if "(?!)" in translate(pattern):  # which stands for a range such as [z-a], and nothing else
+        raise ValueError(f"must have a character in each [] of its pattern, not {pattern!r}")
 
 
 def split_rule(rule: str, form: str) -> tuple[Glob, str]:

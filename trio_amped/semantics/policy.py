@@ -1,5 +1,6 @@
 """Owns what whoever runs the server has chosen: fields and media types by glob, pages. Pure."""
 
+import codecs
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ _TYPE_FORM: Final = "GLOB: TYPE/SUBTYPE"
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _FIELD_VALUE: Final = re.compile(r"[\t -~]*")
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+([ \t]*;[ -~]*)?")
+# Codecs of Python for text, which no client knows.
+_NO_CHARSETS: Final = frozenset(
+    {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "charmap", "undefined"}
+)
 # What the framing, the file or another option decides.
 _OURS: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"}
@@ -129,8 +134,12 @@ def _header_rule(rule: str) -> tuple[Glob, tuple[bytes, bytes]]:
     glob, field = split_rule(rule, _HEADER_FORM)
     name, colon, value = field.partition(":")
     value = value.strip(" \t")
-    if not colon or not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+    if not colon or not name:
         raise ValueError(f"must be {_HEADER_FORM}, not {rule!r}")
+    if not _FIELD_NAME.fullmatch(name):  # RFC 9110 5.6.2
+        raise ValueError(f"must have a name of letters, digits and -, not {name!r}, in {rule!r}")
+    if not _FIELD_VALUE.fullmatch(value):
+        raise ValueError(f"must have a value of visible ASCII, not {value!r}, in {rule!r}")
     if name.lower() in _OURS:
         raise ValueError(f"must not set {name}: the server itself does")
     return glob, (name.encode(), value.encode())
@@ -144,9 +153,17 @@ def _media_type_rule(rule: str) -> tuple[Glob, bytes]:
 
 
 def _charset(name: str) -> bytes:
-    if name and not _FIELD_NAME.fullmatch(name):
-        raise ValueError(f"must be a name such as utf-8, or empty, not {name!r}")
+    if name and not (_FIELD_NAME.fullmatch(name) and _is_encoding(name)):
+        raise ValueError(f"must be a character encoding such as utf-8, or empty, not {name!r}")
     return name.encode()
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether Python knows it as a character encoding, and not as another codec (hex)."""
+    try:
+        return codecs.lookup(name).name not in _NO_CHARSETS and "".encode(name) is not None
+    except (LookupError, ValueError):
+        return False
 
 
 def _page(target: str) -> bytes:

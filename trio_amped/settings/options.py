@@ -13,6 +13,10 @@ PROGRAM: Final = "trio-amped"
 UNUSABLE: Final = 2
 """The exit status for settings that cannot be."""
 
+_SOURCE: Final = "command line"
+_SHORT: Final = (
+    "\n\nServe this folder: {0} .\nSay what would be served: {0} check .\nAll options: {0} --help\n"
+)
 # The groups of --help; what is in none of them is "what to serve, and how".
 _PLACE: Final = ("root", "host", "port", "bind", "trust")
 _RIGHTS: Final = ("user", "confine")
@@ -29,12 +33,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=PROGRAM,
             description="Serve a folder over HTTP, and never let the disk stop the event loop.",
-            usage=f"{PROGRAM} [check | config] [options]",
+            usage=f"{PROGRAM} [check | config] [ROOT] [options]",
             epilog="check: say what would be served, by which gate, and what is odd (exit status "
             "1). config: print the settings that hold, and where each was given. While it serves, "
             "^C or SIGTERM: stop accepting, finish what is being sent, exit 0; twice: at once.",
             allow_abbrev=False,
         )
+        self.add_argument("folder", nargs="?", metavar="ROOT", help="the folder; as --root does")
         self.add_argument("--version", action="version", version=f"trio_amped {version}")
         general = self.add_argument_group("the program")
         rights = self.add_argument_group("least privilege")
@@ -51,30 +56,35 @@ class Parser(argparse.ArgumentParser):
         """Exit with one line, and not the whole usage before it."""
         self.exit(UNUSABLE, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
+    def end_with_usage(self) -> NoReturn:
+        """Exit with what can be said, where nothing was."""
+        self.exit(UNUSABLE, self.format_usage().rstrip() + _SHORT.format(self.prog))
+
     def read(self, arguments: Sequence[str]) -> dict[str, Given]:
         """Return what a command line gives, by the names of settings; exit with one line for a
         value that cannot be. Whether they can be together is not looked at."""
         for each in arguments:
             if each.startswith("--") and each.endswith("=--"):  # argparse makes an empty list of it
                 self.error(f"argument {each[:-3]}: '--' is not a value")
-        given, unknown = self.parse_known_args(arguments)
+        namespace, unknown = self.parse_known_args(arguments)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest_option(unknown[0])}")
+        texts = {name: value for name, value in vars(namespace).items() if value is not None}
+        folder = texts.pop("folder", None)
+        if folder is not None and "root" in texts:
+            self.error(f"the folder is given twice: {folder}, and --root {texts['root']}")
         try:
-            return {
-                name: _given(SETTINGS[name], value)
-                for name, value in vars(given).items()
-                if value is not None
-            }
+            given = {name: _given(SETTINGS[name], value) for name, value in texts.items()}
         except ValueError as error:
             self.error(str(error))
+        return given if folder is None else {**given, "root": Given(folder, "ROOT", _SOURCE)}
 
 
 def _given(setting: Setting, value: str | list[str]) -> Given:
-    name, source = f"--{setting.option}", "command line"
+    name = f"--{setting.option}"
     if isinstance(value, list):
-        return Given(tuple(value), name, source)
-    return read_text(setting, value, name, source)
+        return Given(tuple(value), name, _SOURCE)
+    return read_text(setting, value, name, _SOURCE)
 
 
 def _nearest_option(unknown: str) -> str:
