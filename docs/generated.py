@@ -1,4 +1,4 @@
-"""Two directives: the options of the command line and the settings, as the program has them."""
+"""Directives: the options of the command line and the settings, as the program has them."""
 
 import argparse
 import importlib
@@ -16,6 +16,8 @@ from sphinx.util.typing import stringify_annotation
 
 from trio_amped import __version__, description
 from trio_amped.description import Setting, settings_of
+from trio_amped.settings.environment import VARIABLES
+from trio_amped.settings.given import SETTINGS
 from trio_amped.settings.options import Parser, option_names
 
 if TYPE_CHECKING:
@@ -38,6 +40,22 @@ class CommandLine(SphinxDirective):
                 names = ", ".join(name + value for name in action.option_strings) or value.strip()
                 text = (action.help or "") % {"default": action.default}
                 yield from (f".. option:: {names}", "", f"   {escaped(text)}", "")
+
+
+class Places(SphinxDirective):
+    """A table of all settings: as they are called in a file, the environment, and as an option."""
+
+    def run(self) -> list[nodes.Node]:
+        variables = {each.name: variable for variable, each in VARIABLES.items()}
+        lines = [".. list-table::", "   :header-rows: 1", ""]
+        rows = [("in a file", "in the environment", "option", "default")]
+        for name, each in SETTINGS.items():
+            shown = each.show(each.default) if each.default != () else ""
+            rows.append((name, variables[name], ", ".join(option_names(each)), shown))
+        for row in rows:
+            starts = ["   * - ", *["     - "] * (len(row) - 1)]
+            lines += [start + escaped(cell) for start, cell in zip(starts, row, strict=True)]
+        return parsed(self, [*lines, ""])
 
 
 class Settings(SphinxDirective):
@@ -101,4 +119,5 @@ def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("command-line", CommandLine)
     app.add_directive("settings", Settings)
+    app.add_directive("places-of-settings", Places)
     return {"parallel_read_safe": True}

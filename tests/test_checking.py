@@ -77,7 +77,7 @@ def test_what_anybody_may_write(root: Path) -> None:
         (root / f"a/{number}\n").chmod(0o666)
     assert odd(root) == [
         f"ROOT has 4 files that anybody may write; see chmod(1): {_first(root)}, ...",
-        "ROOT has 1 folders that anybody may write; see chmod(1): .",
+        "ROOT has 1 folder that anybody may write; see chmod(1): .",
     ]
     root.chmod(0o1777)  # sticky, like /tmp: what is there stays whose it is
     assert len(odd(root)) == 1
@@ -95,15 +95,15 @@ def test_what_is_never_served_is_not_looked_at(root: Path) -> None:
     (root / "link").symlink_to("/etc/shadow")
     for name in (".git/x", ".well-known/x", "fifo"):
         (root / name).chmod(0o666)
-    assert odd(root) == ["ROOT has 1 files that anybody may write; see chmod(1): .well-known/x"]
+    assert odd(root) == ["ROOT has 1 file that anybody may write; see chmod(1): .well-known/x"]
 
 
 def test_files_of_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "_is_told", lambda path, _: not path.endswith("b.txt"))
     assert odd(root, gate="nowait") == odd(root, gate="never") == []
     assert odd(root) == [
-        "ROOT has 1 files of other users, of which the kernel does not say whether they are in "
-        "memory; see chown(1): a/b.txt"
+        "ROOT has 1 file of other users, where the kernel does not say what is in memory; "
+        "see chown(1): a/b.txt"
     ]
 
 

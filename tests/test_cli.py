@@ -555,6 +555,20 @@ def test_config_of_what_cannot_be() -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["config", "check"])
+def test_what_is_said_and_nobody_can_have(command: str, root: Path) -> None:
+    says = "trio-amped: error: cannot write to stdout: No space left on device"
+    full = ["sh", "-c", 'exec "$@" > /dev/full', "sh"]
+    assert run(command, str(root), wrap=full).stderr == f"{says}\n"
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    assert run(command, str(root), "--listing", wrap=closed).stderr == ""
+
+
+def test_config_is_utf_8_whatever_the_terminal_is(root: Path) -> None:
+    ascii_only = ["env", "PYTHONIOENCODING=ascii"]
+    assert 'root = "é"  #' in run("config", "é", wrap=ascii_only).stdout
+
+
 def test_check_says_what_would_be_served(root: Path) -> None:
     done = run("check", "--root", str(root), "--error-page", "404=/lost.html")
     assert (done.returncode, done.stderr) == (1, "")

@@ -23,9 +23,7 @@ _MOST: Final = 100_000  # names that are looked at in each root
 _SHOWN: Final = 3  # names in a line
 
 _UNREADABLE: Final = "that the server may not read; see chmod(1)"
-_OF_OTHERS: Final = (
-    "of other users, of which the kernel does not say whether they are in memory; see chown(1)"
-)
+_OF_OTHERS: Final = "of other users, where the kernel does not say what is in memory; see chown(1)"
 _WRITABLE: Final = "that anybody may write; see chmod(1)"
 
 
@@ -90,30 +88,31 @@ def oddities(config: Config, site: Site) -> Iterator[str]:
     if not (site.listing or site.fallback or os.path.exists(index)):
         yield f"{printable(root)} has no index.html, and no listing: its first page is 404"
     found, is_whole = _odd_names(root, asks_kernel=config.gate in ("auto", "mincore"))
-    for kind, names in sorted(found.items()):
+    for (noun, fault), names in sorted(found.items()):
+        count = f"1 {noun}" if len(names) == 1 else f"{len(names)} {noun}s"
         shown = ", ".join(map(printable, names[:_SHOWN]))
         more = ", ..." if len(names) > _SHOWN else ""
-        yield f"{printable(root)} has {len(names)} {kind}: {shown}{more}"
+        yield f"{printable(root)} has {count} {fault}: {shown}{more}"
     if not is_whole:
         yield f"{printable(root)} has more than {_MOST} names: the others were not looked at"
 
 
-def _odd_names(root: str, *, asks_kernel: bool) -> tuple[dict[str, list[str]], bool]:
-    """Return the names below a root by what is odd about them, and whether these are all."""
-    found = defaultdict[str, list[str]](list)
+def _odd_names(root: str, *, asks_kernel: bool) -> tuple[dict[tuple[str, str], list[str]], bool]:
+    """Return the names below a root by what they are of and what is odd; whether these are all."""
+    found = defaultdict[tuple[str, str], list[str]](list)
     for number, (path, entry) in enumerate(_names(root)):
         if number == _MOST:
             return found, False
         name = os.path.relpath(path, root)
         is_folder = stat.S_ISDIR(entry.st_mode)
-        noun = "folders" if is_folder else "files"
+        noun = "folder" if is_folder else "file"
         needed = os.R_OK | os.X_OK if is_folder else os.R_OK
         if not os.access(path, needed, effective_ids=True):
-            found[f"{noun} {_UNREADABLE}"].append(name)
+            found[noun, _UNREADABLE].append(name)
         elif asks_kernel and not is_folder and not _is_told(path, entry):
-            found[f"{noun} {_OF_OTHERS}"].append(name)
+            found[noun, _OF_OTHERS].append(name)
         if entry.st_mode & stat.S_IWOTH and not entry.st_mode & stat.S_ISVTX:
-            found[f"{noun} {_WRITABLE}"].append(name)
+            found[noun, _WRITABLE].append(name)
     return found, True
 
 

@@ -80,10 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(found: Effective) -> int:
     """Write the settings that hold to stdout, as a file for --config."""
     try:
-        print(as_toml(found), end="")
+        return _say(as_toml(found))
     except ValueError as error:
         return fail(str(error))
-    return 0
 
 
 def _check(settings: Settings) -> int:
@@ -93,8 +92,20 @@ def _check(settings: Settings) -> int:
     served, odd = trio.run(look, settings.config)
     for site in settings.config.all_sites:
         odd += oddities(settings.config, site)
-    print("\n".join([*served, *(f"odd: {line}" for line in odd)]))
-    return 1 if odd else 0
+    lines = [*served, *(f"odd: {line}" for line in odd)]
+    return _say("".join(f"{line}\n" for line in lines), status=1 if odd else 0)
+
+
+def _say(text: str, status: int = 0) -> int:
+    """Write to stdout, without the buffer that the interpreter would write at its end once more;
+    returns the exit status."""
+    rest = text.encode("utf-8", "backslashreplace")
+    try:
+        while rest and sys.stdout is not None:  # None: it was closed when we started
+            rest = rest[os.write(sys.stdout.fileno(), rest) :]
+    except OSError as error:  # nobody reads on, or no space
+        return fail(f"cannot write to stdout: {error.strerror}")
+    return status
 
 
 def _serve(settings: Settings) -> int:

@@ -177,7 +177,7 @@ def test_check_looks_as_who_would_serve(root: Path) -> None:
     done = subprocess.run(for_strangers(argv), capture_output=True, text=True, timeout=GUARD)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[2:] == [
-        f"odd: {root} has 2 files of other users, of which the kernel does not say whether they "
-        "are in memory; see chown(1): hot, folder/name",
-        f"odd: {root} has 1 files that the server may not read; see chmod(1): secret",
+        f"odd: {root} has 2 files of other users, where the kernel does not say what is in "
+        "memory; see chown(1): hot, folder/name",
+        f"odd: {root} has 1 file that the server may not read; see chmod(1): secret",
     ]

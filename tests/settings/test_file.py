@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trio_amped.settings.file import read_file
-from trio_amped.settings.given import Given
+from trio_amped.settings.given import SETTINGS, Given
 
 
 @pytest.fixture
@@ -78,6 +80,25 @@ def test_what_cannot_be(text: str, says: str, path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.toml") as caught:
         read_file(str(path))
     assert str(caught.value).startswith(f"{path}{says}")
+
+
+_WORDS = st.sampled_from(['"a"', "1", "-1", "1.5", "inf", "true", "[]", '["a"]', "[1]", "{}", "x"])
+_KEYS = st.sampled_from([*SETTINGS, "site", "a.b", "'q'", "[site]", "[[site]]", "#", "é"])
+
+
+@given(st.lists(st.builds("{} = {}".format, _KEYS, _WORDS) | _KEYS | st.text(max_size=9)))
+def test_any_file_gives_settings_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    said, names = str(path), set[str]()
+    try:
+        names = set(read_file(str(path)).values)
+    except ValueError as error:
+        said = str(error)
+    assert said.startswith(str(path))
+    assert names <= SETTINGS.keys() - {"config"}
 
 
 def test_a_file_that_cannot_be_read(path: Path) -> None:
