@@ -139,10 +139,11 @@ def running_server(
     so that `pid` is the server's. The server is listening when this is entered.
     """
     given = {option.partition("=")[0] for option in options}
-    usual = [] if root is None else [f"--root={root}"]
-    usual += [] if "--bind" in given else ["--host=127.0.0.1", "--port=0"]
-    usual += PATIENCE
-    argv = [*program, *(each for each in usual if each.partition("=")[0] not in given)]
+    where = {} if "--bind" in given else {"--host": "127.0.0.1", "--port": "0"}
+    where |= {} if root is None else {"--root": str(root)}
+    argv = [*program]
+    argv += [word for name in where.keys() - given for word in (name, where[name])]
+    argv += [each for each in PATIENCE if each.partition("=")[0] not in given]
     argv += [*COMMON_OPTIONS, *options]
     with _server_environment() as environment:
         process = subprocess.Popen(
