@@ -142,7 +142,7 @@ def running_server(
     where = {} if "--bind" in given else {"--host": "127.0.0.1", "--port": "0"}
     where |= {} if root is None else {"--root": str(root)}
     argv = [*program]
-    argv += [word for name in where.keys() - given for word in (name, where[name])]
+    argv += [word for name in where if name not in given for word in (name, where[name])]
     argv += [each for each in PATIENCE if each.partition("=")[0] not in given]
     argv += [*COMMON_OPTIONS, *options]
     with _server_environment() as environment:
