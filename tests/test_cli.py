@@ -521,6 +521,14 @@ def test_several_sites_in_a_file(place: Path, root: Path) -> None:
             assert client.get("/o/small").body == b"other"
 
 
+@pytest.mark.parametrize("command", [["--workers=2"], ["--workers=1"], ["check"]])
+def test_a_site_whose_root_is_missing(command: list[str], place: Path, root: Path) -> None:
+    file = place / "a.toml"
+    file.write_text(f'[[site]]\nroot = "{root}"\n[[site]]\nroot = "{place}/lost"\nprefix = "/o"\n')
+    says = only_line(*command, "--port=0", f"--config={file}")
+    assert says == f"cannot serve {place}/lost: No such file or directory; see its [[site]]"
+
+
 def test_a_file_that_cannot_be(place: Path) -> None:
     file = place / "a\x1b.toml"
     file.write_text("port = 0\nlisting = 1\n")

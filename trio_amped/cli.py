@@ -261,4 +261,6 @@ def _explain(config: Config, error: OSError) -> str:
         return f"cannot write the access log {place}: {error.strerror}; see --access-log"
     if error.errno == errno.EAGAIN:
         return f"cannot serve {root}: {error.strerror}; allow more processes, see ulimit -u"
+    if config.sites and error.filename is not None:  # of which site it is, only the error says
+        return f"cannot serve {os.fsdecode(error.filename)}: {error.strerror}; see its [[site]]"
     return f"cannot serve {root}: {error.strerror or error}; give a readable folder with --root"
