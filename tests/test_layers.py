@@ -19,7 +19,7 @@ LEAVES: Final = frozenset({"config", "deadlines", "description", "stats"})
 MAY_IMPORT: Final = {
     "semantics": frozenset[str](),
     "disk": LEAVES | {"semantics"},
-    "serving": LEAVES | {"semantics", "disk", "listening", "access_log", "urls"},
+    "serving": (LEAVES | {"semantics", "disk", "listening", "access_log", "certificates", "urls"}),
     # Not a room: the serving room for clients whom an ASGI server awaits.
     "asgi": LEAVES | {"semantics", "disk", "serving"},
     # The serving room, for the tests of others.
@@ -35,11 +35,12 @@ MAY_IMPORT: Final = {
     "supervisor": LEAVES | {"access_log", "listening", "notify", "worker_process"},
     "access_log": frozenset[str](),
     "listening": frozenset({"binds", "semantics"}),
+    "certificates": frozenset({"config", "semantics"}),
     "notify": frozenset({"semantics"}),
     "worker_process": frozenset({"stats"}),
-    "worker": (
-        LEAVES | {"cli", "listening", "logs", "privileges", "serving", "settings", "worker_process"}
-    ),
+    "worker": LEAVES
+    | {"certificates", "cli", "listening", "logs", "privileges", "serving", "settings"}
+    | {"worker_process"},
     "privileges": frozenset[str](),
     "checking": LEAVES | {"binds", "semantics", "disk", "serving"},
 }

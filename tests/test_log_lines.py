@@ -28,6 +28,10 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "info: 'serving %s', printable(os.fspath(site.root))",
         "exception: 'a bug: the disk is closed until the next request'",
     ),
+    "certificates.py": (
+        "error: 'the certificate stays what it was: %s', printable(str(error))",
+        "info: 'new connections get the new certificate in %s', printable(self._certificate)",
+    ),
     "cli.py": (
         "info: 'stopped; %s', _summary(server.stats)",
         "warning: 'as root it can read every file; --user NAME serves as somebody else'",
@@ -81,6 +85,8 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'a connection cannot be watched: %s', error.strerror",
         "exception: 'a bug in the fast lane'",
         "exception: 'a bug in the fast lane'",
+        "debug: 'a handshake has failed: %s', error",
+        "exception: 'a bug in the fast lane'",
         "debug: 'a client is gone: %s', error",
     ),
     "notify.py": ("warning: 'the service manager cannot be told %s: %s', state, error.strerror",),
@@ -97,7 +103,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "serving/router.py": ("info: '%s', line",),
     "serving/server.py": (
-        "info: 'serving %s at %s', printable(roots), printable(_urls(listener))",
+        "info: 'serving %s at %s', printable(roots), printable(self._urls(listener))",
         "warning: '%d connections at most: %s', most, why",
         "error: 'a connection cannot be served: %s', error.strerror",
     ),

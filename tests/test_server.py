@@ -22,7 +22,7 @@ from tests.rig import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.rig.server import COMMON_OPTIONS
 from trio_amped import Config
 from trio_amped.disk import helper
-from trio_amped.serving.lane import Handover
+from trio_amped.serving.handover import Handover
 from trio_amped.serving.router import Router
 from trio_amped.testing import SimDisk
 

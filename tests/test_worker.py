@@ -63,7 +63,7 @@ class Desk:
             self.has_started = True
 
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(self.listener.dup()))]
-        self.status = await worker._serve(self._config, self._theirs, listeners, start)
+        self.status = await worker._serve(self._config, None, self._theirs, listeners, start)
         self._theirs.close()
         self.ended_at = trio.current_time()
         self.ended.set()

@@ -68,16 +68,17 @@ def _warnings_in(lines: list[str]) -> Iterator[None]:
         log.propagate = before
 
 
-def _place(bind: Bind, prefix: str) -> str:
+def _place(bind: Bind, prefix: str, scheme: str) -> str:
     address = bind.text.partition(",")[0]
     if not isinstance(bind.place, Tcp):
         return f"{address} at {prefix}"
     host, _, port = address.rpartition(":")
-    return f"http://{host}:{port if bind.place.port else 'any free port'}{prefix}"
+    return f"{scheme}://{host}:{port if bind.place.port else 'any free port'}{prefix}"
 
 
 def _url(config: Config, site: Site) -> str:
-    at = ", ".join(_place(bind, site.prefix) for bind in config.binds)
+    scheme = "http" if config.tls_cert is None else "https"
+    at = ", ".join(_place(bind, site.prefix, scheme) for bind in config.binds)
     return f"{at} for {', '.join(site.hosts)}" if site.hosts else at
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import trio
 
-from . import __version__, logs
+from . import __version__, certificates, logs
 from .checking import look, oddities
 from .config import ROOTS, Config, Process
 from .listening import CannotListen
@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(found.config, found.process, user)
     try:
         _check_rights(settings)
-    except ValueError as error:
+        certificates.load(settings.config)  # with the rights that a supervisor has
+    except (ValueError, certificates.CertificateError) as error:
         return fail(str(error))
     try:
         return _check(settings) if command == "check" else _serve(settings)

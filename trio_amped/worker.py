@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from . import cli, logs
+from . import certificates, cli, logs
+from .certificates import Certificates
 from .config import ROOTS, Config
 from .listening import listener_of
 from .privileges import become, confine, landlock_version
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
     listeners = [listener_of(sock, binds[int(n)]) for sock, n in zip(socks, which, strict=True)]
     cli.collect_rarely()
     try:
+        pair = certificates.load(settings.config)  # the key may be root's alone
         _give_up_rights(settings)
     except OSError as error:
         with channel:
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> int:
             logging.disable(logging.NOTSET)
             begin_with(int(number))
 
-        return trio.run(_serve, settings.config, channel, listeners, has_started, log_fd)
+        return trio.run(_serve, settings.config, pair, channel, listeners, has_started, log_fd)
 
 
 def _give_up_rights(settings: cli.Settings) -> None:
@@ -96,6 +98,7 @@ def _reason(error: OSError) -> tuple[object, ...]:
 
 async def _serve(
     config: Config,
+    pair: Certificates | None,
     sock: socket.socket,
     listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     has_started: Callable[[], None],
@@ -104,6 +107,7 @@ async def _serve(
     server = Server(config)
     if log_fd is not None:
         server.request_log.replace(log_fd)
+    server.certificates = pair
     channel = trio.socket.from_stdlib_socket(sock)
     status = 0
     async with trio.open_nursery() as around:

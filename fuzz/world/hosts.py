@@ -16,7 +16,8 @@ from fuzz.world.disk import WorldDisk
 from tests.serving.peers import WAYS, Stream
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
-from trio_amped.serving.lane import Handover, Lane
+from trio_amped.serving.handover import Handover
+from trio_amped.serving.lane import Lane
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
 from trio_amped.serving.sites import Sites, handle_connection

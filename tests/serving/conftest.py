@@ -1,13 +1,12 @@
 """The clock on the wall stands still, so that answers can be compared byte by byte; and what is
-asked by `converse` is asked of h11 alone, of kept answers, and of the fast lane."""
+asked by `converse` is asked of h11 alone, of kept answers, and of the fast lane, also by TLS."""
 
 import ssl
 import time
 
 import pytest
-import trustme
 
-from tests.serving.peers import WAYS, Ways
+from tests.serving.peers import TLS, WAYS, Ways, client_context, server_context
 from tests.simulated import NOW
 
 
@@ -19,7 +18,7 @@ def wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ways = ["plain"]
     if {"converse", "Case", "Row"} & vars(metafunc.module).keys():
-        ways = ["lane"] if metafunc.config.getoption("--brief") else list(WAYS)
+        ways = ["lane"] if metafunc.config.getoption("--brief") else [*WAYS, TLS]
     long = getattr(metafunc.module, "LONG_WAYS", ())
     each = [pytest.param(way, marks=[pytest.mark.long] * (way in long)) for way in ways]
     metafunc.parametrize("way", each, indirect=True)
@@ -31,19 +30,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(scope="session")
-def authority() -> trustme.CA:
-    return trustme.CA()
+def of_server() -> ssl.SSLContext:
+    return server_context()
 
 
 @pytest.fixture(scope="session")
-def of_server(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("a.example").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="session")
-def of_client(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+def of_client() -> ssl.SSLContext:
+    return client_context()

@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
 import select
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import trio
+import trustme
 from trio.testing import (
     MemoryReceiveStream,
     MemorySendStream,
@@ -16,6 +19,8 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
+from tests.serving.tls_client import TlsClient
+from trio_amped import certificates
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.lane import Lane
@@ -149,28 +154,61 @@ class Ways:
 
 async def converse(disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None) -> bytes:
     """All that a connection sends to a client that sends these pieces and ends its side."""
-    return await WAYS[Ways.name](disk, pieces, config)
+    return await (converse_by_tls if Ways.name == TLS else WAYS[Ways.name])(disk, pieces, config)
+
+
+async def converse_by_tls(
+    disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
+) -> bytes:
+    """The same on the fast lane by TLS: each piece is a record."""
+    async with on_the_lane(disk, config, context=server_context()) as laned:
+        return await _conversed(await laned.connect_by_tls(client_context()), pieces)
 
 
 async def converse_by_lane(
     disk: SimDisk, pieces: Iterable[bytes], config: Config | None = None
 ) -> bytes:
-    """The same on the fast lane. Each piece is sent when nothing is left to do for the last one."""
+    """The same on the fast lane."""
+    async with on_the_lane(disk, config) as laned:
+        return await _conversed(laned.connect(), pieces)
+
+
+async def _conversed(client: Client, pieces: Iterable[bytes]) -> bytes:
+    """Send each piece when nothing is left to do for the last one; return all that comes."""
     received = bytearray()
 
     async def receive_all() -> None:
         received.extend(await client.receive_all())
 
-    async with on_the_lane(disk, config) as laned:
-        client = laned.connect()
-        async with trio.open_nursery() as receiving:
-            receiving.start_soon(receive_all)
-            with contextlib.suppress(trio.BrokenResourceError):
-                for piece in pieces:
-                    await client.send(piece)
-                    await wait_all_tasks_blocked()
-                await client.stream.send_eof()
+    async with trio.open_nursery() as receiving:
+        receiving.start_soon(receive_all)
+        with contextlib.suppress(trio.BrokenResourceError):
+            for piece in pieces:
+                await client.send(piece)
+                await wait_all_tasks_blocked()
+            await client.stream.send_eof()
     return bytes(received)
+
+
+@functools.cache
+def authority() -> trustme.CA:
+    """Who has signed the certificates of servers. All keys are of the kind that costs little."""
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@functools.cache
+def server_context() -> ssl.SSLContext:
+    """That of a server with a certificate for a.example."""
+    context = certificates.new_context()
+    authority().issue_cert("a.example", key_type=trustme.KeyType.ECDSA).configure_cert(context)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    """A new one, of a client that trusts the authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority().configure_trust(context)
+    return context
 
 
 class Laned:
@@ -182,8 +220,17 @@ class Laned:
         self.lane = lane
         self.clients: list[Client] = []
 
+    async def connect_by_tls(self, context: ssl.SSLContext) -> Client:
+        """A new client that has shaken hands."""
+        client = self.connect()
+        assert isinstance(client.stream, trio.SocketStream)
+        stream = TlsClient(client.stream, context)
+        await stream.shake_hands()
+        client.stream = stream
+        return client
+
     def connect(self) -> Client:
-        """A new client, whose connection the lane owns."""
+        """A new client, whose connection the lane owns, at least after a handshake."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         self.lane.adopt(theirs)
@@ -203,10 +250,18 @@ class Laned:
 
 @contextlib.asynccontextmanager
 async def on_the_lane(
-    disk: SimDisk, config: Config | None = None, listeners: Sequence[trio.SocketListener] = ()
+    disk: SimDisk,
+    config: Config | None = None,
+    listeners: Sequence[trio.SocketListener] = (),
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Laned]:
-    """A server with a fast lane; when it is cancelled at the end, it leaves nothing open."""
+    """A server with a fast lane; when it is cancelled at the end, it leaves nothing open.
+
+    `context`: it has TLS.
+    """
     server = Server(config or Config())
+    if context is not None:
+        server._context = lambda: context
     disk.has_real_descriptors = True
     async with trio.open_nursery() as nursery:
         sites = Router(server.config, [disk])
@@ -248,6 +303,7 @@ async def converse_by_task(
     return bytes(await sender.get_data())
 
 
+TLS: Final = "tls"
 WAYS: Final = {
     "plain": converse_by_task,
     "recognised": converse_by_task,

@@ -34,8 +34,10 @@ from trio_amped.config import Config
 from trio_amped.disk.interface import OpenFile
 from trio_amped.semantics.body import Body
 from trio_amped.serving import lane as lane_module
+from trio_amped.serving import sending
 from trio_amped.serving.parked import Parked
 from trio_amped.serving.replies import Replies, Reply
+from trio_amped.stats import Stats
 from trio_amped.testing import SimDisk, SimFile
 
 SWEEP = 1.0  # seconds: how late the end of an idle connection may be
@@ -1123,14 +1125,14 @@ async def test_in_a_pipeline_each_request_is_answered_with_what_there_is(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one may have been sent after the file was written."""
-    inode, real = SimFile(A), lane_module.Lane._send
+    inode, real = SimFile(A), sending.send
 
-    def send(lane: lane_module.Lane, sock: socket.socket, answer: Reply) -> Body:
-        rest = real(lane, sock, answer)
+    def send(sock: socket.socket, answer: Reply, stats: Stats) -> Body:
+        rest = real(sock, answer, stats)
         inode.content, inode.mtime_ns = b"abc", inode.mtime_ns + 1
         return rest
 
-    monkeypatch.setattr(lane_module.Lane, "_send", send)
+    monkeypatch.setattr(sending, "send", send)
     async with on_the_lane(SimDisk({b"a.txt": inode}), CONFIG) as laned:
         client = laned.connect()
         await client.send(get("/a.txt") * 2)

@@ -13,8 +13,8 @@ from trio.testing import MockClock, memory_stream_pair
 from tests.rig import GUARD
 from tests.serving.cases import PATIENT
 from trio_amped import Server
+from trio_amped.serving.arrivals import BoundedListener
 from trio_amped.serving.room import Guests, Room, guest_of
-from trio_amped.serving.server import _BoundedListener
 from trio_amped.stats import Stats
 
 ASKING = b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -154,7 +154,7 @@ async def test_streams_without_an_address_are_not_counted() -> None:
         streams = [memory_stream_pair()[0] for _ in range(2)]
         unix = trio.SocketStream(trio.socket.from_stdlib_socket(theirs.dup()))
         room = Room(Stats(), 100, 1)
-        bounded = _BoundedListener(Once(*streams, unix), room)
+        bounded = BoundedListener(Once(*streams, unix), room)
         for _ in range(3):
             async with await bounded.accept() as arrival:
                 await arrival.enter()
@@ -169,7 +169,7 @@ async def test_who_waits_for_a_place_counts_and_stops_counting_when_cancelled() 
         room.enter()
         with trio.CancelScope() as scope:
             async with (
-                await _BoundedListener(Once(stream), room).accept() as arrival,
+                await BoundedListener(Once(stream), room).accept() as arrival,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(arrival.enter)

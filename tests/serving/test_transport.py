@@ -122,8 +122,7 @@ async def test_a_stream_transport_sends_no_files(autojump_clock: MockClock) -> N
     assert not transport.can_send_files
     with pytest.raises(NotImplementedError):
         await transport.send_file(0, 0, 1)
-    with pytest.raises(NotImplementedError):
-        await transport.turn()
+    await transport.turn()  # there is nobody to wait for
 
 
 class Failing(socket.socket):

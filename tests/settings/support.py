@@ -75,9 +75,18 @@ def configs() -> st.SearchStrategy[Config]:
     of_site = frozenset(settings_of(Site))
     sites = st.tuples(_some(Site, frozenset({"prefix"})), _some(Site, frozenset({"prefix"})))
     several = st.builds(
-        lambda values, found: Config(**values, sites=_two(*found)), _some(Config, of_site), sites
+        lambda values, found: Config(**_paired(values), sites=_two(*found)),
+        _some(Config, of_site),
+        sites,
     )
-    return _some(Config).map(lambda values: Config(**values)) | several
+    return _some(Config).map(lambda values: Config(**_paired(values))) | several
+
+
+def _paired(values: dict[str, Any]) -> dict[str, Any]:
+    """A certificate is given together with its key."""
+    if None in (values.get("tls_cert"), values.get("tls_key")):
+        return {name: each for name, each in values.items() if not name.startswith("tls_")}
+    return values
 
 
 def _two(one: dict[str, Any], two: dict[str, Any]) -> tuple[Site, Site]:

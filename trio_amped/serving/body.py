@@ -113,12 +113,12 @@ class BodySender:
             if self._sends_file(self._file):
                 offset += await self._send_some(self._file, offset, end)
                 continue
-            if self._transport.can_send_files and not self._file.is_by_copy:
+            if not self._file.is_by_copy:
                 # Neither a read nor a send that need not wait is a checkpoint.
                 await self._transport.turn()
             data = await self._read_some(self._file, offset, end)
-            await self._transport.send(data)
             offset += len(data)
+            await self._transport.send(data, more=offset < end or any(map(len, self._parts)))
 
     async def _read_some(self, file: OpenFile, offset: int, end: int) -> bytes:
         """Read what is sent as a copy: no more than the transport wants in memory."""

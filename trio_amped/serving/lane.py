@@ -10,14 +10,15 @@ import logging
 import math
 import select
 import socket
+import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Collection
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
 from ..config import Config
-from ..disk.interface import FileChanged
 from ..disk.jobs import Asker, asking
 from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body, FileSpan
@@ -26,12 +27,15 @@ from ..stats import Stats
 from .acceptor import Acceptor, Forwarded
 from .connection import Unfinished
 from .crowd import MANY, Crowd
+from .handover import Handover
 from .parked import Group, Groups, Parked
 from .replies import Replies, Reply
 from .request_log import Begun, Noted, RequestLog
 from .room import Room, given, guest_of
 from .router import Router
-from .transport import ClientGone, close_socket, peer_of, send_file
+from .tls import TlsSocket
+from .transport import ClientGone, close_socket, peer_of
+from .wire import ShakesHands, Unsent, Wire
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -41,7 +45,6 @@ _LATER: Final = 0.0005  # the same of what others go before
 _PIPELINED: Final = 16  # requests of one connection in one go
 _MISSES: Final = 8  # of one request; a task goes on with what has no end
 _SHORT: Final = 1.0  # seconds that need not be waited for once more
-_SENT: Final = 2 * 2**20  # bytes of a file in one go
 _SWEPT: Final = 100  # connections that are closed in one go
 _LINGER_SECONDS: Final = 5.0
 _LINGER_BYTES: Final = 4 * 2**20
@@ -49,25 +52,6 @@ _SWEEP: Final = 1.0  # seconds between looks for connections that were idle for 
 _PAUSE: Final = 0.1  # seconds, when the system has no room for what is watched
 _READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
 _ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-
-
-class Handover(NamedTuple):
-    """A connection that a task of its own goes on with, and owns from here on.
-
-    `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
-    that has not come yet. `came`: what the first request that was received has waited for.
-    `guest`: whom the connection is counted for (room.py). `peer`: the client's address, where a
-    proxy has told it. `asked_at`: a time of trio's, since when the first request waits.
-    """
-
-    sock: socket.socket
-    received: bytes
-    first_deadline: float | None = None
-    unfinished: Unfinished | None = None
-    came: Arrivals | None = None
-    guest: str = ""
-    peer: str = ""
-    asked_at: float | None = None
 
 
 class Lane:
@@ -81,13 +65,17 @@ class Lane:
         room: Room,
         hand_over: Callable[[Handover], None],
         log: RequestLog,
+        context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
+        """`context`: of the connections that it accepts, if they have TLS."""
         self._config = config
         self._stats = stats
         self._match = router.recogniser.match
         self._replies = Replies(router)
         self._room = room
         self._hand_over = hand_over
+        self._context = context
+        self._shaking: deque[Parked] = deque()  # those whose handshakes can go on
         self._clock = router.clock
         self._limits = config.head_limits
         self._harmless = self._limits.harmless(MOST_FIELDS)
@@ -130,11 +118,12 @@ class Lane:
                 listener.close()
             for came in self._acceptor.end_prefaces():
                 self._hand_over(
-                    Handover(came.sock, came.rest, came.deadline, None, None, *_who(came))
+                    Handover(*self._encrypted(came), came.deadline, None, None, *_who(came))
                 )
             for fd in list(self._parked):
-                self._hand_over(self._left(self._unpark(fd)))
+                self._hand_over(Handover.at_the_end(self._unpark(fd)))
             self._crowd.came.clear()
+            self._shaking.clear()
             self._epoll.close()
 
     async def _wait_for_events(self) -> None:
@@ -145,16 +134,7 @@ class Lane:
             log.error("the connections cannot be watched: %s", error.strerror)
             await trio.sleep(_PAUSE)
 
-    def _left(self, parked: Parked) -> Handover:
-        """What a task does about it in the end: wait for the end of their side, or answer what was
-        received and what has just come, and say that this is the last."""
-        who = _who(parked)
-        if not parked.lingers:
-            return Handover(parked.sock, parked.rest, None, None, None, *who)
-        last = Unfinished(b"", (), None, None, closes=True)
-        return Handover(parked.sock, b"", None, last, None, *who)
-
-    def park(self, sock: socket.socket, received: bytes, guest: str, peer: str = "") -> None:
+    def park(self, sock: Wire, received: bytes, guest: str, peer: str = "") -> None:
         """Take over a connection that a task is done with; `received` is to be answered yet.
 
         It is closed if the lane has ended meanwhile.
@@ -178,21 +158,29 @@ class Lane:
         """Most have sent something already, and some are closed at once: those need not be
         watched."""
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
-        parked = self._own(sock, deadline, guest, is_new=True)
+        wire = TlsSocket(sock, self._context()) if self._context else sock
+        parked = self._own(wire, deadline, guest, is_new=True)
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
     def _forward(self, came: Forwarded) -> None:
         """The same, where a proxy has told whose the connection is."""
-        fd = came.sock.fileno()
-        parked = self._own(came.sock, came.deadline, came.guest, is_new=True)
-        parked.peer, parked.rest = came.peer, came.rest
+        wire, rest = self._encrypted(came)
+        fd = wire.fileno()
+        parked = self._own(wire, came.deadline, came.guest, is_new=True)
+        parked.peer, parked.rest = came.peer, rest
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
-    def _own(self, sock: socket.socket, deadline: float, guest: str, *, is_new: bool) -> Parked:
+    def _encrypted(self, came: Forwarded) -> tuple[Wire, bytes]:
+        """Return the connection behind a preface, and what it begins with; by TLS nothing yet."""
+        if self._context is None:
+            return came.sock, came.rest
+        return TlsSocket(came.sock, self._context(), came.rest), b""
+
+    def _own(self, sock: Wire, deadline: float, guest: str, *, is_new: bool) -> Parked:
         parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new, guest)
         self._has_work.set()
         return parked
@@ -273,7 +261,7 @@ class Lane:
         idle = [
             (since, fd)
             for fd, each in self._parked.items()
-            if _is_idle(each) and ((since := self._idle_since(each)) <= late or not each.is_new)
+            if each.is_idle and ((since := self._idle_since(each)) <= late or not each.is_new)
         ]
         for _, fd in heapq.nsmallest(given(len(idle)), idle):
             if (parked := self._parked.get(fd)) is not None:
@@ -300,6 +288,8 @@ class Lane:
         self._crowd.disperse()
         if self._crowd.has_more:
             has_more |= self._take_later(self._begin_turn() + _LATER)
+        if self._shaking:
+            has_more |= self._shake_hands(self._begin_turn() + _LATER)
         if self._has_here:
             self._begin_moment()
         return has_more
@@ -326,7 +316,7 @@ class Lane:
                 # An earlier event may have closed it, and a new connection may have its number:
                 # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
-                    if self._crowd.is_here and event & _ENDED and not _is_busy(parked):
+                    if self._crowd.is_here and event & _ENDED and not parked.is_busy:
                         self._put_off(parked, parked.rest)
                     else:
                         self._receive(fd, parked)
@@ -455,6 +445,13 @@ class Lane:
                 return
             try:
                 received = parked.sock.recv(_RECEIVE)
+            except ShakesHands:
+                parked.waits = True
+                self._shaking.append(parked)
+                return
+            except Unsent:
+                self._hand_over(Handover.to_flush(self._unpark(fd)))
+                return
             except BlockingIOError:
                 return
             except OSError:
@@ -467,6 +464,43 @@ class Lane:
             log.exception("a bug in the fast lane")
             if self._parked.get(fd) is parked:
                 self._close(fd)
+
+    def _shake_hands(self, stop: float) -> bool:
+        """Go on with handshakes, at least one, until `stop`; return whether there are more.
+
+        A flood of them adds a step to what the others wait for, and not the flood.
+        """
+        while self._shaking:
+            parked = self._shaking.popleft()
+            self._go_on_shaking(parked.sock.fileno(), parked)
+            if time.monotonic() >= stop:
+                break
+        return bool(self._shaking)
+
+    def _go_on_shaking(self, fd: int, parked: Parked) -> None:
+        assert isinstance(parked.sock, TlsSocket)
+        if self._parked.get(fd) is not parked:  # it was handed over, or closed
+            return
+        parked.waits = False
+        try:
+            is_complete = parked.sock.shake_hands()
+        except BlockingIOError:
+            is_complete = False
+        except OSError as error:
+            log.debug("a handshake has failed: %s", error)
+            self._close(fd)
+            return
+        except Exception:  # the others share this task
+            log.exception("a bug in the fast lane")
+            self._close(fd)
+            return
+        if is_complete:
+            self._receive(fd, parked)
+        elif parked.sock.unsent or parked.deadline <= self._clock.now:
+            self._unpark(fd)
+            self._hand_over(Handover(parked.sock, b"", parked.deadline, None, None, *_who(parked)))
+        if self._parked.get(fd) is parked:
+            self._watch(fd, parked)
 
     def _go_on(self, fd: int, parked: Parked, among: Group | None) -> None:
         """Answer what was received before."""
@@ -512,7 +546,7 @@ class Lane:
             stats.responses[reply.status] += 1
             before = stats.bytes_sent
             try:
-                body = self._send(parked.sock, reply)
+                body = parked.send(parked.sock, reply, stats)
             except (ClientGone, OSError) as error:
                 self._lose(fd, error, self._log.begin_by_lane(parked, match[0], reply, before))
                 return
@@ -576,7 +610,7 @@ class Lane:
             self._finish(fd)
             return
         disk = file = None
-        if rest and reply.rest is not None:
+        if rest and isinstance(rest[-1], FileSpan):
             assert reply.disk is not None
             assert reply.file is not None
             disk = reply.disk
@@ -605,40 +639,6 @@ class Lane:
     def _is_allowed(self, head: bytes) -> bool:
         return self._limits.allow(len(head), head.index(b"\n") + 1, head.count(b"\n"))
 
-    def _send(self, sock: socket.socket, reply: Reply) -> Body:
-        """Send what the socket takes now, and what is in memory; what is left of it.
-
-        Raises ClientGone, OSError: it is gone.
-        """
-        data, rest = reply.wire, reply.rest
-        try:
-            sent = sock.send(data, socket.MSG_MORE if rest else 0)
-        except BlockingIOError:
-            sent = 0
-        self._stats.bytes_sent += sent
-        if sent < len(data):
-            left = bytes(data[sent:])
-            return (left, rest) if rest else (left,)
-        return self._send_file(sock, reply, rest) if rest else ()
-
-    def _send_file(self, sock: socket.socket, reply: Reply, part: FileSpan) -> Body:
-        """The same for the file itself; whoever gets the rest sees what is wrong with it."""
-        disk, file = reply.disk, reply.file
-        assert disk is not None
-        assert file is not None
-        offset, end = part.offset, part.offset + part.length
-        stop, count = min(end, offset + _SENT), reply.ready
-        try:
-            while sent := send_file(sock, file.fd, offset, count) if count else None:
-                self._stats.bytes_sent += sent
-                offset += sent
-                if offset >= stop:
-                    break
-                count = disk.ready_at_once(file, offset, end)
-        except (FileChanged, OSError):
-            pass  # whoever sends the rest sees it
-        return (FileSpan(offset, end - offset),) if offset < end else ()
-
 
 def _who(client: Parked | Forwarded) -> tuple[str, str]:
     """Return what a task is told of a client in the end, see Handover: `guest` and `peer`."""
@@ -647,13 +647,3 @@ def _who(client: Parked | Forwarded) -> tuple[str, str]:
 
 def _peer_of(parked: Parked) -> str:
     return parked.peer or peer_of(parked.sock)
-
-
-def _is_busy(parked: Parked) -> bool:
-    """Return whether a connection waits for the disk, its turn, or the end of the client's side."""
-    return parked.waits or bool(parked.lingers)
-
-
-def _is_idle(parked: Parked) -> bool:
-    """Return whether no request of a connection is pending."""
-    return not (_is_busy(parked) or parked.rest)

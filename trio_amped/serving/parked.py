@@ -1,11 +1,16 @@
 """What the lane knows of a connection, and of those that wait for the same. Never waits."""
 
-import socket
-from collections.abc import Hashable
-from typing import TypeAlias
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
 
 from ..disk.misses import Arrivals, Miss
+from ..semantics.body import Body
+from ..stats import Stats
+from . import sending
+from .replies import Reply
+from .tls import TlsSocket
 from .transport import Peer, of_socket
+from .wire import Wire
 
 
 class Parked:
@@ -25,13 +30,17 @@ class Parked:
         "misses",
         "peer",
         "rest",
+        "send",
         "sock",
         "waits",
         "watched",
     )
 
-    def __init__(self, sock: socket.socket, deadline: float, is_new: bool, guest: str = "") -> None:
+    def __init__(self, sock: Wire, deadline: float, is_new: bool, guest: str = "") -> None:
         self.sock = sock
+        self.send: Callable[[Any, Reply, Stats], Body] = sending.send  # what it takes of an answer
+        if isinstance(sock, TlsSocket):
+            self.send = sending.send_encrypted
         self.guest = guest  # whom it is counted for (room.py)
         self.deadline = deadline
         self.is_new = is_new
@@ -49,6 +58,16 @@ class Parked:
         if self.client is None:
             self.client = of_socket(self.sock, self.peer)
         return self.client
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it waits for the disk, its turn, or the end of the client's side."""
+        return self.waits or bool(self.lingers)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is pending."""
+        return not (self.is_busy or self.rest)
 
 
 class Group:

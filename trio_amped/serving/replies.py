@@ -36,13 +36,13 @@ class Reply:
     """An answer: `wire` is its head, and its body but for `rest`, a part of `file` on `disk`.
 
     `length` is that of the body, in bytes; `ready`: so many bytes of `rest` were just found in
-    memory; `closes`: it is the last on its connection; `error`: why it is no good one, for the log;
-    `second`: the time of its Date.
+    memory; `copied`: of which part of `file` the end of `wire` is a copy; `closes`: it is the last
+    on its connection; `error`: why it is no good one, for the log; `second`: the time of its Date.
     """
 
     __slots__ = (
-        *("closes", "disk", "error", "file", "length", "ready", "rest", "second", "status"),
-        "wire",
+        *("closes", "copied", "disk", "error", "file", "length", "ready", "rest", "second"),
+        *("status", "wire"),
     )
 
     def __init__(
@@ -63,6 +63,7 @@ class Reply:
         self.file = found.file if found else None
         self.closes = closes
         self.ready = 0
+        self.copied: FileSpan | None = None
         self.error: HttpError | None = None
         self.second = -1
 
@@ -81,7 +82,8 @@ class Reply:
         """Return the same for a connection that is to be closed."""
         head = closing(self.wire, self.head_length)
         last = Reply(self.status, head, self.length, True, self.rest)
-        last.disk, last.file, last.ready = self.disk, self.file, self.ready
+        last.disk, last.file = self.disk, self.file
+        last.ready, last.copied = self.ready, self.copied
         return last
 
 
@@ -286,7 +288,10 @@ class Replies:
                 pieces = self._copies(root, body, found, came)
         except (WouldWait, FileChanged, OSError):
             return None
-        return Reply(status, b"".join((head, *pieces)), length, closes)
+        reply = Reply(status, b"".join((head, *pieces)), length, closes, None, found)
+        if len(body) == 1 and isinstance(body[0], FileSpan):
+            reply.copied = body[0]
+        return reply
 
     def _copies(
         self, root: DocumentRoot, body: Body, found: Found, came: Arrivals

@@ -5,11 +5,14 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 import trio
 
+from .. import certificates
+from ..certificates import Certificates
 from ..config import Config
 from ..disk.descriptors import have_room
 from ..disk.misses import Arrivals
@@ -17,19 +20,20 @@ from ..listening import ProxiedListener, open_binds, remove_files
 from ..semantics.printable import printable
 from ..stats import Stats
 from ..urls import urls_of
+from .arrivals import Arrival, BoundedListener, bare, is_proxied
 from .connection import Connection, Unfinished
-from .lane import Handover, Lane
+from .handover import Handover
+from .lane import Lane
 from .proxies import Greeter
 from .request_log import RequestLog
 from .room import Room, given, most_connections
 from .router import Router, open_router
+from .tls import TlsSocket, TlsTransport, transport_over
 from .transport import (
     Pace,
-    SocketTransport,
     Transport,
     Turns,
-    end_by_reset,
-    peer_name,
+    detached,
     prepare,
     socket_of,
     transport_of,
@@ -78,6 +82,8 @@ class Server:
         self._room.givers.append(self._give_way)
         self._greeter = Greeter(config, self._room)
         self._turns = Turns()
+        self.certificates: Certificates | None = None  # read before it serves, or by then
+        self._context: Callable[[], ssl.SSLContext] | None = None  # that plain listeners have now
 
     async def serve(
         self,
@@ -110,16 +116,19 @@ class Server:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             await stack.enter_async_context(self.request_log.opened())
+            if self.certificates is None and config.tls_cert is not None:
+                self.certificates = await trio.to_thread.run_sync(certificates.load, config)
             router = await stack.enter_async_context(open_router(self.config, self.stats))
             roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
             for listener in listeners:
-                log.info("serving %s at %s", printable(roots), printable(_urls(listener)))
+                log.info("serving %s at %s", printable(roots), printable(self._urls(listener)))
             await router.introduce()
             if (most := most_connections(self.config)) < self.config.max_connections:
                 why = "no more descriptors are allowed, see ulimit -n"
                 log.warning("%d connections at most: %s", most, why)
             self._has_served = True
             await stack.enter_async_context(self.request_log.flushed())
+            await stack.enter_async_context(self._watching())
             task_status.started([_address(listener) for listener in listeners])
             with self._serving:
                 if self._has_lane(listeners):
@@ -147,7 +156,7 @@ class Server:
     ) -> None:
         """Start a task for each connection."""
 
-        async def handler(arrival: _Arrival) -> None:
+        async def handler(arrival: Arrival) -> None:
             await arrival.enter()
             try:
                 await self._serve_arrival(arrival, router)
@@ -159,11 +168,15 @@ class Server:
                 else:
                     self._room.leave(arrival.guest)
 
-        bounded = [_BoundedListener(listener, self._room) for listener in listeners]
+        has_tls = self._context is not None
+        bounded = [
+            BoundedListener(listener, self._room, has_tls=has_tls and _is_plain(listener))
+            for listener in listeners
+        ]
         with self._accepting_by_tasks:
             await trio.serve_listeners(handler, bounded, handler_nursery=connections)
 
-    async def _serve_arrival(self, arrival: "_Arrival", router: Router) -> None:
+    async def _serve_arrival(self, arrival: Arrival, router: Router) -> None:
         """Serve a connection, of which a proxy may have to tell whose it is. Raises OSError."""
         first_deadline = trio.current_time() + self.config.head_timeout
         received, peer = b"", ""
@@ -175,10 +188,9 @@ class Server:
                 return
             preface, arrival.guest = came
             received, peer = preface.rest, preface.source[0] if preface.source else ""
-        pace = Pace(self.config, self.stats)
-        transport = transport_of(arrival.stream, pace, self._turns, peer)
+        transport = self._transport(arrival, received, peer)
         connection = self._connection(transport, router, first_deadline)
-        await self._run(connection, received)
+        await self._run(connection, b"" if arrival.has_tls else received)
 
     async def _serve_by_lane(
         self,
@@ -211,6 +223,7 @@ class Server:
                 self._room,
                 lambda handover: connections.start_soon(handle, handover),
                 self.request_log,
+                self._context,
             )
             self._room.givers.insert(0, lane.give_way)
             task_status.started(lane)
@@ -219,8 +232,39 @@ class Server:
                 connections.start_soon(self._accept, others, connections, router)
             with self._accepting_by_lane:
                 plain = [(_plain(each), each) for each in listeners if _is_plain(each)]
-                proxied = {sock.fileno() for sock, each in plain if _is_proxied(each)}
+                proxied = {sock.fileno() for sock, each in plain if is_proxied(each)}
                 await lane.run([sock for sock, _ in plain], proxied)
+
+    def _transport(self, arrival: Arrival, received: bytes, peer: str) -> Transport:
+        """Return the transport of a stream that was accepted, and of which `received` has come.
+
+        Raises OSError, and has closed it then.
+        """
+        pace = Pace(self.config, self.stats)
+        if not arrival.has_tls:
+            return transport_of(arrival.stream, pace, self._turns, peer)
+        assert self._context
+        assert isinstance(arrival.stream, trio.SocketStream)
+        sock = detached(arrival.stream)
+        prepare(sock)
+        wire = TlsSocket(sock, self._context(), received)
+        return TlsTransport(wire, pace, self._turns, peer)
+
+    def _urls(self, listener: trio.abc.Listener[Any]) -> str:
+        return _urls(listener, has_tls=self.certificates is not None)
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Where plain listeners have TLS: read the files again when they are replaced."""
+        if not self.certificates:
+            yield
+            return
+        pair = self.certificates
+        self._context = lambda: pair.context
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.watch)
+            yield
+            nursery.cancel_scope.cancel()
 
     def _give_way(self) -> bool:
         """Have tasks end connections that are idle, and then those whose heads are late."""
@@ -295,7 +339,7 @@ class Server:
     ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         pace = Pace(self.config, self.stats)
-        transport = SocketTransport(handover.sock, pace, self._turns, handover.peer)
+        transport = transport_over(handover.sock, pace, self._turns, handover.peer)
         connection = self._connection(transport, router, handover.first_deadline, parks=parks)
         begun = handover.unfinished, handover.came, handover.asked_at
         return await self._run(connection, handover.received, *begun)
@@ -338,84 +382,8 @@ class Server:
             self._connections.discard(connection)
 
 
-class _Arrival(trio.abc.AsyncResource):
-    """A stream that was accepted, and whom it is counted for; `is_proxied`: a proxy is to tell."""
-
-    def __init__(
-        self, stream: trio.abc.Stream, guest: str, room: Room, *, is_proxied: bool = False
-    ) -> None:
-        self.stream = stream
-        self.guest = guest
-        self.is_proxied = is_proxied
-        self.has_entered = trio.Event()
-        self._room = room
-
-    async def enter(self) -> None:
-        """Wait for a place; whoever is cancelled meanwhile is counted no more."""
-        try:
-            await self._room.wait_to_enter()
-        except BaseException:
-            self._room.guests.leave(self.guest)
-            raise
-        finally:
-            self.has_entered.set()
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
-
-
-class _BoundedListener(trio.abc.Listener[_Arrival]):
-    """Leaves connections in the kernel's queue, all but one, while there is no room for them.
-
-    Room is waited for with a connection in hand: one that waits for a connection must not keep the
-    last place from another listener. The connection itself waits (`enter`), whose client is served
-    also when nothing more is to be accepted.
-    """
-
-    def __init__(self, listener: trio.abc.Listener[Any], room: Room) -> None:
-        self._listener = listener
-        self._room = room
-        self._last: trio.Event | None = None  # the last one that was accepted has entered
-
-    async def accept(self) -> _Arrival:
-        if self._last is not None:
-            await self._last.wait()
-        arrival = await self._accept_counted()
-        self._last = arrival.has_entered
-        return arrival
-
-    async def _accept_counted(self) -> _Arrival:
-        """Accept the next connection whose client may have another one."""
-        while True:
-            stream: trio.abc.Stream = await self._listener.accept()
-            if _is_proxied(self._listener):
-                return _Arrival(stream, "", self._room, is_proxied=True)
-            sock = socket_of(stream)
-            guest = self._room.guests.admit(sock and peer_name(sock))
-            if guest is not None:
-                return _Arrival(stream, guest, self._room)
-            if sock is not None:
-                end_by_reset(sock)
-            await trio.aclose_forcefully(stream)
-
-    async def aclose(self) -> None:
-        await self._listener.aclose()
-
-
 def _is_plain(listener: trio.abc.Listener[Any]) -> bool:
     return type(listener) in (trio.SocketListener, ProxiedListener)
-
-
-def _is_proxied(listener: trio.abc.Listener[Any]) -> bool:
-    """Return whether proxies tell whose a connection is, before TLS."""
-    return isinstance(_bare(listener), ProxiedListener)
-
-
-def _bare(listener: trio.abc.Listener[Any]) -> trio.abc.Listener[Any]:
-    """Return the listener below one that may be TLS."""
-    while isinstance(listener, trio.SSLListener):
-        listener = listener.transport_listener
-    return listener
 
 
 def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
@@ -429,8 +397,8 @@ def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
 
 def _socket(listener: trio.abc.Listener[Any]) -> trio.socket.SocketType | None:
     """Return the socket below a listener; None where none is known."""
-    bare = _bare(listener)
-    return bare.socket if isinstance(bare, trio.SocketListener | ProxiedListener) else None
+    below = bare(listener)
+    return below.socket if isinstance(below, trio.SocketListener | ProxiedListener) else None
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Address | None:
@@ -440,9 +408,10 @@ def _address(listener: trio.abc.Listener[Any]) -> Address | None:
     return name[:2] if isinstance(name, tuple) else os.fsdecode(name)
 
 
-def _urls(listener: trio.abc.Listener[Any]) -> str:
+def _urls(listener: trio.abc.Listener[Any], *, has_tls: bool) -> str:
     """Return what a person can open, or at least which listener it is."""
     if (sock := _socket(listener)) is None:
         return f"a {type(listener).__name__}"
-    urls = urls_of(sock, "https" if isinstance(listener, trio.SSLListener) else "http")
-    return ", ".join(urls) + " (by PROXY protocol)" * _is_proxied(listener)
+    is_secure = isinstance(listener, trio.SSLListener) or (has_tls and _is_plain(listener))
+    urls = urls_of(sock, "https" if is_secure else "http")
+    return ", ".join(urls) + " (by PROXY protocol)" * is_proxied(listener)

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import socket
-import ssl
 import struct
 import termios
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from ..config import Config
 from ..deadlines import until, within
 from ..disk.interface import FileChanged
 from ..stats import Stats
+from .wire import Encrypted, Wire
 
 _RECEIVE: Final = 16 * 1024
 _LINGER_SECONDS: Final = 5.0
@@ -51,7 +51,7 @@ _NOT_SENT_LOWAT: Final = WINDOW
 _RECORD: Final = 16 * 1024
 
 
-Socket: TypeAlias = socket.socket | trio.socket.SocketType
+Socket: TypeAlias = Wire | trio.socket.SocketType
 
 
 class ClientGone(trio.BrokenResourceError):
@@ -169,10 +169,8 @@ class Turns:
     each of them fills the buffers of its socket: all others would come late.
     """
 
-    _AT_ONCE: Final = 4
-
-    def __init__(self) -> None:
-        self._places = trio.Semaphore(self._AT_ONCE)
+    def __init__(self, at_once: int = 4) -> None:
+        self._places = trio.Semaphore(at_once)
 
     async def next(self) -> None:
         """Wait for a turn, which is what the task does until its next `await`."""
@@ -188,10 +186,10 @@ class SocketTransport:
 
     def __init__(self, sock: socket.socket, pace: Pace, turns: Turns, peer: str = "") -> None:
         """Takes the socket over, which must be non-blocking. `peer`: as a proxy has told it."""
-        self._socket = sock
+        self._socket: Wire = sock
         self._peer = peer
         self._pace = pace
-        self.turn = turns.next
+        self._turns = turns
         prepare(sock)
 
     @property
@@ -241,6 +239,9 @@ class SocketTransport:
             raise FileChanged
         self._pace.note(sent)
         return sent
+
+    async def turn(self) -> None:
+        await self._turns.next()
 
     async def _writable(self) -> None:
         """Wait until the client has taken some. Raises ClientGone."""
@@ -294,14 +295,14 @@ def peer_of(sock: Socket) -> str:
 
 def tls_of(connection: object) -> str:
     """Return the version of TLS of a stream or socket, as in "TLSv1.3"; "" where there is none."""
-    if not isinstance(connection, trio.SSLStream | ssl.SSLSocket):
+    if not isinstance(connection, trio.SSLStream | Encrypted):
         return ""
     with contextlib.suppress(trio.NeedHandshakeError):
         return connection.version() or ""
     return ""
 
 
-def of_socket(sock: socket.socket, address: str) -> Peer:
+def of_socket(sock: Wire, address: str) -> Peer:
     """Return who is at the other end of a socket; `address`: where a proxy has told it, or ""."""
     return Peer(address or peer_of(sock), tls_of(sock))
 
@@ -321,19 +322,19 @@ def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
     return stream.socket if isinstance(stream, trio.SocketStream) else None
 
 
-def end_by_reset(sock: Socket) -> None:
+def end_by_reset(sock: socket.socket | trio.socket.SocketType) -> None:
     """Have the close of a socket be a reset, which leaves nothing in the kernel (socket(7))."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def close_socket(sock: socket.socket) -> None:
+def close_socket(sock: Wire) -> None:
     """Close a socket; its descriptor is released, whatever error close(2) may tell."""
     with contextlib.suppress(OSError):
         sock.close()
 
 
-def send_file(sock: socket.socket, fd: int, offset: int, length: int) -> int | None:
+def send_file(sock: Wire, fd: int, offset: int, length: int) -> int | None:
     """What the socket takes now; None: it takes nothing; 0: the file ends before `offset`.
 
     Raises ClientGone, OSError of the file.
@@ -356,6 +357,14 @@ def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns, peer: str = 
     """
     if type(stream) is not trio.SocketStream or stream.socket.fileno() < 0:  # it is closed
         return StreamTransport(stream, pace, peer)
+    return SocketTransport(detached(stream), pace, turns, peer)
+
+
+def detached(stream: trio.SocketStream) -> socket.socket:
+    """Return the socket of an open stream, which is taken over. It does not block.
+
+    Raises OSError, and has closed the socket then.
+    """
     number, sock = stream.socket.detach(), None
     try:
         sock = socket.socket(fileno=number)  # it asks for the family; getsockname(2): ENOBUFS
@@ -363,7 +372,7 @@ def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns, peer: str = 
     except OSError:
         close_socket(sock) if sock else socket.close(number)
         raise
-    return SocketTransport(sock, pace, turns, peer)
+    return sock
 
 
 class StreamTransport:
@@ -419,7 +428,7 @@ class StreamTransport:
         raise NotImplementedError
 
     async def turn(self) -> None:
-        raise NotImplementedError
+        """Each `send` waits for the next round of the event loop."""
 
     async def end(self) -> None:
         # A close_notify: without it a client must take this for an attack (RFC 8446 6.1).

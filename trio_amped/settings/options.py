@@ -18,7 +18,7 @@ _SHORT: Final = (
     "\n\nServe this folder: {0} .\nSay what would be served: {0} check .\nAll options: {0} --help\n"
 )
 # The groups of --help; what is in none of them is "what to serve, and how".
-_PLACE: Final = ("root", "host", "port", "bind", "trust")
+_PLACE: Final = ("root", "host", "port", "bind", "trust", "tls_cert", "tls_key")
 _RIGHTS: Final = ("user", "confine")
 _LIMITS: Final = (
     *("max_connections", "max_open_files", "max_head", "max_target", "max_fields", "open_file_"),

@@ -1,0 +1,281 @@
+"""Certificates and keys: which can be used, what is said of others, and when they are replaced."""
+
+import datetime
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from trio.testing import MockClock
+
+from tests.rig import GUARD
+from trio_amped import certificates, cli
+from trio_amped.certificates import CertificateError, Certificates
+from trio_amped.config import Config
+
+NOW: Final = datetime.datetime.now(datetime.UTC)
+DAY: Final = datetime.timedelta(days=1)
+AUTHORITY: Final = trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+def issued(name: str = "a.example", **options: Any) -> trustme.LeafCert:
+    return AUTHORITY.issue_cert(name, key_type=trustme.KeyType.ECDSA, **options)
+
+
+class Files:
+    """A certificate and its key in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.certificate, self.key = folder / "certificate.pem", folder / "key.pem"
+
+    def put(self, leaf: trustme.LeafCert) -> None:
+        self.put_certificate(leaf)
+        self.put_key(leaf)
+
+    def put_certificate(self, leaf: trustme.LeafCert) -> None:
+        self._replace(self.certificate, b"".join(each.bytes() for each in leaf.cert_chain_pems))
+
+    def put_key(self, leaf: trustme.LeafCert) -> None:
+        self._replace(self.key, leaf.private_key_pem.bytes())
+
+    @staticmethod
+    def _replace(path: Path, content: bytes) -> None:
+        """As those who renew certificates do."""
+        new = path.with_suffix(".new")
+        new.write_bytes(content)
+        new.rename(path)
+
+    def read(self) -> Certificates:
+        return Certificates(str(self.certificate), str(self.key))
+
+    @property
+    def options(self) -> list[str]:
+        return [f"--tls-cert={self.certificate}", f"--tls-key={self.key}"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    files = Files(tmp_path)
+    files.put(issued())
+    return files
+
+
+def serial(context: ssl.SSLContext) -> object:
+    """The number of the certificate that a client is shown."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    AUTHORITY.configure_trust(client)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(back, there), context.wrap_bio(there, back, server_side=True)]
+    ours = ends[0]
+    while ends:
+        end = ends.pop(0)
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            ends.append(end)
+    shown = ours.getpeercert()
+    assert shown is not None
+    return shown["serialNumber"]
+
+
+def serial_of(leaf: trustme.LeafCert, tmp_path: Path) -> object:
+    folder = tmp_path / "other"
+    folder.mkdir(exist_ok=True)
+    files = Files(folder)
+    files.put(leaf)
+    return serial(files.read().context)
+
+
+# ------------------------------------------------------------------ what can be used
+
+
+def encrypt(files: Files) -> None:
+    key = load_pem_private_key(files.key.read_bytes(), None)
+    form = Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+    files.key.write_bytes(key.private_bytes(*form))
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+BAD: Final[dict[str, tuple[Callable[[Files], object], str]]] = {
+    "expired": (
+        lambda files: files.put(issued(not_before=NOW - 9 * DAY, not_after=NOW - DAY)),
+        "the certificate {certificate} cannot be used: certificate has expired; renew it",
+    ),
+    "not yet": (
+        lambda files: files.put(issued(not_before=NOW + DAY, not_after=NOW + 9 * DAY)),
+        "the certificate {certificate} cannot be used: certificate is not yet valid; renew it",
+    ),
+    "of another pair": (
+        lambda files: files.put_key(issued()),
+        "the key {key} is not that of the certificate {certificate}; see --tls-cert and --tls-key",
+    ),
+    "missing": (
+        lambda files: files.certificate.unlink(),
+        "cannot read {certificate}: No such file or directory; see --tls-cert and --tls-key",
+    ),
+    "missing key": (
+        lambda files: files.key.unlink(),
+        "cannot read {key}: No such file or directory; see --tls-cert and --tls-key",
+    ),
+    "a folder": (
+        lambda files: make_folder(files.key),
+        "cannot read {key}: Is a directory; see --tls-cert and --tls-key",
+    ),
+    "no PEM": (
+        lambda files: files.certificate.write_bytes(b"\x30\x82"),
+        "no certificate and key in PEM: {certificate}, {key} (",
+    ),
+    "empty": (
+        lambda files: files.key.write_bytes(b""),
+        "no certificate and key in PEM: {certificate}, {key} (",
+    ),
+    "encrypted": (encrypt, "the key {key} is encrypted; store it without a passphrase"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_used_is_one_sentence(name: str, files: Files) -> None:
+    spoil, sentence = BAD[name]
+    spoil(files)
+    with pytest.raises(CertificateError) as caught:
+        files.read()
+    said = str(caught.value)
+    assert said.startswith(sentence.format(certificate=files.certificate, key=files.key))
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_command_line_ends_with_it(
+    name: str, files: Files, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    spoil, _ = BAD[name]
+    spoil(files)
+    with pytest.raises(CertificateError) as caught:
+        files.read()
+    assert cli.main([f"--root={tmp_path}", "--port=0", *files.options]) == 2
+    assert capsys.readouterr().err == f"trio-amped: error: {caught.value}\n"
+
+
+@pytest.mark.parametrize(("given", "other"), [("cert", "key"), ("key", "cert")])
+def test_one_without_the_other(
+    given: str, other: str, files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [option] = [each for each in files.options if each.startswith(f"--tls-{given}")]
+    with pytest.raises(SystemExit) as ended:
+        cli.parse([option])
+    assert ended.value.code == 2
+    said = f"--tls-{given} must be given together with tls_{other}; see trio-amped --help"
+    assert capsys.readouterr().err == f"trio-amped: error: {said}\n"
+
+
+def test_no_certificate_is_no_tls() -> None:
+    assert certificates.load(Config()) is None
+
+
+def test_the_chain_is_sent(files: Files) -> None:
+    """A client that knows the root alone needs those between."""
+    middle = AUTHORITY.create_child_ca(key_type=trustme.KeyType.ECDSA)
+    files.put(middle.issue_cert("a.example", key_type=trustme.KeyType.ECDSA))
+    assert serial(files.read().context)
+
+
+# ------------------------------------------------------------------ when they are replaced
+
+
+def test_a_reload(files: Files, tmp_path: Path) -> None:
+    pair, new = files.read(), issued()
+    before = pair.context
+    files.put(new)
+    pair.reload()
+    assert pair.context is not before, "connections that are here keep theirs"
+    assert serial(pair.context) == serial_of(new, tmp_path)
+
+
+@pytest.mark.parametrize("first", ["certificate", "key"])
+def test_of_two_renames_one_comes_first(
+    first: str, files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pair between them does not match: the old one stays, and it is tried again."""
+    caplog.set_level(logging.INFO, "trio_amped")
+    pair, new = files.read(), issued()
+    before = pair.context
+    assert not pair.reload_if_changed()
+    steps = [files.put_certificate, files.put_key]
+    if first == "key":
+        steps.reverse()
+    steps[0](new)
+    for _ in range(2):
+        assert not pair.reload_if_changed()
+        assert pair.context is before
+    said = f"the certificate stays what it was: the key {files.key} is not that of"
+    [record] = caplog.records
+    assert record.getMessage().startswith(said), "once, and not each time"
+    steps[1](new)
+    assert pair.reload_if_changed()
+    assert serial(pair.context) == serial_of(new, tmp_path)
+    assert not pair.reload_if_changed()
+    told = f"new connections get the new certificate in {files.certificate}"
+    assert caplog.records[-1].getMessage() == told
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_used_changes_nothing(name: str, files: Files) -> None:
+    pair = files.read()
+    before = pair.context
+    spoil, _ = BAD[name]
+    spoil(files)
+    with pytest.raises(CertificateError):
+        pair.reload()
+    assert not pair.reload_if_changed()
+    assert pair.context is before
+    if files.key.is_dir():
+        files.key.rmdir()
+    files.put(issued())
+    assert pair.reload_if_changed()
+
+
+async def test_the_files_are_watched_by_a_thread(
+    files: Files, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    pair = files.read()
+    looked = trio.Event()
+    looks = 0
+    token = trio.lowlevel.current_trio_token()
+    real = pair.reload_if_changed
+
+    def look() -> bool:
+        nonlocal looks
+        looks += 1
+        with pytest.raises(RuntimeError):
+            trio.lowlevel.current_task()  # it is not on the loop
+        is_new = real()
+        token.run_sync_soon(looked.set)
+        return is_new
+
+    monkeypatch.setattr(pair, "reload_if_changed", look)
+    before = pair.context
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.watch)
+        await trio.testing.wait_all_tasks_blocked()
+        files.put(issued())
+        assert looks == 0
+        mock_clock.jump(10)
+        with trio.fail_after(GUARD):
+            await looked.wait()
+        assert pair.context is not before
+        nursery.cancel_scope.cancel()

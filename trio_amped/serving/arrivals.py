@@ -1,0 +1,98 @@
+"""Connections that tasks accept, one at a time while there is room for them. Awaits listeners."""
+
+from typing import Any
+
+import trio
+
+from ..listening import ProxiedListener
+from .room import Room
+from .transport import end_by_reset, peer_name, socket_of
+
+
+class Arrival(trio.abc.AsyncResource):
+    """A stream that was accepted, and whom it is counted for; `is_proxied`: a proxy is to tell.
+
+    `has_tls`: its client is expected to shake hands.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        guest: str,
+        room: Room,
+        *,
+        is_proxied: bool = False,
+        has_tls: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.guest = guest
+        self.is_proxied = is_proxied
+        self.has_tls = has_tls
+        self.has_entered = trio.Event()
+        self._room = room
+
+    async def enter(self) -> None:
+        """Wait for a place; whoever is cancelled meanwhile is counted no more."""
+        try:
+            await self._room.wait_to_enter()
+        except BaseException:
+            self._room.guests.leave(self.guest)
+            raise
+        finally:
+            self.has_entered.set()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+class BoundedListener(trio.abc.Listener[Arrival]):
+    """Leaves connections in the kernel's queue, all but one, while there is no room for them.
+
+    Room is waited for with a connection in hand: one that waits for a connection must not keep the
+    last place from another listener. The connection itself waits (`enter`), whose client is served
+    also when nothing more is to be accepted.
+    """
+
+    def __init__(
+        self, listener: trio.abc.Listener[Any], room: Room, *, has_tls: bool = False
+    ) -> None:
+        self._listener = listener
+        self._has_tls = has_tls
+        self._room = room
+        self._last: trio.Event | None = None  # the last one that was accepted has entered
+
+    async def accept(self) -> Arrival:
+        if self._last is not None:
+            await self._last.wait()
+        arrival = await self._accept_counted()
+        self._last = arrival.has_entered
+        return arrival
+
+    async def _accept_counted(self) -> Arrival:
+        """Accept the next connection whose client may have another one."""
+        while True:
+            stream: trio.abc.Stream = await self._listener.accept()
+            if is_proxied(self._listener):
+                return Arrival(stream, "", self._room, is_proxied=True, has_tls=self._has_tls)
+            sock = socket_of(stream)
+            guest = self._room.guests.admit(sock and peer_name(sock))
+            if guest is not None:
+                return Arrival(stream, guest, self._room, has_tls=self._has_tls)
+            if sock is not None:
+                end_by_reset(sock)
+            await trio.aclose_forcefully(stream)
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+def is_proxied(listener: trio.abc.Listener[Any]) -> bool:
+    """Return whether proxies tell whose a connection is, before TLS."""
+    return isinstance(bare(listener), ProxiedListener)
+
+
+def bare(listener: trio.abc.Listener[Any]) -> trio.abc.Listener[Any]:
+    """Return the listener below one that may be TLS."""
+    while isinstance(listener, trio.SSLListener):
+        listener = listener.transport_listener
+    return listener

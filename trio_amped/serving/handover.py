@@ -1,0 +1,43 @@
+"""What the lane gives to a task: a connection, with what is to be done first. Pure."""
+
+from typing import NamedTuple, Self
+
+from ..disk.misses import Arrivals
+from .connection import Unfinished
+from .parked import Parked
+from .wire import Wire
+
+
+class Handover(NamedTuple):
+    """A connection that a task of its own goes on with, and owns from here on.
+
+    `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
+    that has not come yet. `came`: what the first request that was received has waited for.
+    `guest`: whom the connection is counted for (room.py). `peer`: the client's address, where a
+    proxy has told it. `asked_at`: a time of trio's, since when the first request waits.
+    """
+
+    sock: Wire
+    received: bytes
+    first_deadline: float | None = None
+    unfinished: Unfinished | None = None
+    came: Arrivals | None = None
+    guest: str = ""
+    peer: str = ""
+    asked_at: float | None = None
+
+    @classmethod
+    def at_the_end(cls, parked: Parked) -> Self:
+        """Return what a task does when the lane ends: wait for the end of the client's side, or
+        answer what was received and what has just come, and say that this is the last."""
+        who = parked.guest, parked.peer
+        if not parked.lingers:
+            return cls(parked.sock, parked.rest, None, None, None, *who)
+        last = Unfinished(b"", (), None, None, closes=True)
+        return cls(parked.sock, b"", None, last, None, *who)
+
+    @classmethod
+    def to_flush(cls, parked: Parked) -> Self:
+        """Return a wait until a client takes what TLS has to send before it goes on."""
+        unsent = Unfinished(b"", (b"",), None, None, closes=False)
+        return cls(parked.sock, b"", None, unsent, None, parked.guest, parked.peer)
