@@ -8,7 +8,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import trustme
 
 from tests.rig import GUARD, REPOSITORY, running_server
 
@@ -35,9 +38,31 @@ http {{
     fastcgi_temp_path {scratch}/fastcgi;
     uwsgi_temp_path {scratch}/uwsgi;
     scgi_temp_path {scratch}/scgi;
-    server {{ listen {host}:{port}; root {root}; }}
+    server {{ listen {host}:{port}{tls}; root {root}; }}
 }}
 """
+# The versions that ours has.
+_NGINX_TLS = (
+    " ssl; ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3"
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of a certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def write(cls, folder: Path) -> "Pair":
+        """Make a new one, with a key that costs little, as most sites have."""
+        pair = cls(folder / "certificate.pem", folder / "key.pem")
+        kind = trustme.KeyType.ECDSA
+        leaf = trustme.CA(key_type=kind).issue_cert(HOST, key_type=kind)
+        leaf.cert_chain_pems[0].write_to_path(pair.certificate)
+        leaf.private_key_pem.write_to_path(pair.key)
+        return pair
 
 
 @contextlib.contextmanager
@@ -67,13 +92,15 @@ def nginx_command(
     workers: int = 1,
     connections: int = CONNECTIONS,
     log: str = "off",
+    tls: Pair | None = None,
 ) -> list[str]:
     """The command for an nginx that listens there; its configuration goes to `scratch`.
 
     `log`: what its directive access_log is given.
     """
     config = scratch / "nginx.conf"
-    facts = {"scratch": scratch, "host": HOST, "port": port, "root": root}
+    facts: dict[str, object] = {"scratch": scratch, "host": HOST, "port": port, "root": root}
+    facts["tls"] = _NGINX_TLS.format(**vars(tls)) if tls else ""
     numbers = {"workers": workers, "connections": connections}
     config.write_text(NGINX.format(more=" ".join(options), log=log, **facts, **numbers))
     return ["nginx", "-e", "stderr", "-p", str(scratch), "-c", str(config)]

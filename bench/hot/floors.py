@@ -3,7 +3,7 @@
 Where a floor is missed the run fails. A goal is what the server is to reach, and now is or is not.
 """
 
-from bench.hot.rows import HERD, IDLE, PAPER, WORKERS
+from bench.hot.rows import HERD, IDLE, PAPER, TLS_IDLE, WORKERS
 
 # Requests a second in those of another server in the same round, ...
 TUNED, DEFAULT, EARLIER = "of nginx tuned", "of nginx default", "of bench/BASE"
@@ -17,12 +17,33 @@ PLAIN_GETS = "CPU in plain GETs"
 HOT, HOT_OF_BEST = "hot p99, ms", "hot p99 of the best"
 # ... how long it takes until all have their answers, and the memory of a connection.
 SECONDS, BYTES = "seconds", "bytes"
+BYTES_OF_TUNED = "bytes of tuned"
 
 MEASURES = (  # in the order of the report
     *(TUNED, DEFAULT, BETTER, BEST, EARLIER, TASKS_OF_DEFAULT),
-    *(PLAIN_GETS, CPU_TUNED, CPU_DEFAULT, CPU_EARLIER, HOT, HOT_OF_BEST, SECONDS, BYTES),
+    *(
+        PLAIN_GETS,
+        CPU_TUNED,
+        CPU_DEFAULT,
+        CPU_EARLIER,
+        HOT,
+        HOT_OF_BEST,
+        SECONDS,
+        BYTES,
+        BYTES_OF_TUNED,
+    ),
 )
-AT_MOST = {CPU_TUNED, CPU_DEFAULT, CPU_EARLIER, PLAIN_GETS, HOT, HOT_OF_BEST, SECONDS, BYTES}
+AT_MOST = {
+    CPU_TUNED,
+    CPU_DEFAULT,
+    CPU_EARLIER,
+    PLAIN_GETS,
+    HOT,
+    HOT_OF_BEST,
+    SECONDS,
+    BYTES,
+    BYTES_OF_TUNED,
+}
 
 Bounds = dict[str, float]  # measure -> the least or the most of it
 
@@ -51,6 +72,11 @@ FLOORS: dict[str, Bounds] = {
     "paper-512": {BEST: 0.85},
     **dict.fromkeys(HERD, _AT_ONCE),
     IDLE: {BYTES: 512},
+    "tls": {TUNED: 0.5},
+    "tls-64k": {TUNED: 0.6},
+    "tls-1m": {TUNED: 0.6},
+    "tls-close": {TUNED: 0.5},
+    TLS_IDLE: {BYTES_OF_TUNED: 1.5},
 }
 
 _AS_FAST = {TUNED: 1.0}

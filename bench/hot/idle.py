@@ -2,14 +2,14 @@
 
 import contextlib
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 
-from bench.hot.answers import Wrong, read_head, request
+from bench.hot.answers import Wrong, connected, read_head, request
 from bench.hot.peers import Running
 from bench.hot.processes import memory
 from bench.hot.rows import WORKLOADS
-from bench.servers import HOST
 
 CONNECTIONS = 4000
 PATIENCE = 10.0
@@ -28,23 +28,23 @@ def measure(server: Running, body: bytes) -> Memory:
     """Raises Wrong when the server does not hold them all."""
     with contextlib.ExitStack() as stack:
         for _ in range(FIRST):
-            ask(stack, server.port, body)
+            ask(stack, server.port, body, tls=server.tls)
         time.sleep(0.2)  # for what is done after an answer
         before = memory(server.session)
-        kept = [ask(stack, server.port, body) for _ in range(CONNECTIONS)]
+        kept = [ask(stack, server.port, body, tls=server.tls) for _ in range(CONNECTIONS)]
         time.sleep(0.5)
         after = memory(server.session)
         for sock in kept:
             sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
                 raise Wrong(f"idle connections do not last: {sock.recv(1)!r}")
     rss, pss = ((now - then) / CONNECTIONS for now, then in zip(after, before, strict=True))
     return Memory(rss, pss)
 
 
-def ask(stack: contextlib.ExitStack, port: int, body: bytes) -> socket.socket:
+def ask(stack: contextlib.ExitStack, port: int, body: bytes, *, tls: bool = False) -> socket.socket:
     """Return a connection that has had its answer, and is kept as long as the stack."""
-    sock = stack.enter_context(socket.create_connection((HOST, port), PATIENCE))
+    sock = stack.enter_context(connected(port, tls=tls))
     sock.sendall(request(WORKLOADS["plain"], ("/1k", "-")))
     answer = b""
     while len(answer.partition(b"\r\n\r\n")[2]) < len(body):

@@ -151,11 +151,15 @@ def _wrk(
         request.write_bytes(template.encode())
         plan.write_text("".join(f"{sizes[path]} {path} {span}\n" for path, span in asks))
         command = ["wrk", f"-t{len(cpus)}", f"-c{workload.connections}", f"-d{seconds}s"]
-        command += ["--timeout", "10s", "-s", str(SCRIPT), f"http://{HOST}:{server.port}/", "--"]
+        command += ["--timeout", "10s", "-s", str(SCRIPT), _url(server), "--"]
         command += [str(request), str(plan), str(workload.depth)]
         load = read_wrk(_run(command, cpus, seconds + PATIENCE), workload.status)
     check_total(load, workload, list(sizes.values()))
     return load
+
+
+def _url(server: Running) -> str:
+    return f"{'https' if server.tls else 'http'}://{HOST}:{server.port}/"
 
 
 def _exact(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import servers
-from bench.hot.rows import CLASSIC, HERD, IDLE, KINDS, PAPER, ROWS, WORKERS
+from bench.hot.rows import CLASSIC, HERD, IDLE, KINDS, PAPER, ROWS, TLS, WORKERS
 from tests import rig
 
 TUNED, DEFAULT = "nginx-tuned", "nginx"  # what the ratios are to
@@ -81,7 +81,7 @@ _PEERS = (
         "ours",
         _AMPED,
         rows=tuple(ROWS),
-        cannot=("log",),  # it has none
+        cannot=("log", *TLS),  # it has none
     ),
     Peer(OURS, "trio_amped", "ours", _AMPED, rows=tuple(ROWS), logs=_LOG),
     Peer(TUNED, "nginx, tuned", "nginx", nginx=_TUNED, rows=tuple(ROWS)),
@@ -195,6 +195,7 @@ class Running:
     port: int
     session: int
     cpus: Sequence[int]
+    tls: bool = False
 
 
 @contextlib.contextmanager
@@ -206,22 +207,27 @@ def running(
     wrap: servers.Wrap = rig.identity,
     *,
     logs: bool = False,
+    tls: servers.Pair | None = None,
 ) -> Iterator[Running]:
-    """Start a server on these CPUs, with so many processes; `logs`: with an access log."""
+    """Start a server on these CPUs, with so many processes.
+
+    `logs`: with an access log; `tls`: with this certificate.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         port = servers.free_port()
         if peer.nginx is not None:
             log = f"{scratch}/access.log combined buffer=64k" if logs else "off"
             command = servers.nginx_command(
-                Path(scratch), root, port, peer.nginx, workers, peer.connections, log
+                Path(scratch), root, port, peer.nginx, workers, peer.connections, log, tls
             )
         else:
             words = (*peer.command, *(peer.logs if logs else ()))
             command = [word.format(port=port, root=root, scratch=scratch) for word in words]
             command += ["--workers", str(workers)] if workers > 1 else []
+            command += [f"--tls-cert={tls.certificate}", f"--tls-key={tls.key}"] if tls else []
         if peer.nobody:
             command = rig.as_nobody(command)
         pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *wrap(command)]
         environment = os.environ | {"PYTHONPATH": str(peer.checkout), "ROOT": str(root)}
         with servers.listening(pinned, port, environment, peer.checkout) as process:
-            yield Running(peer, port, process.pid, cpus)
+            yield Running(peer, port, process.pid, cpus, tls is not None)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from bench.hot import floors
+from bench.hot.idle import Memory
 from bench.hot.measure import Sample
 from bench.hot.peers import EARLIER, PEERS, TUNED
 from bench.hot.results import Results, Verdict
-from bench.hot.rows import CLASSIC, KINDS, ROWS
+from bench.hot.rows import CLASSIC, KINDS, ROWS, TLS
 from bench.spread import Spread
 from bench.tables import table
 
@@ -50,13 +51,15 @@ def markdown(results: Results, conditions: Mapping[str, object]) -> str:
     parts = [TOP, where, *_ours(results)]
     for title, rows in (
         ("Files as they are", [row for row in names if row in CLASSIC]),
+        ("By TLS", [row for row in names if row in TLS]),
         ("Requests of other kinds", [row for row in names if row in KINDS]),
         ("Starts, herds, and more files than memory", [row for row in names if _is_rest(row)]),
     ):
         some = [name for name in servers if any(name in results.samples[row] for row in rows)]
         parts += _section(title, results, some, rows)
     parts += _hot(results, servers, names)
-    parts += _idle(results)
+    parts += _idle("an idle connection", results.idle)
+    parts += _idle("an idle connection by TLS", results.tls_idle)
     parts += [HOW, "\n## Conditions\n\n"]
     parts += [f"- {name}: {value}\n" for name, value in conditions.items()]
     for title, lines in (("Failed", results.failures), ("Notes", results.notes)):
@@ -67,7 +70,7 @@ def markdown(results: Results, conditions: Mapping[str, object]) -> str:
 
 
 def _is_rest(row: str) -> bool:
-    return row not in CLASSIC and row not in KINDS
+    return row not in (*CLASSIC, *TLS, *KINDS)
 
 
 def _ours(results: Results) -> Iterator[str]:
@@ -144,14 +147,14 @@ def _hot(results: Results, servers: Sequence[str], rows: Sequence[str]) -> Itera
         yield from table(["row", "server", "p50", "p99", "longest"], lines)
 
 
-def _idle(results: Results) -> Iterator[str]:
-    if not results.idle:
+def _idle(what: str, found: Mapping[str, Memory]) -> Iterator[str]:
+    if not found:
         return
-    yield "\n## Memory of an idle connection\n\n"
+    yield f"\n## Memory of {what}\n\n"
     yield "Bytes for each of 4 000 that have asked once, in all processes.\n\n"
     lines = (
         [PEERS[name].what, f"{memory.rss:,.0f}", f"{memory.pss:,.0f}"]
-        for name, memory in results.idle.items()
+        for name, memory in found.items()
     )
     yield from table(["server", "RSS", "PSS"], lines)
     yield "\nnginx has room for its connections from the start, and needs it then.\n"

@@ -9,7 +9,7 @@ from bench.hot import floors
 from bench.hot.idle import Memory
 from bench.hot.measure import Hot, Sample
 from bench.hot.peers import DEFAULT, EARLIER, OURS, PEERS, TASKS, TUNED
-from bench.hot.rows import CLIENTS, HERD, IDLE, PAPER, ROWS
+from bench.hot.rows import CLIENTS, HERD, IDLE, PAPER, ROWS, TLS_IDLE
 from bench.spread import Spread
 
 Measure = Callable[[Sample], float]
@@ -71,6 +71,7 @@ class Results:
 
     samples: dict[str, dict[str, dict[int, Sample]]] = field(default_factory=dict)
     idle: dict[str, Memory] = field(default_factory=dict)
+    tls_idle: dict[str, Memory] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: set[tuple[str, str]] = field(default_factory=set)  # row, server
@@ -93,6 +94,9 @@ class Results:
                     self.add(row, server, each["round"], _sample(each))
         if not self.idle:
             self.idle = {server: Memory(**found) for server, found in plain["idle"].items()}
+        if not self.tls_idle:
+            found_by = plain.get("tls_idle", {})
+            self.tls_idle = {server: Memory(**found) for server, found in found_by.items()}
         self.failed |= {(row, server) for row, server in plain["failed"] if row in missing}
         self.failures += [each for each in plain["failures"] if each.split(", ")[1] in missing]
         self.notes += [each for each in plain["notes"] if each not in self.notes]
@@ -126,6 +130,10 @@ class Results:
         if memory := self.idle.get(OURS):
             bound = floors.FLOORS[IDLE][floors.BYTES]
             yield Verdict(IDLE, floors.BYTES, memory.pss, bound, bound)
+        if (ours := self.tls_idle.get(OURS)) and (theirs := self.tls_idle.get(TUNED)):
+            bound = floors.FLOORS[TLS_IDLE][floors.BYTES_OF_TUNED]
+            ratio = ours.pss / theirs.pss
+            yield Verdict(TLS_IDLE, floors.BYTES_OF_TUNED, ratio, bound, bound)
 
     def _measures(self, row: str) -> Iterator[tuple[str, float]]:
         """All that floors may be for."""
@@ -175,6 +183,7 @@ class Results:
                 for row, servers in self.samples.items()
             },
             "idle": {server: vars(memory) for server, memory in self.idle.items()},
+            "tls_idle": {server: vars(memory) for server, memory in self.tls_idle.items()},
             "failed": sorted(self.failed),
             "failures": self.failures,
             "notes": self.notes,

@@ -27,6 +27,19 @@ _CLASSIC = (
     Workload("close", "1 KiB, a connection for each request", head=plain("Connection: close")),
     Workload("pipeline", "1 KiB, 16 requests at once (for information)", depth=16),
 )
+# nginx has TLS 1.2 and 1.3 as well. wrk has no handshake for a connection that it keeps, and asks
+# for a session again where it makes one anew.
+_TLS = (
+    Workload("tls", "by TLS: 1 KiB", tls=True),
+    Workload("tls-64k", "by TLS: one file of 64 KiB", ("/64k",), connections=32, tls=True),
+    Workload("tls-1m", "by TLS: one file of 1 MiB", ("/1m",), connections=8, tls=True),
+    Workload(
+        "tls-close",
+        "by TLS: 1 KiB, a handshake for each request",
+        head=plain("Connection: close"),
+        tls=True,
+    ),
+)
 _KINDS = (
     Workload(
         "range-12k",
@@ -115,13 +128,13 @@ _FRESH = (
         overlay=True,
     ),
 )
-WORKLOADS = {workload.name: workload for workload in (*_CLASSIC, *_KINDS, *_FRESH)}
+WORKLOADS = {workload.name: workload for workload in (*_CLASSIC, *_TLS, *_KINDS, *_FRESH)}
 
 PAPER = {f"paper-{size}": size for size in (64, 256, 512)}  # MiB of files
 HERD = {"herd-new": True, "herd-cold": False}  # whether the file is a new one
 CLIENTS = 3000  # of a herd
 MEMORY = 160  # MiB that the kernel may keep of the files of `paper`
-WORKERS, IDLE = "workers", "idle"
+WORKERS, IDLE, TLS_IDLE = "workers", "idle", "tls-idle"
 
 ROWS = {
     **{workload.name: workload.what for workload in WORKLOADS.values()},
@@ -132,8 +145,10 @@ ROWS = {
     "herd-new": "3 000 clients ask at once for a file that has just been made",
     "herd-cold": "3 000 clients ask at once for a file of a fresh mount",
     IDLE: "the memory of an idle connection",
+    TLS_IDLE: "the memory of an idle connection by TLS",
 }
 CLASSIC = (*(workload.name for workload in _CLASSIC), WORKERS, IDLE)
+TLS = (*(workload.name for workload in _TLS), TLS_IDLE)
 KINDS = tuple(workload.name for workload in _KINDS)
 FRESH = tuple(workload.name for workload in _FRESH)
 PAPER_NEEDS = ("root", "loop", "blkio", "memory")

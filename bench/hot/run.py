@@ -15,9 +15,10 @@ from bench.hot.folder import prepare, recall
 from bench.hot.measure import Sample
 from bench.hot.peers import Peer, Running, running
 from bench.hot.results import Results
-from bench.hot.rows import FRESH, HERD, IDLE, NEEDS, PAPER, WORKERS, WORKLOADS
+from bench.hot.rows import FRESH, HERD, IDLE, NEEDS, PAPER, TLS_IDLE, WORKERS, WORKLOADS
 from bench.hot.workloads import Workload
 from bench.machine import cores
+from bench.servers import Pair
 from tests import rig
 
 FIRST_SECOND = 1
@@ -39,6 +40,7 @@ class Run:
         self.results = Results()
         self.rows = list(self._possible(options.only))
         self.files: dict[str, bytes] = {}
+        self.pair = Pair.write(scratch)
         self.peers: list[Peer] = []
         for peer in peers:
             if reason := peer.missing():
@@ -75,8 +77,8 @@ class Run:
 
                 self._each(row, number, sample)
             self._say(f"round {number + 1} of {self.rounds} is done")
-        if IDLE in self.rows:
-            self._idle()
+        self._idle(IDLE, self.results.idle, None)
+        self._idle(TLS_IDLE, self.results.tls_idle, self.pair)
 
     def _sizes(self) -> dict[str, int]:
         touch = any(WORKLOADS[row].once for row in self._chosen(FRESH))
@@ -88,12 +90,17 @@ class Run:
     def _steady(self, number: int) -> None:
         """The rows for which the servers of the round run all the time."""
         rows = self._chosen(row for row in WORKLOADS if row not in FRESH)
+        for tls in (None, self.pair):
+            some = [row for row in rows if WORKLOADS[row].tls == (tls is not None)]
+            self._beside_each_other(number, some, tls)
+
+    def _beside_each_other(self, number: int, rows: list[str], tls: Pair | None) -> None:
         with contextlib.ExitStack() as stack:
             servers: dict[str, Running] = {}
             for peer in self.peers:
                 if mine := [row for row in rows if peer.takes_part(row)]:
                     try:
-                        server = running(peer, self.root, self.server_cpus)
+                        server = running(peer, self.root, self.server_cpus, tls=tls)
                         servers[peer.name] = stack.enter_context(server)
                     except RuntimeError as error:
                         for row in mine:
@@ -170,18 +177,18 @@ class Run:
         else:
             yield self.root
 
-    def _idle(self) -> None:
-        for peer in self.peers:
-            if not peer.takes_part(IDLE):
+    def _idle(self, row: str, found_by: dict[str, idle.Memory], tls: Pair | None) -> None:
+        for peer in self.peers if row in self.rows else ():
+            if not peer.takes_part(row):
                 continue
             try:
-                with running(peer, self.root, self.server_cpus) as server:
+                with running(peer, self.root, self.server_cpus, tls=tls) as server:
                     found = idle.measure(server, self.files["/1k"])
             except (Wrong, OSError) as error:
                 self.results.notes.append(f"{peer.name} does not hold idle connections: {error}")
             else:
-                self.results.idle[peer.name] = found
-                self._say(f"{IDLE:13} {peer.name:18} {found.pss:10.0f} bytes each (PSS)")
+                found_by[peer.name] = found
+                self._say(f"{row:13} {peer.name:18} {found.pss:10.0f} bytes each (PSS)")
 
     def _say(self, line: str) -> None:
         print(line, flush=True)

@@ -62,6 +62,7 @@ class Workload:
     once: bool = False  # each path once, in any order, and then it ends
     may_end: bool = False  # a connection may end after an answer that did not say so
     logs: bool = False  # the server writes an access log
+    tls: bool = False  # the server has TLS, with the same certificate as the others
     overlay: bool = False  # the files lie on overlayfs, and our server is not their owner
 
     @property
