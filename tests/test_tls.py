@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,6 +163,36 @@ async def test_what_is_no_handshake_is_closed(says: bytes, config: Config) -> No
         assert await answer_to(client) == (200, b"small")
         await client.stream.aclose()
         assert server.stats.requests == 1
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_the_header_of_a_proxy_is_before_the_handshake(
+    together: bool, config: Config
+) -> None:
+    answered: list[trio_amped.Answered] = []
+    config = replace(
+        config,
+        port=8000,
+        bind=["127.0.0.1:0,proxy"],
+        trust=["127.0.0.1"],
+        on_request=answered.append,
+    )
+    async with serving(config) as (_, address):
+        plain = await trio.open_tcp_stream(*address)
+        header = b"PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\n"
+        stream = TlsClient(plain, client_context())
+        if together:
+            with pytest.raises(ssl.SSLWantReadError):
+                stream.ssl.do_handshake()
+            header += stream.said()
+        await plain.send_all(header)
+        await stream.shake_hands()
+        client = Client(stream)
+        for name in ("small", "large"):
+            await client.send(get(f"/{name}"))
+            assert await answer_to(client) == (200, CONTENT[name])
+        await stream.aclose()
+    assert {each.peer for each in answered} == {"192.0.2.7"}
 
 
 async def test_clients_that_shake_hands_and_go(config: Config) -> None:

@@ -211,7 +211,7 @@ class Config(Site):
     tls_cert: str | os.PathLike[str] | None = _setting(
         None,
         "serve by TLS, with the certificate in this file (PEM; followed by those of its issuers, "
-        "the nearest first), which is read again when it is replaced; an ECDSA key costs a tenth "
+        "the nearest first), which is read again when it is replaced; an ECDSA key costs half "
         "of what an RSA key costs",
         metavar="FILE",
     )
