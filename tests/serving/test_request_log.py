@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.serving.cases import FILES, LARGE, PATIENT, get
-from tests.serving.peers import Ways, by_lockstep, connected, converse, on_the_lane
+from tests.serving.peers import TLS, Ways, by_lockstep, connected, converse, on_the_lane
 from tests.serving.test_exchange import chunked, echo, fail
 from tests.simulated import NOW
 from trio_amped import Answered, Config, Server
@@ -21,6 +21,16 @@ from trio_amped.serving.request_log import RequestLog, _moment
 from trio_amped.testing import SimDisk
 
 OTHERS = {b"huge": LARGE * 20}
+
+
+def tls() -> str:
+    """The version of TLS of what is asked."""
+    return "TLSv1.3" if Ways.name == TLS else ""
+
+
+def gate_at_once() -> str:
+    """The way of what is answered at once."""
+    return "lane" if Ways.name in ("lane", TLS) else "resident"
 
 
 async def told(
@@ -61,7 +71,7 @@ async def test_each_answer_is_told_once(autojump_clock: MockClock) -> None:
 async def test_what_was_refused_unread(autojump_clock: MockClock) -> None:
     (first,), data = await told([b"GET /a\n"])
     body = len(data.partition(b"\r\n\r\n")[2])
-    assert first == Answered("", "", 400, len(data), 0.0, "", body, gate="resident")
+    assert first == Answered("", "", 400, len(data), 0.0, "", body, tls=tls(), gate="resident")
     (first,), _ = await told([get("/" + "a" * 9000)])
     assert first[:3] == ("", "", 414)
     (first,), _ = await told([get("/a", version="2.0")])
@@ -315,7 +325,7 @@ async def test_the_way_through_the_gates(
     await converse(disk, wires, config)
     first, *others, cold, warm = sink.lines
     assert first == "/a.txt helper 2250 2.250"
-    at_once = "lane" if Ways.name == "lane" else "resident"
+    at_once = gate_at_once()
     assert set(others) == {f"/a.txt {at_once} 0 0.000"}
     assert cold == "/large.bin helper 2250 2.250"
     assert warm == f"/large.bin {at_once} 0 0.000"
@@ -422,6 +432,7 @@ async def test_the_hook_gets_the_same_record(autojump_clock: MockClock) -> None:
         host="example.com",
         referer="http://r/",
         agent='a"b',
-        gate="lane" if Ways.name == "lane" else "resident",
+        tls=tls(),
+        gate=gate_at_once(),
         head=wire,
     )
