@@ -545,6 +545,39 @@ async def test_handshakes_have_a_part_of_each_turn(
         assert laned.tasks == 0
 
 
+async def test_handshakes_that_have_begun_go_first(
+    of_server: ssl.SSLContext,
+    of_client: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    """Their clients wait for an answer already, and most of the work is done."""
+    order: list[int] = []
+    real = TlsSocket.shake_hands
+
+    def shake_hands(wire: TlsSocket) -> bool:
+        order.append(wire.fileno())
+        return real(wire)
+
+    async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
+        begun = laned.connect()
+        assert isinstance(begun.stream, trio.SocketStream)
+        stream = TlsClient(begun.stream, of_client)
+        with pytest.raises(ssl.SSLWantReadError):
+            stream.ssl.do_handshake()
+        await begun.send(stream.said())
+        stream.hear(await begun.stream.receive_some())
+        stream.ssl.do_handshake()
+        [first] = laned.lane._parked
+        monkeypatch.setattr(TlsSocket, "shake_hands", shake_hands)
+        others = [laned.connect() for _ in range(3)]
+        for each in others:
+            os.write(fileno(each), hello(each, of_client))
+        os.write(fileno(begun), stream.said())
+        await wait_all_tasks_blocked()
+        assert (order[0], len(order)) == (first, 4)
+
+
 def hello(client: Client, context: ssl.SSLContext) -> bytes:
     """The beginning of a handshake."""
     assert isinstance(client.stream, trio.SocketStream)

@@ -34,6 +34,10 @@ class TlsClient(trio.abc.HalfCloseableStream):
         """Return what is to be sent, and was not."""
         return self._outgoing.read()
 
+    def hear(self, received: bytes | bytearray) -> None:
+        """Take what has come from the stream."""
+        self._incoming.write(received)
+
     async def shake_hands(self, *, with_data: bytes = b"") -> None:
         """`with_data` is sent together with the end of the handshake."""
         while True:

@@ -446,8 +446,7 @@ class Lane:
             try:
                 received = parked.sock.recv(_RECEIVE)
             except ShakesHands:
-                parked.waits = True
-                self._shaking.append(parked)
+                self._put_off_shaking(parked)
                 return
             except Unsent:
                 self._hand_over(Handover.to_flush(self._unpark(fd)))
@@ -464,6 +463,15 @@ class Lane:
             log.exception("a bug in the fast lane")
             if self._parked.get(fd) is parked:
                 self._close(fd)
+
+    def _put_off_shaking(self, parked: Parked) -> None:
+        """Have a handshake go on later in the turn: first those on whom most was spent already."""
+        assert isinstance(parked.sock, TlsSocket)
+        parked.waits = True
+        if parked.sock.has_begun:
+            self._shaking.appendleft(parked)
+        else:
+            self._shaking.append(parked)
 
     def _shake_hands(self, stop: float) -> bool:
         """Go on with handshakes, at least one, until `stop`; return whether there are more.

@@ -44,7 +44,7 @@ class TlsSocket:
 
     __slots__ = (
         *("_context", "_fruitless", "_has_ended", "_incoming", "_is_open", "_is_shut"),
-        *("_outgoing", "_socket", "_ssl", "is_shaking", "unsent"),
+        *("_outgoing", "_socket", "_ssl", "has_begun", "is_shaking", "unsent"),
     )
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, received: bytes = b"") -> None:
@@ -57,6 +57,7 @@ class TlsSocket:
         self._incoming, self._outgoing = _NOTHING, _NOTHING
         self._ssl: ssl.SSLObject = _NOBODY
         self.is_shaking = True  # hands: the handshake is not complete
+        self.has_begun = False  # a step of the handshake was made
         self._is_open = False  # it is, and neither side has ended
         self._has_ended = False  # the client's side
         self._is_shut = False  # our side
@@ -85,6 +86,7 @@ class TlsSocket:
             raise Unsent
         if not self._take_in():
             raise ConnectionResetError("it has ended within a handshake")
+        self.has_begun = True
         try:
             self._ssl.do_handshake()
             self.is_shaking, self._is_open = False, True
