@@ -19,7 +19,7 @@ LEAVES: Final = frozenset({"config", "deadlines", "description", "stats"})
 MAY_IMPORT: Final = {
     "semantics": frozenset[str](),
     "disk": LEAVES | {"semantics"},
-    "serving": (LEAVES | {"semantics", "disk", "listening", "access_log", "certificates", "urls"}),
+    "serving": LEAVES | {"semantics", "disk", "listening", "access_log", "urls", "certificates"},
     # Not a room: the serving room for clients whom an ASGI server awaits.
     "asgi": LEAVES | {"semantics", "disk", "serving"},
     # The serving room, for the tests of others.

@@ -74,7 +74,7 @@ class TlsSocket:
         return self._socket.getpeername()
 
     def version(self) -> str | None:
-        return self._ssl.version() if self._ssl is not None else None
+        return None if self.is_shaking else self._ssl.version()
 
     def shake_hands(self) -> bool:
         """Go on with the handshake, as far as the client has; return whether it is complete.
