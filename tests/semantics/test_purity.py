@@ -11,10 +11,12 @@ MODULES = sorted(Path(trio_amped.semantics.__file__).parent.glob("*.py"))
 ALLOWED = {
     "base64",
     "bisect",
+    "codecs",  # for names of encodings, when settings are read
     "collections.abc",
     "contextlib",
     "dataclasses",
     "datetime",  # for calendars, not for clocks
+    "difflib",
     "email.utils",
     "enum",
     "errno",
