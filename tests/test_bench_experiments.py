@@ -7,7 +7,7 @@ import socket
 import xml.etree.ElementTree as ElementTree
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from bench.experiments import (
 )
 from bench.experiments.claims import at_least, at_most, listed, observed
 from bench.experiments.data import Data
-from bench.experiments.figure import Column, Cores, Figure, Figures, Measure, Series
+from bench.experiments.figure import IDLE, Column, Cores, Figure, Figures, Measure, Series
 from bench.experiments.shapes import AMPED, NGINX, PROCESSES, SHAPES, SPED, ours
 from bench.experiments.store import Row, Stamp, Store
 from bench.hot import cgroups, paper, processes
@@ -150,7 +150,7 @@ class Toy:
             axis="size",
             points={"1": "one", "2": "two"},
             series=(Series("a", "the a & b", "ours"), Series("b", "the b", "nginx", "--")),
-            columns=(Column("requests", "requests a second"), Column("idle", "", is_drawn=False)),
+            columns=(Column("requests", "requests a second"), IDLE),
             prepared=self.prepared,
             sentences=lambda data: observed(
                 "b is,", {"one": data.ratio("b", "a", "1", "requests")}
@@ -193,9 +193,13 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "cores", lambda: (0, 0))
 
 
-def measured(toy: Toy, out: Path, *, rounds: int = 1, short: bool = False) -> list[str]:
+def measured(
+    toy: Toy, out: Path, *, rounds: int = 1, short: bool = False, commit: str = NOW.commit
+) -> list[str]:
     options = Namespace(only=[toy.figure], short=short, rounds=rounds)
-    return command.measured(options, {9: stored(toy, out)}, NOW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "commit", lambda: commit)
+        return command.measured(options, {9: stored(toy, out)}, NOW)
 
 
 def stored(toy: Toy, out: Path) -> Store:
@@ -224,6 +228,24 @@ def test_what_failed_leaves_no_row_and_is_tried_again(tmp_path: Path) -> None:
     toy.failing = None
     assert measured(toy, tmp_path) == []
     assert toy.asked[3:] == [("b", "1")]
+
+
+@pytest.mark.usefixtures("one_core")
+def test_a_server_that_was_changed_meanwhile_is_not_measured(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="changed since the run began: start it anew"):
+        measured(Toy(), tmp_path, commit="another one")
+    assert stored(Toy(), tmp_path).rows == []
+
+
+@pytest.mark.usefixtures("one_core")
+def test_files_that_cannot_be_made_fail_their_figure_alone(tmp_path: Path) -> None:
+    toy = Toy()
+
+    def prepared(_cores: Cores, _scratch: Path) -> AbstractContextManager[Measure]:
+        raise OSError("the disk is full")
+
+    toy.figure = replace(toy.figure, prepared=prepared)
+    assert measured(toy, tmp_path) == ["figure 9: the disk is full"]
 
 
 # ------------------------------------------------------------------------- what is made of it
@@ -265,17 +287,28 @@ def test_the_best_of_the_others_is_what_counts() -> None:
 def test_a_claim_holds_at_every_point_or_it_does_not() -> None:
     fine, low = Spread(1.0, 0.1, 2.0), Spread(0.5, 0.1, 2.0)
     assert list(at_least("it is fast", 0.9, {"1 KiB": fine, "1 MiB": None})) == [
-        "**Holds:** it is fast. The least is 1.00, at 1 KiB."
+        "**Holds:** it is fast. The least is 1.00, at 1 KiB. Not measured: 1 MiB."
     ]
     assert list(at_least("it is fast", 0.9, {"1 KiB": fine, "1 MiB": low})) == [
         "**Does not hold:** it is fast. It is 0.50 at 1 MiB, where 0.9 was expected."
     ]
     assert list(at_least("it is fast", 0.9, {"1 KiB": None})) == []
-    assert list(at_most("it is little", 0.9, {"1 KiB": low, "1 MiB": None})) == [
-        "**Holds:** it is little. The most is 0.50, at 1 KiB."
+    many = {"1 KiB": low} | dict.fromkeys("abcde")
+    assert list(at_least("it is fast", 0.4, many)) == [
+        "**Holds:** it is fast. The least is 0.50, at 1 KiB. Not measured: 5 of 6."
     ]
-    assert list(at_most("it is little", 0.9, {"1 KiB": fine, "1 MiB": low})) == [
-        "**Does not hold:** it is little. It is 1.00 at 1 KiB, where 0.9 was expected."
+    assert list(at_least("it is fast", 0.9, {"1 KiB": low}, judged="most")) == [
+        "**Holds:** it is fast. The least is 2.00, at 1 KiB."
+    ]
+
+
+def test_what_should_be_little_is_judged_by_the_worst_round() -> None:
+    fine, low = Spread(1.0, 0.1, 2.0), Spread(0.5, 0.1, 0.8)
+    assert list(at_most("it is little", 0.9, {"1 KiB": low, "1 MiB": None})) == [
+        "**Holds:** it is little. The most is 0.80, at 1 KiB. Not measured: 1 MiB."
+    ]
+    assert list(at_most("it is little", 1.5, {"1 KiB": fine, "1 MiB": low})) == [
+        "**Does not hold:** it is little. It is 2.00 at 1 KiB, where 1.5 was expected."
     ]
     assert list(at_most("it is little", 0.9, {"1 KiB": None})) == []
     assert list(observed("It is", {"1": fine, "2": low})) == ["It is 1.00 at 1 and 0.50 at 2."]
@@ -311,10 +344,11 @@ def test_figure_2_asks_for_more_where_the_disk_is_the_limit() -> None:
     fits, far = memory.POINTS["bytes-80"], memory.POINTS["operations-640"]
     goal, disk, no_disk, hot, processes, caches = memory.sentences(Data(rows))
     assert f"at every size. It is 0.80 at {fits} and 0.90 at {far}, where 1 was expected" in goal
-    assert disk.startswith("**Does not hold:** where the disk is the limit")
+    assert disk.startswith("**Does not hold:** where AMPED has a hit rate below 90%")
     assert f"It is 0.90 at {far}, where 0.95 was expected" in disk
     assert no_disk == (
-        f"**Holds:** where it is not, at least 0.75 of the best. The least is 0.80, at {fits}."
+        "**Holds:** where AMPED has a hit rate of 90% or more, at least 0.75 of the best. "
+        f"The least is 0.80, at {fits}. Not measured: 10 of 11."
     )
     assert f"It is 0.90 at {fits}, where 1 was expected" in hot
     assert processes.endswith(f", 2.50 at {fits}.")
@@ -411,7 +445,7 @@ def test_a_server_that_waited_for_its_load_is_marked() -> None:
     ]
     text = page.markdown([(Toy().figure, Data(rows))], rounds=1)
     assert "| the a & b | 5.00\\* | 5.00 |\n" in text
-    assert "\n\\* It waited for its load: its core had nothing to do for more than 10% " in text
+    assert "\n\\* Its core had nothing to do for more than 10% of the time: it waited" in text
 
 
 @pytest.mark.parametrize("kind", ["lines", "bars"])
@@ -655,7 +689,7 @@ def test_a_figure_is_whole(figure: Figure) -> None:
     names = [series.name for series in figure.series]
     assert len(set(names)) == len(names)
     assert figure.base in ("", *names)
-    assert [x for points in figure.panels.values() for x in points] == list(figure.points)
+    assert {x for points in figure.panels.values() for x in points} == set(figure.points)
     assert list(figure.sentences(Data([]))) == []
     for x in figure.points:
         for name in names:

@@ -191,4 +191,5 @@ def test_a_server_without_a_part_serves(part: str, root: Path) -> None:
 def test_a_short_run_leaves_out_what_is_no_option() -> None:
     figure: Figure = parts.FIGURE
     asked = {name for _, name, _ in cells(figure, figure.short, 1, figure.short_series)}
-    assert asked == {AMPED, *parts.OPTIONS}
+    assert AMPED in asked
+    assert asked < {AMPED, *parts.OPTIONS}

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +33,7 @@ FIGURES: Final = {
 }
 ROUNDS: Final = 5
 Stores = dict[int, Store]  # by the numbers of figures
+ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DESCRIPTORS: Final = connections.ROOM
 DOCS, BUILD = REPOSITORY / "docs", REPOSITORY / "build" / "experiments"
 HELP: Final = """\
@@ -104,6 +106,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def _end(_number: int, _frame: object) -> NoReturn:
+    """End once: a second signal must not interrupt how disks and cgroups are removed."""
+    for number in ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def check() -> None:
     """Raise RuntimeError, in words, where it cannot run."""
     if importlib.util.find_spec("matplotlib") is None:
@@ -136,8 +145,11 @@ def measured(options: argparse.Namespace, stores: Stores, stamp: Stamp) -> list[
             print(f"- {note}")
         if todo:
             places = Cores([server], [load])
-            with tempfile.TemporaryDirectory(prefix="experiments-", dir="/var/tmp") as scratch:
-                failures += run.measure(figure, todo, store, stamp, places, Path(scratch))
+            try:
+                with tempfile.TemporaryDirectory(prefix="experiments-", dir="/var/tmp") as scratch:
+                    failures += run.measure(figure, todo, store, stamp, places, Path(scratch))
+            except (OSError, AssertionError, subprocess.SubprocessError) as error:
+                failures.append(f"figure {figure.number}: {error}")  # its files cannot be made
     return failures
 
 
@@ -153,7 +165,8 @@ def write(out: Path, stores: Stores, stamp: Stamp) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in ENDS:
+        signal.signal(number, _end)
     os.umask(0o022)
     try:
         check()

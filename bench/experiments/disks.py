@@ -1,6 +1,7 @@
 """Figure 5, which is not in the paper: disks that are busy, stall, fail, or are fast. Blocks."""
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from bench.experiments.faulty import (
 from bench.experiments.faulty import SECONDS as OUT_OF_ORDER
 from bench.experiments.figure import (
     CPU,
+    IDLE,
     OTHERS,
     REQUESTS,
     Column,
@@ -31,6 +33,7 @@ from bench.experiments.figure import (
     Figure,
     Figures,
     Measure,
+    of_sample,
 )
 from bench.experiments.shapes import AIO, AMPED, FILE_SERVERS, NGINX, PROCESSES, SHAPES, SPED
 from bench.hot import cgroups, measure
@@ -97,6 +100,7 @@ class BusyDisk:
             raise Wrong("the files that load the disk were too few")
         return of_hot(waits.between(begun, ended)) | {
             REQUESTS.name: sample.rate,
+            IDLE.name: sample.idle,
             OTHERS.name: sample.others,
         }
 
@@ -130,7 +134,7 @@ class FastDisk:
             sample = measure.run(server, self._workload, heads, 0, cores.load)
             files = {path: content(path, self._sizes[path]) for path in some}
             verify(server.port, self._workload, files, some)
-        return {REQUESTS.name: sample.rate, CPU.name: sample.cpu, OTHERS.name: sample.others}
+        return of_sample(sample)
 
     def _mounted(self) -> contextlib.AbstractContextManager[Path]:
         """The disk, mounted anew: names, inodes and pages are not in memory."""
@@ -162,13 +166,13 @@ _FAST: Final = {
     SMALL: Case(
         f"fast disk, {SMALL_SIZE // KIB} KiB",
         ("root", "loop", "tmpfs"),
-        lambda at: FastDisk(at, SMALL_SIZE, 4000).measure,
+        lambda at: FastDisk(at, SMALL_SIZE, 8000).measure,
         is_in_memory=True,
     ),
     MEDIUM: Case(
         f"fast disk, {MEDIUM_SIZE // KIB} KiB",
         ("root", "loop", "tmpfs"),
-        lambda at: FastDisk(at, MEDIUM_SIZE, 2000).measure,
+        lambda at: FastDisk(at, MEDIUM_SIZE, 4000).measure,
         is_in_memory=True,
     ),
 }
@@ -189,8 +193,8 @@ def prepared(cores: Cores, scratch: Path) -> Iterator[Measure]:
 
         def cell(name: str, x: str) -> Figures:
             if x not in made:
-                folder = scratch / x
-                folder.mkdir()
+                folder = Path(tempfile.mkdtemp(prefix=f"{x}-", dir=scratch))
+                folder.chmod(0o755)
                 if CASES[x].is_in_memory:
                     folder = stack.enter_context(rig.tmpfs(folder, _MEMORY))
                 made[x] = CASES[x].make(folder)
@@ -291,6 +295,7 @@ FIGURE: Final = Figure(
         Column("p50", "p50 of the client whose file is in memory, ms"),
         Column("longest", "longest wait of the client whose file is in memory, ms"),
         CPU,
+        IDLE,
         OTHERS,
     ),
     prepared,

@@ -41,13 +41,19 @@ class Column:
     title: str
     scale: float = 1.0  # what a value is multiplied by where it is shown
     is_drawn: bool = True
+    is_listed: bool = True  # in a table of the page
     is_log: bool = True  # the scale of its axis, where it is drawn as lines
 
 
 REQUESTS = Column("requests", "requests a second")
 CPU = Column("cpu", "CPU time a request, µs")
-IDLE = Column("idle", "share of the time in which the server waited for its load", is_drawn=False)
-OTHERS = Column("others", "share of the time in which others had the server's core", is_drawn=False)
+# Told by marks behind other figures.
+IDLE = Column(
+    "idle", "share of the time in which the server's core had nothing to do", 1, False, False
+)
+OTHERS = Column(
+    "others", "share of the time in which others had the server's core", 1, False, False
+)
 
 
 def of_sample(sample: Sample) -> dict[str, float]:

@@ -11,8 +11,8 @@ from bench.tables import table
 CROWDED = 0.1  # of the time: a server whose core others had for longer was slowed down by them
 STAR, DAGGER = "\\*", "†"
 WHY = {
-    STAR: f"It waited for its load: its core had nothing to do for more than {STARVED:.0%} of the "
-    "time.",
+    STAR: f"Its core had nothing to do for more than {STARVED:.0%} of the time: it waited for its "
+    "load, or for the disk.",
     DAGGER: f"Other programs had its core for more than {CROWDED:.0%} of the time: CPU time says "
     "more than requests a second.",
 }
@@ -65,7 +65,7 @@ def _section(figure: Figure, data: Data, rounds: int) -> Iterator[str]:
         yield f"\n{said}\n"
     for column in figure.columns:
         for group, points in figure.panels.items():
-            if column.is_drawn:
+            if column.is_listed:
                 title = f"{group}: {column.title}" if group else column.title
                 yield from _table(figure, data, column, title, points)
     used = {_marks(data, series.name, x) for series in figure.series for x in figure.points}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.experiments.figure import Cores, Figure
 from bench.experiments.store import Row, Stamp, Store
-from bench.hot.answers import Wrong
+from bench.machine import commit
 
 Cell = tuple[int, str, str]  # round, server, x
 
@@ -48,7 +48,8 @@ def measure(
 ) -> list[str]:
     """Measure these cells and append each to the store; return what failed, in words.
 
-    What fails leaves no row: the next run tries it again.
+    What fails leaves no row: the next run tries it again. Raises RuntimeError if the server is not
+    that of the stamp any more, OSError and others where the figure cannot be prepared.
     """
     failures = list[str]()
     with figure.prepared(cores, scratch) as measured:
@@ -57,10 +58,12 @@ def measure(
             begun = time.monotonic()
             try:
                 figures = measured(name, x)
-            except (Wrong, OSError, RuntimeError, AssertionError) as error:
-                failures.append(f"{where}: {error}")
+            except Exception as error:  # one cell of hundreds, in a run of hours
+                failures.append(f"{where}: {error or type(error).__name__}")
                 _say(f"FAILED {failures[-1]}")
                 continue
+            if commit() != stamp.commit:
+                raise RuntimeError("the server has been changed since the run began: start it anew")
             store.append(Row(number, name, x, figures, stamp))
             values = ", ".join(f"{column} {value:,.4g}" for column, value in figures.items())
             took = time.monotonic() - begun

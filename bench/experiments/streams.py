@@ -50,6 +50,10 @@ POINTS: Final = {
     "100-ra0": "100, no read-ahead",
     "100-ra1024": "100, read-ahead of 1 MiB",
 }
+GROUPS: Final = {
+    f"read-ahead of {USUAL} KiB": {x: x for x in ("1", "10", "100")},
+    "100 clients": {"100-ra0": "0", "100": f"{USUAL} KiB", "100-ra1024": "1 MiB"},
+}
 DIRECTIO: Final = "nginx-directio"
 RIVALS: Final = (*NGINX, DIRECTIO)
 SERVERS: Final = {name: peer for name, peer in SHAPES.items() if name != STARLETTE} | {
@@ -220,7 +224,7 @@ FIGURE: Final = Figure(
     f"of {USUAL} KiB, or another one at two points. Each client takes what "
     "comes of a part of its own. Another client, whose small file is in memory, is timed; what it "
     f"waits for longer than {SECONDS:g} s comes when the streams end.",
-    "clients, and the read-ahead of the disk where it is another one",
+    "clients, or read-ahead of the disk",
     POINTS,
     (
         *(series for series in SERIES if series.name in SERVERS),
@@ -238,4 +242,5 @@ FIGURE: Final = Figure(
     prepared,
     sentences,
     missing,
+    groups=GROUPS,
 )

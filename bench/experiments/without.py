@@ -97,6 +97,7 @@ SWITCHES: Final[dict[str, tuple[Change, ...]]] = {
     "no-small-bodies": (
         _constant("serving.resources", "_SMALL", 0),
         _constant("serving.replies", "_COPIED", 0),
+        _constant("serving.body", "_SMALL", 0),
     ),
     "no-snapshots": (_does_nothing("disk.folders", "Folders.want"),),
     "no-read-ahead": (_does_nothing("disk.local", "LocalDisk._ask_ahead"),),

@@ -103,6 +103,7 @@ class Found:
     bytes: float  # from the disk, in a second
     hits: float  # the share of the pages sent that the disk was not asked for
     cached: int  # bytes of files that the server's cgroup had in memory at the end
+    own: int  # bytes of anonymous memory that it had then
 
 
 def in_pages(size: int) -> int:
@@ -170,7 +171,8 @@ def measure(
         with probing(server.port, load_cpus) as waits:
             begun, reads = time.monotonic(), slow.reads()
             sample = run(server, data.workload, heads, seconds, load_cpus, asks)
-            ended, reads, cached = time.monotonic(), slow.reads().since(reads), cache.cached()
+            ended, reads = time.monotonic(), slow.reads().since(reads)
+            cached, own = cache.cached(), cache.own()
         some = dict.fromkeys(path for path, _ in before[:SAMPLE])
         files = {path: content(path, data.sizes[path]) for path in some}
         verify(server.port, data.workload, files, some)
@@ -181,4 +183,5 @@ def measure(
         reads.bytes / seconds,
         hit_rate(sizes, round(sample.rate * seconds), reads.bytes),
         cached,
+        own,
     )

@@ -28,9 +28,13 @@ class LimitedCache:
     def follow(self) -> None:
         """Set the limit anew. The kernel refuses one that it cannot get down to at once."""
         name = "memory.limit_in_bytes" if self._is_v1 else "memory.max"
-        own = self._count("rss" if self._is_v1 else "anon")
+        own = self.own()
         with suppress(OSError):
             (self.directory / name).write_text(str(self.size + own))
+
+    def own(self) -> int:
+        """The bytes of anonymous memory that these processes have."""
+        return self._count("rss" if self._is_v1 else "anon")
 
     def cached(self) -> int:
         """The bytes of files that are in memory for these processes."""
