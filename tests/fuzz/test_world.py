@@ -325,6 +325,6 @@ def test_clients_do_as_they_are_told() -> None:
 
     whole, saw_end, ended_at = run(ask, "eof")
     assert (whole[-10:], saw_end, ended_at) == (content(b"a.txt", 10), True, 2.0)
-    assert run(ask, "stay") == (whole, True, 62.0)
+    assert run(ask, "stay") == (whole, True, 77.0)
     data, saw_end, ended_at = run(ask, "reset")
     assert (whole.startswith(data), saw_end, ended_at) == (True, False, 2.0)
