@@ -127,7 +127,8 @@ def _blamed(bind: Bind) -> Iterator[None]:
     except CannotListen:
         raise
     except RuntimeError as error:  # a limit of processes; pthread_create(3)
-        raise CannotListen(bind, errno.EAGAIN, str(error), "allow more processes") from None
+        advice = "allow more processes, see ulimit -u"
+        raise CannotListen(bind, errno.EAGAIN, str(error), advice) from None
     except OSError as error:
         raise CannotListen(
             bind, error.errno, error.strerror or str(error), _advice(error)

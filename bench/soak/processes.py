@@ -125,7 +125,7 @@ def tasks(server: ServerProcess, pid: int) -> int:
     """Return how many trio tasks a process has, which it tells itself (inside/sitecustomize.py)."""
     told = re.compile(rf"{pid} has (\d+) tasks")
     before, deadline = len(told.findall("\n".join(server.log))), time.monotonic() + GUARD
-    os.kill(pid, signal.SIGUSR2)
+    os.kill(pid, signal.SIGRTMIN)
     while len(found := told.findall("\n".join(server.log))) == before:
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} does not tell its tasks")

@@ -118,12 +118,14 @@ def test_no_process_and_no_thread_can_start(helpers: str, root: Path) -> None:
 
 @needs("pids")
 @pytest.mark.parametrize("tasks", [1, 2])  # the second one writes the log
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_server_that_may_start_no_thread(tasks: int, host: str, root: Path) -> None:
+@pytest.mark.parametrize(
+    ("host", "what"), [("127.0.0.1", "serve {root}"), ("localhost", "listen on localhost:0")]
+)
+def test_a_server_that_may_start_no_thread(tasks: int, host: str, what: str, root: Path) -> None:
     done = with_so_few(tasks, root, "--host", host)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"trio-amped: error: cannot serve {root}: can't start new thread; "
+        f"trio-amped: error: cannot {what.format(root=root)}: can't start new thread; "
         "allow more processes, see ulimit -u"
     ]
 

@@ -128,7 +128,7 @@ def tell(*_):
     for path in ("/etc/passwd", os.environ["ROOT"] + "/hot"):
         print("tried", path, outcome(path), file=sys.stderr, flush=True)
 
-signal.signal(signal.SIGUSR2, tell)
+signal.signal(signal.SIGRTMIN, tell)
 """
 
 
@@ -146,7 +146,7 @@ def test_a_worker_opens_nothing_else(
         server.wait_for_log(r"\d workers? serves?")
         server.wait_for_log("confined to what is served, by Landlock")
         [worker] = children(server.pid)
-        os.kill(worker, signal.SIGUSR2)
+        os.kill(worker, signal.SIGRTMIN)
         server.wait_for_log("tried /etc/passwd Permission denied")
         server.wait_for_log(f"tried {root}/hot opened")
         assert get(server, "/hot") == (200, b"hot")

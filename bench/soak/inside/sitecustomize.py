@@ -1,4 +1,4 @@
-"""In each Python process of a soak: SIGUSR2 has it write the number of its trio tasks to stderr."""
+"""In each Python process of a soak: SIGRTMIN has it write the number of its trio tasks to stderr."""
 
 import os
 import signal
@@ -13,4 +13,4 @@ def _tell(number: int, frame: object) -> None:
     os.write(2, f"{os.getpid()} has {tasks} tasks\n".encode())
 
 
-signal.signal(signal.SIGUSR2, _tell)
+signal.signal(signal.SIGRTMIN, _tell)
