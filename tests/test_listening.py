@@ -1,25 +1,28 @@
 """The sockets of a config's binds, and their files; who is served there is for other tests."""
 
 import errno
+import fcntl
 import grp
 import os
 import pwd
 import socket
 import stat
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
 import pytest
 import trio
 
-from tests.rig import needs
-from trio_amped import Config, serve, supervisor
-from trio_amped.binds import read_binds
+from tests.rig import NOBODY, needs
+from trio_amped import Config, listening, serve, supervisor
+from trio_amped.binds import Bind, read_binds
 from trio_amped.listening import (
     CannotListen,
     Opened,
+    SocketFile,
     beside,
     close_all,
     open_binds,
@@ -114,6 +117,16 @@ async def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sock.getsockname()[0] == "0.0.0.0"
     assert await why_not("[::]:0") == (
         "cannot listen on [::]:0: Address family not supported by protocol; "
+        "choose another address with --bind, or --host and --port"
+    )
+
+
+@pytest.mark.parametrize("host", ["\U0001f4a9", "\u00e4..b", "a..b", "a" * 64])
+async def test_a_host_that_is_no_name(host: str) -> None:
+    """Neither for a look-up, nor for what makes ASCII of a name before."""
+    says = await why_not(f"{host}:0")
+    assert says == (
+        f"cannot listen on {host}:0: its host is no name; "
         "choose another address with --bind, or --host and --port"
     )
 
@@ -255,6 +268,92 @@ async def test_the_owner_of_a_file(tmp_path: Path) -> None:
         status = path.stat()
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (uid, gid, 0o600)
         close_all(found)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Somebody who can read a folder locks it."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+async def test_somebody_holds_a_lock_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For ever, or for a moment as servers do that start."""
+    path = tmp_path / "socket"
+    pauses: list[float] = []
+    monkeypatch.setattr("trio_amped.listening.time.sleep", pauses.append)
+    with locked(tmp_path):
+        assert await why_not(f"unix:{path}") == (
+            f"cannot listen on unix:{path}: somebody holds a lock of its folder; "
+            "see lslocks(8), or choose a folder that others may not read"
+        )
+    assert sum(pauses) == pytest.approx(3)
+    assert not path.exists()
+    with ExitStack() as stack:
+        stack.enter_context(locked(tmp_path))
+        monkeypatch.setattr("trio_amped.listening.time.sleep", lambda _: stack.close())
+        close_all(await opened(f"unix:{path}"))
+
+
+async def test_who_waits_for_a_lock_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once; and the thread makes no socket any more, which nobody would remove."""
+    waits, goes_on, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def sleep(_: float) -> None:
+        waits.set()
+        goes_on.wait()
+
+    def open_unix(path: str, bind: Bind) -> tuple[socket.socket, SocketFile]:
+        try:
+            return original(path, bind)
+        finally:
+            has_ended.set()
+
+    original = listening._open_unix
+    monkeypatch.setattr(listening, "_open_unix", open_unix)
+    monkeypatch.setattr("trio_amped.listening.time.sleep", sleep)
+    try:
+        with locked(tmp_path):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(opened, f"unix:{tmp_path}/socket")
+                await trio.to_thread.run_sync(waits.wait)
+                nursery.cancel_scope.cancel()
+    finally:
+        goes_on.set()
+    await trio.to_thread.run_sync(has_ended.wait)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "option", ["mode=666", pytest.param(f"owner={NOBODY}", marks=needs("root"))]
+)
+async def test_a_link_in_the_place_of_a_new_socket(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By somebody who may write its folder: what the link leads to is not touched."""
+    path, secret = tmp_path / "socket", tmp_path / "secret"
+    secret.touch(0o600)
+    before = secret.stat()
+    original = listening._give
+
+    def give(name: str, bind: Bind) -> None:
+        os.unlink(name)
+        os.symlink(secret, name)
+        original(name, bind)
+
+    monkeypatch.setattr(listening, "_give", give)
+    says = await why_not(f"unix:{path},{option}")
+    assert "somebody has replaced the socket; choose a folder that others may not write" in says
+    after = secret.stat()
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
 
 
 # ---------------------------------------------------------------- sockets of others

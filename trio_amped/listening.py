@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -24,6 +25,8 @@ log = logging.getLogger("trio_amped")
 
 _BACKLOG: Final = 0xFFFF  # as trio does; the kernel takes what it allows
 _FIRST_PASSED: Final = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+_TRIES: Final = 60  # for the lock of a folder, which a server holds for a moment
+_PAUSE: Final = 0.05  # seconds between two of them
 
 
 class CannotListen(OSError):
@@ -126,6 +129,8 @@ def _blamed(bind: Bind) -> Iterator[None]:
         yield
     except CannotListen:
         raise
+    except UnicodeError:  # no name of IDNA, RFC 5891; nor one of stdlib's, RFC 3490
+        raise CannotListen(bind, errno.EINVAL, "its host is no name") from None
     except RuntimeError as error:  # a limit of processes; pthread_create(3)
         advice = "allow more processes, see ulimit -u"
         raise CannotListen(bind, errno.EAGAIN, str(error), advice) from None
@@ -148,7 +153,9 @@ async def _open(number: int, bind: Bind, passed: Sequence[int]) -> list[Opened]:
     if isinstance(place, Tcp):
         return [Opened(sock, bind, number, True) for sock in await _open_tcp(place, bind.ipv6_only)]
     if isinstance(place, Unix):
-        sock, file = await trio.to_thread.run_sync(_open_unix, place.path, bind)
+        sock, file = await trio.to_thread.run_sync(
+            _open_unix, place.path, bind, abandon_on_cancel=True
+        )
         return [Opened(sock, bind, number, True, file)]
     return [Opened(_take(fd, bind), bind, number, False) for fd in passed]
 
@@ -220,10 +227,11 @@ def _open_unix(path: str, bind: Bind) -> tuple[socket.socket, SocketFile]:
 
     Of several servers that start at the same path, one is first: each holds a lock of the folder
     (flock(2)), without which the file of one that does not listen yet would be stale for the next.
+    Raises CannotListen, OSError; trio.Cancelled where nobody wants the socket any more.
     """
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        _lock(folder, bind)
         _remove_stale(path, bind)
         with contextlib.ExitStack() as undo:
             sock = undo.enter_context(socket.socket(socket.AF_UNIX))
@@ -237,6 +245,21 @@ def _open_unix(path: str, bind: Bind) -> tuple[socket.socket, SocketFile]:
         return sock, file
     finally:
         os.close(folder)
+
+
+def _lock(folder: int, bind: Bind) -> None:
+    """Lock a folder, for which others have some seconds. Raises CannotListen.
+
+    Whoever can read the folder can lock it as well, for ever.
+    """
+    for _ in range(_TRIES):
+        trio.from_thread.check_cancelled()
+        try:
+            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+    advice = "see lslocks(8), or choose a folder that others may not read"
+    raise CannotListen(bind, errno.EBUSY, "somebody holds a lock of its folder", advice)
 
 
 def _remove_stale(path: str, bind: Bind) -> None:
@@ -261,14 +284,28 @@ def _remove_stale(path: str, bind: Bind) -> None:
 
 
 def _give(path: str, bind: Bind) -> None:
+    """Give a socket its owner and mode. Raises CannotListen, OSError.
+
+    Whoever may write the folder can put a link to another file in its place: it is the file that
+    was opened which is changed (proc(5), /proc/pid/fd), and only a socket.
+    """
+    if not bind.owner and bind.mode is None:
+        return
     user, _, group = bind.owner.partition(":")
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
+        if not stat.S_ISSOCK(os.fstat(file).st_mode):
+            advice = "choose a folder that others may not write"
+            raise CannotListen(bind, errno.EEXIST, "somebody has replaced the socket", advice)
+        opened = f"/proc/self/fd/{file}"
         if bind.owner:
-            shutil.chown(path, _name_or_number(user), _name_or_number(group))  # type: ignore[arg-type]
+            shutil.chown(opened, _name_or_number(user), _name_or_number(group))  # type: ignore[arg-type]
+        if bind.mode is not None:
+            os.chmod(opened, bind.mode)
     except LookupError as error:
         raise CannotListen(bind, errno.EINVAL, str(error), "name another owner") from None
-    if bind.mode is not None:
-        os.chmod(path, bind.mode)
+    finally:
+        os.close(file)
 
 
 def _name_or_number(text: str) -> int | str | None:
