@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 EVERY_HOST: Final = "*"
 DUAL: Final = "::"  # all addresses of the machine, of IPv4 too, by one socket
 _LONGEST_PATH: Final = 107  # bytes of a path in sockaddr_un, without its NUL; unix(7)
+_NOBODY: Final = 2**32 - 1  # no number of a user or a group; chown(2)
 _EXAMPLES: Final = "such as 127.0.0.1:8000, [::1]:8000, *:8000 or unix:/run/site.sock"
 
 
@@ -177,6 +178,11 @@ def _with_owner(bind: Bind, value: str) -> Bind:
         raise ValueError("the option owner is for unix:/PATH")
     if not re.fullmatch(r"[^:]+(:[^:]+)?|:[^:]+", value):
         raise ValueError(f"an owner is USER, USER:GROUP or :GROUP, not {value!r}")
+    if not value.isprintable():
+        raise ValueError(f"an owner has no control characters, as {value!r} has")
+    for part in value.split(":"):
+        if part.isdecimal() and (len(part) > 10 or int(part) >= _NOBODY):
+            raise ValueError(f"the number of an owner is less than {_NOBODY}, not {part}")
     return bind._replace(owner=value)
 
 
