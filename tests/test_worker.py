@@ -309,6 +309,27 @@ async def test_no_memory_to_wait_for_a_worker(
     assert "a worker cannot be heard or told" in caplog.text
 
 
+async def test_a_log_that_is_opened_anew_while_its_order_is_sent_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor of the first attempt is closed by then: the one of that moment is sent."""
+    sent: list[int] = []
+    descriptors = iter([7, 8])
+
+    class Channel:
+        async def sendmsg(self, _: object, ancillary: list[tuple[int, int, list[int]]]) -> None:
+            await trio.lowlevel.checkpoint()
+            sent.extend(ancillary[0][2])
+            if len(sent) == 1:
+                raise OSError(errno.ENOMEM, "no memory")
+
+    worker = Worker()
+    worker.tell_log(lambda: next(descriptors))
+    worker._orders.close()
+    await worker._give_orders(Channel())  # type: ignore[arg-type]
+    assert sent == [7, 8]
+
+
 @pytest.mark.parametrize("place", ["socket.socketpair", "subprocess.Popen", "os.pidfd_open"])
 async def test_a_worker_that_cannot_be_started(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left of it, and the next one can be."""

@@ -149,8 +149,7 @@ class Worker:
 
     async def _give_orders(self, channel: trio.socket.SocketType) -> None:
         async for order, descriptor in self._given:
-            rights = [descriptor()] if descriptor else []
-            await _persistently(partial(_send, channel, order, rights))
+            await _persistently(partial(_send, channel, order, descriptor))
 
     async def _silence(self) -> str:
         """Wait until it has said nothing for too long: it does not start, or its loop stands still.
@@ -185,8 +184,10 @@ class Worker:
         self.is_settled.set()
 
 
-async def _send(channel: trio.socket.SocketType, order: bytes, descriptors: list[int]) -> None:
-    rights = array("i", descriptors)
+async def _send(
+    channel: trio.socket.SocketType, order: bytes, descriptor: Callable[[], int] | None
+) -> None:
+    rights = array("i", [descriptor()] if descriptor else [])
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
     await channel.sendmsg([order], ancillary)
 
