@@ -26,6 +26,7 @@ SIX: Final = (
     + ipaddress.ip_address("2001:db8::1").packed
     + struct.pack("!HH", 40000, 443)
 )
+MAPPED: Final = ipaddress.ip_address("::ffff:192.0.2.7").packed + SIX[16:]
 TLVS: Final = b"\x03\x00\x04abcd" + b"\x20\x00\x05" + bytes(5)
 CLIENT: Final = ("192.0.2.7", 40000)
 
@@ -38,6 +39,8 @@ READ: Final = [
         b"PROXY TCP6 " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n",
         ("ffff:" * 7 + "ffff", 65535),
     ),
+    (b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.1 40000 443\r\n", CLIENT),
+    (b"PROXY TCP6 ::FFFF:c000:207 ::1 40000 443\r\n", CLIENT),
     (b"PROXY UNKNOWN\r\n", None),
     (b"PROXY UNKNOWN " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n", None),
     (b"PROXY UNKNOWN whatever\x00it is\r\n", None),
@@ -45,6 +48,7 @@ READ: Final = [
     (binary(0x21, 0x11, FOUR + TLVS), CLIENT),
     (binary(0x21, 0x21, SIX), ("2001:db8::7", 40000)),
     (binary(0x21, 0x21, SIX + TLVS), ("2001:db8::7", 40000)),
+    (binary(0x21, 0x21, MAPPED), CLIENT),
     (binary(0x21, 0x12, FOUR), None),  # UDP
     (binary(0x21, 0x31, bytes(216)), None),  # UNIX
     (binary(0x21, 0x00, b""), None),
