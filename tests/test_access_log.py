@@ -131,6 +131,24 @@ async def test_a_file_that_was_renamed(path: Path) -> None:
     assert read(path) == b"b\n"
 
 
+async def test_a_link_in_whose_place(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody may have put it there for us to write to another file; one of the start is meant."""
+    other = path.with_name("other")
+    async with writing(path) as writer:
+        os.rename(path, f"{path}.1")
+        os.symlink(other, path)
+        writer.reopen()
+        writer.put(b"a\n", 1)
+    assert read(f"{path}.1") == b"a\n"
+    assert not other.exists()
+    assert "cannot be opened anew: Too many levels of symbolic links" in caplog.text
+    async with writing(path) as writer:
+        os.rename(other, f"{other}.1")
+        writer.reopen()
+        writer.put(b"b\n", 1)
+    assert read(other) == b"b\n"
+
+
 async def test_a_file_in_whose_place_is_another(path: Path) -> None:
     async with writing(path) as writer:
         writer.put(b"a\n", 1)

@@ -32,8 +32,10 @@ from tests.real.support import (
 )
 from tests.rig import (
     GUARD,
+    NOBODY,
     REPOSITORY,
     as_nobody,
+    for_strangers,
     needs,
     public_directory,
     running_server,
@@ -475,6 +477,52 @@ def test_an_unknown_host(root: Path) -> None:
     says = only_line("--port", "0", "--host", "nowhere.invalid", "--root", str(root))
     assert says.startswith("cannot listen on nowhere.invalid:0: ")
     assert says.endswith("; choose another address with --bind, or --host and --port")
+
+
+def test_a_host_that_is_no_name(root: Path) -> None:
+    says = only_line("--port", "0", "--host", "\U0001f4a9", "--root", str(root))
+    assert says.endswith(
+        ":0: its host is no name; choose another address with --bind, or --host and --port"
+    )
+
+
+@needs("nobody")
+@pytest.mark.parametrize("command", [(), ("check",)])
+def test_a_log_whose_folder_is_the_workers(
+    command: Sequence[str], root: Path, tmp_path: Path
+) -> None:
+    """Root, which opens the log, could be had to write to any file."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+    options = ["--user", f"{NOBODY}:{NOBODY}", "--access-log", f"{folder}/log"]
+    says = only_line(*command, "--root", str(root), *options, wrap=for_strangers([]))
+    assert says.endswith("choose a folder that is root's alone, as those above are")
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("moment", ["_read", "_summary"])
+def test_the_signal_of_logrotate_ends_nothing(moment: str, root: Path) -> None:
+    """Neither before the server listens to it nor after that."""
+    program = f"""
+import os, signal, sys
+from trio_amped import cli
+
+def signalled(*arguments):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return original(*arguments)
+
+async def serve(self, task_status):
+    task_status.started()
+
+original, cli.{moment} = cli.{moment}, signalled
+cli.Server.serve = serve
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    argv = [sys.executable, "-c", program, "--root", str(root), "--port", "0"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "stopped; 0 requests" in done.stderr
 
 
 def test_an_address_of_somebody_else(root: Path) -> None:

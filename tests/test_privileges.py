@@ -14,7 +14,7 @@ import pytest
 
 from tests.rig import NOBODY, REPOSITORY, as_nobody, for_strangers, needs
 from trio_amped import privileges
-from trio_amped.privileges import User, check_user, find_user, landlock_version
+from trio_amped.privileges import User, check_log, check_user, find_user, landlock_version
 
 pytestmark = needs("nobody")
 
@@ -122,6 +122,45 @@ def test_a_program_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(ValueError, match=r"--user nobody: cannot start /no/such/python: .*No such"):
         check_user(find_user("nobody"))
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "mode", "is_refused"),
+    [
+        (0, 0, 0o755, False),
+        (0, 60, 0o775, False),  # a group of others
+        (NOBODY, 0, 0o500, True),  # who can give the right to write back
+        (0, 50, 0o775, True),
+        (0, 51, 0o775, True),
+        (0, 0, 0o757, True),
+    ],
+)
+def test_who_may_write_the_folder_of_a_log(
+    uid: int, gid: int, mode: int, is_refused: bool, tmp_path: Path
+) -> None:
+    """Or one above, or those to which a link leads."""
+    user, folder, link = User("me", NOBODY, 50, (50, 51)), tmp_path / "folder", tmp_path / "link"
+    (folder / "inside").mkdir(parents=True)
+    os.chown(folder, uid, gid)
+    folder.chmod(mode)
+    link.symlink_to(folder / "log")
+    for path in (folder / "log", folder / "inside" / "log", link):
+        if is_refused:
+            with pytest.raises(ValueError, match=f"^--access-log: user me may write {folder}, and"):
+                check_log(user, path)
+        else:
+            check_log(user, path)
+
+
+def test_a_log_below_a_sticky_folder(tmp_path: Path) -> None:
+    """What is root's stays in it, but who comes first can be anybody."""
+    user, shared = User("me", NOBODY, 50, (50,)), tmp_path / "shared"
+    (shared / "roots").mkdir(parents=True)
+    shared.chmod(0o1777)
+    check_log(user, shared / "roots" / "log")
+    check_log(user, shared / "none" / "log")
+    with pytest.raises(ValueError, match=f"^--access-log: user me may write {shared}, and could"):
+        check_log(user, shared / "log")
 
 
 # ---------------------------------------------------------------- another user

@@ -30,12 +30,15 @@ _PATIENCE: Final = 1.0  # seconds for the last lines
 _MODE: Final = 0o644
 
 
-def open_file(path: str | os.PathLike[str]) -> int:
+def open_file(path: str | os.PathLike[str], *, follow: bool = True) -> int:
     """Open a log to append to it; waits for the disk. Raises OSError.
 
-    A FIFO without a reader is ENXIO, instead of a wait for one.
+    A FIFO without a reader is ENXIO, instead of a wait for one; a link that is not to be followed
+    is ELOOP.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
+    if not follow:
+        flags |= os.O_NOFOLLOW
     try:
         fd = os.open(path, flags, _MODE)
     except OSError as error:
@@ -64,12 +67,14 @@ class _LogFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.fd = -1
+        self._is_link = False
         self._looked_at = 0.0
         self._has_failed = False
 
     def open(self) -> None:
         """Raises OSError."""
         self.fd = open_file(self.path)
+        self._is_link = os.path.islink(self.path)
 
     def look(self) -> int | None:
         """Open the file anew if it was renamed, at most once a second; return the old one."""
@@ -80,9 +85,12 @@ class _LogFile:
         return self.reopen() if has_moved(self.path, self.fd) else None
 
     def reopen(self) -> int | None:
-        """Return the old descriptor; None: it is still the one, as the file cannot be opened."""
+        """Return the old descriptor; None: it is still the one, as the file cannot be opened.
+
+        A link that was none at the start is not followed: root may open for who cannot.
+        """
         try:
-            new = open_file(self.path)
+            new = open_file(self.path, follow=self._is_link)
         except OSError as error:
             if not self._has_failed:
                 why = error.strerror

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import trio
 
 from . import __version__, certificates, logs
+from .access_log import STDOUT
 from .checking import look, oddities
 from .config import ROOTS, Config, Process
 from .listening import CannotListen
 from .notify import READY, STOPPING, ServiceManager
-from .privileges import User, become, check_confinement, check_user, find_user
+from .privileges import User, become, check_confinement, check_log, check_user, find_user
 from .semantics.printable import printable
 from .serving.server import Server
 from .settings.effective import Effective, effective, packed
@@ -58,6 +59,7 @@ class Settings(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program of the command line; returns the exit status."""
+    signal.signal(REOPEN, signal.SIG_IGN)  # it ends a process, until and after we listen to it
     options = list(sys.argv[1:] if arguments is None else arguments)
     parser = Parser(__version__)
     if not options and not any(each in VARIABLES for each in os.environ):
@@ -125,6 +127,9 @@ def _check_rights(settings: Settings) -> None:
     to give up."""
     if settings.user is not None:
         check_user(settings.user)
+        place = settings.config.access_log
+        if place is not None and place != STDOUT:
+            check_log(settings.user, place)
     if settings.process.confine:
         check_confinement()
 

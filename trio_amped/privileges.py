@@ -8,10 +8,12 @@ import ctypes
 import grp
 import os
 import pwd
+import stat
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 # include/uapi/linux/prctl.h and capability.h
@@ -137,6 +139,39 @@ import os, sys
 prefix, place = sys.argv[1:]
 sys.exit(sys.base_prefix != prefix or not os.access(place, os.R_OK | os.X_OK))
 """
+
+
+def check_log(user: User, path: str | os.PathLike[str]) -> None:
+    """Find out whether a log that root opens is safe from that user. Waits for the disk.
+
+    Who may write its folder could put a link there, and have root write to any file (as in
+    CVE-2016-1247); the same holds for the folders above, but not for a sticky one (/tmp) there:
+    what is root's stays in it. Only owners and modes are looked at, not access control lists.
+    Raises ValueError, with a sentence for the user.
+    """
+    for place in (os.path.abspath(path), os.path.realpath(path)):
+        folder = Path(place).parent
+        for each in (folder, *folder.parents):
+            if _may_replace(user, each, stays=each != folder):
+                raise ValueError(
+                    f"--access-log: user {user.name} may write {each}, and could have root write "
+                    "to any file: choose a folder that is root's alone, as those above are"
+                )
+
+
+def _may_replace(user: User, folder: Path, stays: bool) -> bool:
+    """Return whether a user may put something else at a name in a folder; `stays`: at one of root's
+    that is there."""
+    try:
+        found = os.stat(folder)
+    except OSError:  # nobody can open a log there, which is said then
+        return False
+    if found.st_uid == user.uid:
+        return True
+    if stays and found.st_mode & stat.S_ISVTX:
+        return False
+    is_of_group = found.st_gid in (user.gid, *user.groups)
+    return bool(found.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if is_of_group else 0)))
 
 
 def become(user: User) -> None:
