@@ -23,6 +23,10 @@ from trio_amped import certificates
 from trio_amped.config import Config
 from trio_amped.serving import lane as lane_module
 from trio_amped.serving import tls as tls_module
+from trio_amped.serving.connection import Connection
+from trio_amped.serving.crowd import Crowd
+from trio_amped.serving.parked import Parked
+from trio_amped.serving.router import Router
 from trio_amped.serving.tls import TlsSocket, TlsTransport
 from trio_amped.serving.transport import ClientGone, Pace, Turns
 from trio_amped.serving.wire import Unsent
@@ -230,6 +234,114 @@ async def test_what_is_no_record_ends_it(
         assert both.wire.recv(RECORD) == b""
 
 
+@pytest.mark.parametrize("before", range(1016, 1026))
+async def test_a_header_may_be_torn_by_the_end_of_a_portion(
+    before: int, of_server: ssl.SSLContext, telling: ssl.SSLContext, keylog: Path
+) -> None:
+    """Empty records are no data; RFC 8446 5.1 allows them, and padding."""
+    async with shaken(of_server, telling) as both:
+        writer = Writer(keylog)
+        empty = [b"\0" * (before - 22 - 22), b""]  # two of them, which are `before` bytes
+        [first, second] = [writer.padded(DATA, b"", each) for each in empty]
+        assert len(first + second) == before
+        await both.client.stream.send_all(first + second + writer.record(DATA, LARGE[:RECORD]))
+        if before >= 1024:  # no record goes on: epoll shows that there is one more
+            with pytest.raises(BlockingIOError):
+                both.wire.recv(RECORD)
+        assert both.wire.recv(RECORD) == LARGE[:RECORD]
+        with pytest.raises(BlockingIOError):
+            both.wire.recv(RECORD)
+
+
+@pytest.mark.parametrize("size", [1000, 1024, 1500, 3000, RECORD])
+async def test_a_record_that_is_here_is_received_at_once(
+    size: int, of_server: ssl.SSLContext, of_client: ssl.SSLContext
+) -> None:
+    """Whoever ends a connection looks once."""
+    async with shaken(of_server, of_client) as both:
+        for _ in range(3):
+            await both.client.send_all(LARGE[:size])
+            assert both.wire.recv(RECORD) == LARGE[:size]
+        await both.client.send_all(b"more")
+        assert both.wire.recv(RECORD) == b"more"
+
+
+# ------------------------------------------------------------------ requests of any length
+
+
+SIZES: Final = [100, 1500, 3000, RECORD]  # bytes of a head
+
+
+def request_of(size: int) -> bytes:
+    short = get("/a.txt", "Cookie: ")
+    return get("/a.txt", "Cookie: " + "x" * (size - len(short)))
+
+
+def send_now(client: Client, request: bytes) -> None:
+    """Send one record, before anybody else has a turn."""
+    assert isinstance(client.stream, TlsClient)
+    client.stream.ssl.write(request)
+    said = client.stream.said()
+    assert os.write(client.stream.socket.fileno(), said) == len(said)
+
+
+@pytest.mark.parametrize("end", ["drain", "deadline", "give_way"])
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_request_that_is_here_is_answered_before_the_lane_ends_it(
+    end: str,
+    size: int,
+    of_server: ssl.SSLContext,
+    of_client: ssl.SSLContext,
+    mock_clock: MockClock,
+) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
+        client = await laned.connect_by_tls(of_client)
+        await ask(client, get("/a.txt"))
+        await wait_all_tasks_blocked()
+        send_now(client, request_of(size))
+        if end == "drain":
+            laned.server.drain()
+        elif end == "give_way":
+            assert laned.lane.give_way()
+        else:
+            mock_clock.jump(CONFIG.keep_alive_timeout + 1)
+            laned.lane._clock.update()
+            await laned.lane._sweep()  # before the lane sees what has come
+        assert (await answer_to(client)).body == b"0123456789"
+        assert laned.stats.requests == 2
+
+
+@pytest.mark.parametrize("end", ["drain", "deadline", "give_way"])
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_request_that_is_here_is_answered_before_a_task_ends(
+    end: str,
+    size: int,
+    of_server: ssl.SSLContext,
+    of_client: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,
+) -> None:
+    async with shaken(of_server, of_client) as both, trio.open_nursery() as nursery:
+        stats = Stats()
+        transport = TlsTransport(both.wire, Pace(CONFIG, stats), Turns())
+        router = Router(CONFIG, [SimDisk(FILES)])
+        connection = Connection(transport, CONFIG, router, stats)
+        client = Client(both.client)
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", _wait_for_ever)  # it comes too late
+        nursery.start_soon(connection.run)
+        await wait_all_tasks_blocked()
+        send_now(client, request_of(size))
+        if end == "deadline":
+            mock_clock.jump(CONFIG.keep_alive_timeout)
+        else:
+            getattr(connection, end)()
+        await wait_all_tasks_blocked()
+        monkeypatch.undo()
+        assert (await answer_to(client)).body == b"0123456789"
+        nursery.cancel_scope.cancel()
+    router.close()
+
+
 # ------------------------------------------------------------------ KeyUpdates
 
 
@@ -277,7 +389,7 @@ async def test_a_flood_of_key_updates_is_taken_in_small_portions_and_ended(
         writer = Writer(keylog)
         flood = b"".join(writer.key_update(wants_one=True) for _ in range(2000))
         await both.client.stream.send_all(flood)
-        for _ in range(2 * RECORD // 1024):
+        for _ in range(2 * RECORD // (38 * 27)):  # each ends with a record
             with pytest.raises(BlockingIOError):
                 both.wire.recv(RECORD)
             assert len(records(both.network.offers[-1])) <= 1024 // 27 + 1
@@ -341,7 +453,9 @@ async def test_a_request_that_comes_with_the_end_of_the_handshake(
         assert laned.stats.by_lane == 1
 
 
+@pytest.mark.parametrize("is_new", [True, False])
 async def test_what_wants_to_be_sent_is_waited_for_before_more_is_received(
+    is_new: bool,
     of_server: ssl.SSLContext,
     telling: ssl.SSLContext,
     keylog: Path,
@@ -353,11 +467,14 @@ async def test_what_wants_to_be_sent_is_waited_for_before_more_is_received(
         client = await laned.connect_by_tls(telling)
         assert isinstance(client.stream, TlsClient)
         await wait_all_tasks_blocked()
+        writer = Writer(keylog)
+        if not is_new:
+            await client.stream.stream.send_all(writer.record(DATA, get("/a.txt")))
+            await answer_to(client)
         [parked] = laned.lane._parked.values()
         assert isinstance(parked.sock, TlsSocket)
         network: Any = Narrow(parked.sock._socket)
         parked.sock._socket, network.room = network, 0
-        writer = Writer(keylog)
         writes = trio.Event()
 
         async def wait_writable(_: object) -> None:
@@ -371,7 +488,35 @@ async def test_what_wants_to_be_sent_is_waited_for_before_more_is_received(
         network.room = 1 << 30
         writes.set()
         assert (await answer_to(client)).body == b"0123456789"
-        assert (laned.tasks, laned.stats.by_lane) == (0, 1)
+        await wait_all_tasks_blocked()
+        assert (laned.tasks, laned.stats.by_lane) == (0, 0 if is_new else 2)
+
+
+async def test_who_takes_nothing_has_the_deadline_of_its_first_head(
+    of_server: ssl.SSLContext,
+    telling: ssl.SSLContext,
+    keylog: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
+        client = await laned.connect_by_tls(telling)
+        assert isinstance(client.stream, TlsClient)
+        await wait_all_tasks_blocked()
+        [parked] = laned.lane._parked.values()
+        assert isinstance(parked.sock, TlsSocket)
+        network: Any = Narrow(parked.sock._socket)
+        parked.sock._socket, network.room = network, 0
+        monkeypatch.setattr(trio.lowlevel, "wait_writable", _wait_for_ever)
+        await client.stream.stream.send_all(updates(Writer(keylog), wants_one=True))
+        await wait_all_tasks_blocked()
+        assert laned.tasks == 1
+        await client.receive_all()
+        assert trio.current_time() == CONFIG.head_timeout
+
+
+async def _wait_for_ever(_: object) -> None:
+    await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -611,6 +756,72 @@ async def test_handshakes_that_are_late_give_way(
         await trio.sleep(1.5)
         assert laned.lane.give_way()
         await wait_all_tasks_blocked()
+        assert laned.stats.connections_open == 0
+
+
+async def test_a_handshake_goes_on_that_began_when_others_wanted_its_place(
+    of_server: ssl.SSLContext, of_client: ssl.SSLContext, autojump_clock: MockClock
+) -> None:
+    """epoll does not show what was read outside of a turn."""
+    async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
+        client = laned.connect()
+        await trio.sleep(1.5)
+        assert isinstance(client.stream, trio.SocketStream)
+        stream = TlsClient(client.stream, of_client)
+        with pytest.raises(ssl.SSLWantReadError):
+            stream.ssl.do_handshake()
+        os.write(fileno(client), stream.said())
+        assert laned.lane.give_way()
+        await stream.shake_hands(with_data=get("/a.txt"))
+        client.stream = stream
+        assert (await answer_to(client)).body == b"0123456789"
+        assert trio.current_time() == 1.5
+
+
+async def test_a_handshake_that_began_outside_of_a_turn_has_its_deadline(
+    of_server: ssl.SSLContext, of_client: ssl.SSLContext, autojump_clock: MockClock
+) -> None:
+    async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
+        client = laned.connect()
+        await trio.sleep(1.5)
+        os.write(fileno(client), hello(client, of_client))
+        laned.lane.give_way()
+        assert await client.receive_all()
+        assert trio.current_time() == CONFIG.head_timeout
+
+
+async def test_a_handshake_of_who_has_ended_is_still_new_in_a_crowd(
+    of_server: ssl.SSLContext, of_client: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the deadline of a head, and not that of who has asked before."""
+    monkeypatch.setattr(lane_module, "MANY", 0)
+    seen: list[Parked] = []
+    real = Crowd.put_off
+
+    def put_off(crowd: Crowd, parked: Parked) -> None:
+        seen.append(parked)
+        real(crowd, parked)
+
+    monkeypatch.setattr(Crowd, "put_off", put_off)
+    async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
+        client = laned.connect()
+        await wait_all_tasks_blocked()
+        [parked] = laned.lane._parked.values()
+        deadline = parked.deadline
+        shaken_at: list[tuple[bool, float]] = []
+        shake_hands = TlsSocket.shake_hands
+
+        def shake(wire: TlsSocket) -> bool:
+            shaken_at.append((parked.is_new, parked.deadline))
+            return shake_hands(wire)
+
+        monkeypatch.setattr(TlsSocket, "shake_hands", shake)
+        os.write(fileno(client), hello(client, of_client))
+        await client.stream.send_eof()
+        await wait_all_tasks_blocked()
+        assert parked in seen, "it was put off"
+        assert shaken_at
+        assert set(shaken_at) == {(True, deadline)}
         assert laned.stats.connections_open == 0
 
 

@@ -117,7 +117,11 @@ class Writer:
         return mac.finalize()[:length]
 
     def record(self, kind: int, data: bytes) -> bytes:
-        inner = data + bytes([kind])
+        return self.padded(kind, data, b"")
+
+    def padded(self, kind: int, data: bytes, zeros: bytes) -> bytes:
+        """A record with padding; RFC 8446 5.4."""
+        inner = data + bytes([kind]) + zeros
         head = b"\x17\x03\x03" + struct.pack("!H", len(inner) + 16)
         nonce = int.from_bytes(self._iv, "big") ^ self._sequence
         self._sequence += 1

@@ -39,5 +39,8 @@ class Handover(NamedTuple):
     @classmethod
     def to_flush(cls, parked: Parked) -> Self:
         """Return a wait until a client takes what TLS has to send before it goes on."""
+        who = parked.guest, parked.peer
+        if parked.is_new:  # its first head has a deadline, whatever it waits for
+            return cls(parked.sock, b"", parked.deadline, None, None, *who)
         unsent = Unfinished(b"", (b"",), None, None, closes=False)
-        return cls(parked.sock, b"", None, unsent, None, parked.guest, parked.peer)
+        return cls(parked.sock, b"", None, unsent, None, *who)

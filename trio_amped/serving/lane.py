@@ -110,8 +110,7 @@ class Lane:
                 nursery.start_soon(self._sweep_for_ever)
                 while True:
                     await self._wait_for_events()
-                    while self._take_turn():
-                        await trio.lowlevel.checkpoint()
+                    await self._take_turns()
         finally:
             self.stop_accepting()
             for listener in listeners:
@@ -125,6 +124,15 @@ class Lane:
             self._crowd.came.clear()
             self._shaking.clear()
             self._epoll.close()
+
+    async def _take_turns(self) -> None:
+        while self._take_turn():
+            await trio.lowlevel.checkpoint()
+
+    def _go_on_shaking_soon(self) -> None:
+        """Have turns for handshakes that were put off outside of one: epoll does not show them."""
+        if self._shaking and self._nursery is not None:
+            self._nursery.start_soon(self._take_turns)
 
     async def _wait_for_events(self) -> None:
         """Wait until a connection has something; to wait takes memory as well, epoll_ctl(2)."""
@@ -153,6 +161,7 @@ class Lane:
         self._room.enter()
         self._begin(sock, "")
         self._begin_moment()
+        self._go_on_shaking_soon()
 
     def _begin(self, sock: socket.socket, guest: str) -> None:
         """Most have sent something already, and some are closed at once: those need not be
@@ -228,6 +237,7 @@ class Lane:
             self._acceptor.end_late_prefaces(self._clock.now)
             self._acceptor.look_for_room()
             self._take_forwarded()
+            self._go_on_shaking_soon()
             if self._acceptor.is_on and not self._acceptor.has_prefaces and not self._parked:
                 self._has_work = trio.Event()
 
@@ -266,6 +276,7 @@ class Lane:
         for _, fd in heapq.nsmallest(given(len(idle)), idle):
             if (parked := self._parked.get(fd)) is not None:
                 self._end_idle(fd, parked)
+        self._go_on_shaking_soon()
         return self._acceptor.end_slow_prefaces(late) or bool(idle)
 
     def _idle_since(self, parked: Parked) -> float:
@@ -317,7 +328,8 @@ class Lane:
                 # then there is nothing to receive yet, and no harm is done.
                 if (parked := self._parked.get(fd)) is not None:
                     if self._crowd.is_here and event & _ENDED and not parked.is_busy:
-                        self._put_off(parked, parked.rest)
+                        parked.waits = True  # it has asked for nothing that is known yet
+                        self._crowd.put_off(parked)
                     else:
                         self._receive(fd, parked)
                 elif self._acceptor.has(fd):
@@ -415,7 +427,9 @@ class Lane:
     def _resume(self, parked: Parked, among: Group | None) -> None:
         """Go on with what was held, and watch it again."""
         fd = parked.sock.fileno()
-        parked.waits, parked.deadline = False, self._idle_until
+        parked.waits = False
+        if not parked.is_new:
+            parked.deadline = self._idle_until
         self._receive(fd, parked, among)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
