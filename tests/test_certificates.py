@@ -106,6 +106,10 @@ def encrypt(files: Files) -> None:
     files.key.write_bytes(key.private_bytes(*form))
 
 
+def append(path: Path, more: bytes) -> None:
+    path.write_bytes(path.read_bytes() + more)
+
+
 def make_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -143,6 +147,10 @@ BAD: Final[dict[str, tuple[Callable[[Files], object], str]]] = {
     "empty": (
         lambda files: files.key.write_bytes(b""),
         "no certificate and key in PEM: {certificate}, {key} (",
+    ),
+    "of another encoding, cut off": (
+        lambda files: append(files.certificate, "\n-----BEGIN CERTIFICATE-----\né".encode()),
+        "no certificate and key in PEM: {certificate}, {key}",
     ),
     "encrypted": (encrypt, "the key {key} is encrypted; store it without a passphrase"),
 }
@@ -183,6 +191,24 @@ def test_one_without_the_other(
     assert capsys.readouterr().err == f"trio-amped: error: {said}\n"
 
 
+@pytest.mark.parametrize("value", [5, "", "a\0b", b"a", True, ["a"]])
+@pytest.mark.parametrize("name", ["tls_cert", "tls_key"])
+def test_what_is_no_path(name: str, value: Any) -> None:
+    pair: dict[str, Any] = {"tls_cert": "a", "tls_key": "b", name: value}
+    with pytest.raises(ValueError, match=f"^{name} must be a path$"):
+        Config(**pair)
+
+
+def test_a_file_of_settings_with_what_is_no_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.toml").write_text('tls_cert = 5\ntls_key = "b"\n')
+    with pytest.raises(SystemExit) as ended:
+        cli.main([f"--config={tmp_path}/a.toml"])
+    assert ended.value.code == 2
+    assert "tls_cert must be a path" in capsys.readouterr().err
+
+
 def test_no_certificate_is_no_tls() -> None:
     assert certificates.load(Config()) is None
 
@@ -194,7 +220,56 @@ def test_the_chain_is_sent(files: Files) -> None:
     assert serial(files.read().context)
 
 
+@pytest.mark.parametrize("remark", ["Émis pour a.example\n", "né\r\n", "\xff BEGIN\n", ""])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_what_is_around_the_blocks_is_for_people(
+    remark: str, encoding: str, files: Files, tmp_path: Path
+) -> None:
+    """As `openssl x509 -text` writes it, which does not escape names."""
+    pair, new = files.read(), issued()
+    files.put(new)
+    said = remark.encode(encoding) + b"\n"
+    files.certificate.write_bytes(said + files.certificate.read_bytes() + said)
+    assert pair.reload_if_changed()
+    assert serial(pair.context) == serial(files.read().context) == serial_of(new, tmp_path)
+
+
 # ------------------------------------------------------------------ when they are replaced
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_file_that_is_cut_off_meanwhile(
+    left: int, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written in place, after OpenSSL has read the old one."""
+    pair = files.read()
+    before, real = pair.context, pair._load
+
+    def load(context: ssl.SSLContext) -> None:
+        real(context)
+        files.certificate.write_bytes(files.certificate.read_bytes()[:left])
+
+    monkeypatch.setattr(pair, "_load", load)
+    with pytest.raises(CertificateError, match="no certificate in PEM is in it; see --tls-cert"):
+        pair.reload()
+    assert pair.context is before
+
+
+def test_a_bug_does_not_end_the_server(
+    files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = files.read()
+    before = pair.context
+    files.put(issued())
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, "_try", lambda *_: 1 / 0)
+        for _ in range(2):
+            assert not pair.reload_if_changed()
+    assert pair.context is before
+    [record] = caplog.records
+    assert record.getMessage() == "a bug: the certificate stays what it was"
+    files.put(issued())
+    assert pair.reload_if_changed()
 
 
 def test_a_reload(files: Files, tmp_path: Path) -> None:

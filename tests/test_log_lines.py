@@ -30,6 +30,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "certificates.py": (
         "error: 'the certificate stays what it was: %s', printable(str(error))",
+        "exception: 'a bug: the certificate stays what it was'",
         "info: 'new connections get the new certificate in %s', printable(self._certificate)",
     ),
     "cli.py": (

@@ -6,6 +6,7 @@ Reading waits for the disk, so the event loop has a thread do it. Awaits that th
 import contextlib
 import logging
 import os
+import re
 import ssl
 from typing import Final, TypeAlias
 
@@ -19,7 +20,10 @@ log = logging.getLogger("trio_amped")
 _LOOK: Final = 10.0  # seconds between looks whether the files have changed
 _WHAT_TO_DO: Final = "see --tls-cert and --tls-key"
 
-_END: Final = "-----END CERTIFICATE-----"
+# What is before, between and after the blocks of PEM is for people, in any encoding (RFC 7468, 2).
+_BLOCK: Final = re.compile(
+    rb"^-----BEGIN ((?:X509 )?CERTIFICATE)-----.*?^-----END \1-----", re.M | re.S
+)
 
 _Stamps: TypeAlias = tuple[tuple[int, int, int, int], ...]
 """Device, inode, ctime and size of each file."""
@@ -27,6 +31,10 @@ _Stamps: TypeAlias = tuple[tuple[int, int, int, int], ...]
 
 class CertificateError(OSError):
     """A certificate, or its key, that cannot be used: a sentence for the user."""
+
+
+class _Encrypted(ValueError):
+    """A key that has a passphrase."""
 
 
 class Certificates:
@@ -67,9 +75,12 @@ class Certificates:
             raise CertificateError(_explain(error, self._certificate, self._key)) from None
         except OSError as error:  # which of them cannot be read is not said
             raise CertificateError(f"{self._unreadable()}; {_WHAT_TO_DO}") from error
-        except ValueError:  # from _no_password
+        except _Encrypted:
             why = f"the key {self._key} is encrypted; store it without a passphrase"
             raise CertificateError(why) from None
+        except (ValueError, TypeError) as error:
+            why = f"cannot read {self._certificate} and {self._key}: {error}"
+            raise CertificateError(f"{why}; {_WHAT_TO_DO}") from error
 
     def _unreadable(self) -> str:
         for path in (self._certificate, self._key):
@@ -113,10 +124,14 @@ class Certificates:
         except CertificateError as error:
             if stamps != self._refused:
                 log.error("the certificate stays what it was: %s", printable(str(error)))
-                self._refused = stamps
-            return False
-        log.info("new connections get the new certificate in %s", printable(self._certificate))
-        return True
+        except Exception:  # it must not end the server
+            if stamps != self._refused:
+                log.exception("a bug: the certificate stays what it was")
+        else:
+            log.info("new connections get the new certificate in %s", printable(self._certificate))
+            return True
+        self._refused = stamps
+        return False
 
 
 def load(config: Config) -> Certificates | None:
@@ -136,7 +151,7 @@ def new_context() -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    raise ValueError
+    raise _Encrypted
 
 
 def _explain(error: ssl.SSLError, certificate: str, key: str) -> str:
@@ -163,16 +178,18 @@ def _try(context: ssl.SSLContext, certificate: str) -> None:
     except ssl.SSLCertVerificationError as error:
         why = f"the certificate {certificate} cannot be used: {error.verify_message}"
         raise CertificateError(f"{why}; renew it") from None
-    except OSError as error:
+    except (OSError, ValueError, TypeError) as error:
         why = f"the certificate {certificate} cannot be used: {error}"
         raise CertificateError(f"{why}; {_WHAT_TO_DO}") from None
 
 
 def _first(certificate: str) -> str:
-    """Return the first certificate of a file in PEM. Raises OSError."""
-    with open(certificate, encoding="latin-1") as file:
-        first, end, _ = file.read().partition(_END)
-    return first + end
+    """Return the first certificate of a file in PEM. Raises OSError, ValueError."""
+    with open(certificate, "rb") as file:
+        found = _BLOCK.search(file.read())
+    if found is None:  # OpenSSL has found one: the file is being written
+        raise ValueError("no certificate in PEM is in it")
+    return found[0].decode("ascii")
 
 
 def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:

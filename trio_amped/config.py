@@ -342,6 +342,10 @@ class Config(Site):
             LogFormat(self.access_log_format)
         except ValueError as error:
             raise ValueError(f"access_log_format {error}") from None
+        for name in ("tls_cert", "tls_key"):
+            value = getattr(self, name)
+            if value is not None and not _is_path(value):
+                raise ValueError(f"{name} must be a path")
         if (self.tls_cert is None) != (self.tls_key is None):
             given, other = "tls_cert", "tls_key"
             if self.tls_cert is None:

@@ -24,6 +24,8 @@ _SPECIAL: Final[dict[str, st.SearchStrategy[Any]]] = {
     "charset": st.sampled_from(["", "utf-8", "latin-1"]),
     "access_log": st.sampled_from([None, "-", "/var/log/a b.log"]),
     "access_log_format": st.sampled_from(["json", "common", '$request "$status" \\ é']),
+    "tls_cert": st.none() | _TEXTS.filter(bool),
+    "tls_key": st.none() | _TEXTS.filter(bool),
     "fallback": st.sampled_from([None, "/index.html", "/%C3%A9"]),
     "error_pages": st.lists(st.sampled_from(["404=/404.html", "500=/a%20b"]), unique=True),
     "host": st.sampled_from(["::1", "localhost", "127.0.0.1"]),
