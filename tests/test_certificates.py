@@ -1,8 +1,10 @@
 """Certificates and keys: which can be used, what is said of others, and when they are replaced."""
 
 import datetime
+import json
 import logging
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,8 @@ from tests.rig import GUARD
 from trio_amped import certificates, cli
 from trio_amped.certificates import CertificateError, Certificates
 from trio_amped.config import Config
+from trio_amped.serving.server import Server
+from trio_amped.worker_process import Worker
 
 NOW: Final = datetime.datetime.now(datetime.UTC)
 DAY: Final = datetime.timedelta(days=1)
@@ -142,11 +146,11 @@ BAD: Final[dict[str, tuple[Callable[[Files], object], str]]] = {
     ),
     "no PEM": (
         lambda files: files.certificate.write_bytes(b"\x30\x82"),
-        "no certificate and key in PEM: {certificate}, {key} (",
+        "no certificate and key in PEM: {certificate}, {key}; see --tls-cert and --tls-key",
     ),
     "empty": (
         lambda files: files.key.write_bytes(b""),
-        "no certificate and key in PEM: {certificate}, {key} (",
+        "no certificate and key in PEM: {certificate}, {key}; see --tls-cert and --tls-key",
     ),
     "of another encoding, cut off": (
         lambda files: append(files.certificate, "\n-----BEGIN CERTIFICATE-----\né".encode()),
@@ -163,6 +167,7 @@ def test_what_cannot_be_used_is_one_sentence(name: str, files: Files) -> None:
     with pytest.raises(CertificateError) as caught:
         files.read()
     said = str(caught.value)
+    assert "ssl.c" not in said.lower(), "a place in the source of Python helps nobody"
     assert said.startswith(sentence.format(certificate=files.certificate, key=files.key))
     assert "\n" not in said
 
@@ -354,3 +359,112 @@ async def test_the_files_are_watched_by_a_thread(
             await looked.wait()
         assert pair.context is not before
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_watched"),
+    [(PermissionError(13, "Permission denied"), False), (FileNotFoundError(2, "No such"), True)],
+)
+@pytest.mark.parametrize("which", ["certificate", "key"])
+async def test_what_may_not_be_read_any_more_is_not_watched(
+    which: str,
+    error: OSError,
+    is_watched: bool,
+    files: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is missing may be about to be replaced."""
+    pair = files.read()
+    pair.watch_if_allowed()
+    assert pair.is_watched
+
+    def refuse(path: str, mode: str) -> Any:
+        if path == str(getattr(files, which)):
+            raise error
+        return open(path, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, "open", refuse, raising=False)
+        pair.watch_if_allowed()
+    assert pair.is_watched == is_watched
+    watching: list[Certificates] = []
+
+    async def watch() -> None:
+        watching.append(pair)
+
+    monkeypatch.setattr(pair, "watch", watch)
+    server = Server(Config(root=tmp_path, port=0))
+    server.certificates = pair
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        nursery.cancel_scope.cancel()
+    assert watching == [pair] * is_watched
+
+
+# ------------------------------------------------------------------ who reads, and how often
+
+
+def test_one_process_reads_once(
+    files: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    read: list[object] = []
+    real = Certificates.reload
+
+    def reload(pair: Certificates) -> None:
+        read.append(pair)
+        real(pair)
+
+    monkeypatch.setattr(Certificates, "reload", reload)
+    for name in ("collect_rarely", "_allow_descriptors"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    missing = tmp_path / "missing"
+    assert cli.main([f"--root={missing}", "--port=0", *files.options]) == 2
+    assert f"cannot serve {missing}: " in capsys.readouterr().err, "it was about to serve"
+    assert len(read) == 1
+
+
+async def test_a_disk_that_hangs_does_not_hold_who_is_cancelled(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on, ended = trio.Event(), threading.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def hang(_: Config) -> None:
+        token.run_sync_soon(begun.set)
+        goes_on.wait(GUARD)
+        ended.set()
+
+    monkeypatch.setattr(certificates, "load", hang)
+    config = Config(root=tmp_path, port=0, tls_cert=files.certificate, tls_key=files.key)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Server(config).serve)
+        await begun.wait()
+        nursery.cancel_scope.cancel()
+    assert not ended.is_set()
+    goes_on.set()
+    assert ended.wait(GUARD)
+
+
+async def test_no_thread_is_an_error_of_the_system(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    config = Config(root=tmp_path, port=0, tls_cert=files.certificate, tls_key=files.key)
+    monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    with pytest.raises(BlockingIOError, match="can't start new thread"):
+        await certificates.read(config)
+
+
+def test_what_a_worker_finds_is_not_blamed_on_the_root() -> None:
+    """A pair that was replaced since its supervisor has looked."""
+    worker = Worker()
+    worker._hear(json.dumps({"unusable": [None, "the key k is encrypted", None]}).encode())
+    assert worker.unusable is not None
+    assert str(worker.unusable) == "the key k is encrypted"
+    assert cli._explain(Config(), worker.unusable) == "the key k is encrypted"

@@ -32,7 +32,7 @@ MAY_IMPORT: Final = {
     "deadlines": frozenset[str](),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
-    "supervisor": LEAVES | {"access_log", "listening", "notify", "worker_process"},
+    "supervisor": LEAVES | {"access_log", "listening", "notify", "semantics", "worker_process"},
     "access_log": frozenset[str](),
     "listening": frozenset({"binds", "semantics"}),
     "certificates": frozenset({"config", "semantics"}),

@@ -123,6 +123,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "worker.py": (
         "info: 'serving as %s, uid %d, gid %d', settings.user.name, os.getuid(), os.getgid()",
         "info: 'confined to what is served, by Landlock %d', landlock_version()",
+        "info: 'the certificate is renewed by SIGHUP alone: a worker may not read its files'",
         "debug: 'the supervisor is gone: %s', error",
         "warning: 'the supervisor has ended: finishing what is being sent'",
     ),

@@ -3,6 +3,8 @@ by workers."""
 
 import contextlib
 import http.client
+import re
+import signal
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -254,3 +256,16 @@ def test_a_server(server: ServerProcess) -> None:
         assert get_once(server, f"/{name}") == content
     assert server.url.startswith("https://")
     assert server.stop() == 0
+
+
+def test_workers_keep_what_they_have_where_the_next_ones_cannot_use_it(
+    root: Path, files: Files
+) -> None:
+    with running_server(*files.options, "--workers", "2", root=root) as server:
+        server.wait_for_log("2 workers serve")
+        files.key.write_bytes(b"")
+        server.process.send_signal(signal.SIGHUP)
+        pair = re.escape(f"{files.certificate}, {files.key}; see --tls-cert and --tls-key")
+        server.wait_for_log(rf"worker 1: cannot serve: no certificate and key in PEM: {pair}$")
+        server.wait_for_log("worker 1 is not renewed: its successor does not serve")
+        assert get_once(server, "/small") == CONTENT["small"]

@@ -4,6 +4,7 @@ Reading waits for the disk, so the event loop has a thread do it. Awaits that th
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -54,6 +55,7 @@ class Certificates:
         self._key = key
         self._stamps: _Stamps = ()
         self._refused: _Stamps = ()
+        self.is_watched = True
         self.reload()
 
     def reload(self) -> None:
@@ -90,6 +92,20 @@ class Certificates:
             except OSError as error:
                 return f"cannot read {path}: {error.strerror}"
         return f"cannot read {self._certificate} and {self._key}"
+
+    def watch_if_allowed(self) -> None:
+        """Watch the files only if this process may still open them, which has given up rights.
+
+        What is missing may be on its way. Waits for the disk.
+        """
+        for path in (self._certificate, self._key):
+            try:
+                with open(path, "rb"):
+                    pass
+            except PermissionError:
+                self.is_watched = False
+            except OSError:
+                pass
 
     def _look(self) -> _Stamps:
         """Return the stamps of both files; what is missing is found when it is read."""
@@ -141,6 +157,18 @@ def load(config: Config) -> Certificates | None:
     return Certificates(os.fspath(config.tls_cert), os.fspath(config.tls_key))
 
 
+async def read(config: Config) -> Certificates | None:
+    """`load` in a thread, which is left to itself when this is cancelled. A checkpoint.
+
+    Raises CertificateError; OSError: there is no thread.
+    """
+    thread = trio.CapacityLimiter(1)  # a disk that hangs has this one thread
+    try:
+        return await trio.to_thread.run_sync(load, config, abandon_on_cancel=True, limiter=thread)
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from None
+
+
 def new_context() -> ssl.SSLContext:
     """Return the context of a server, without a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -158,8 +186,8 @@ def _explain(error: ssl.SSLError, certificate: str, key: str) -> str:
     """Return what is wrong, and how to mend it."""
     if error.reason == "KEY_VALUES_MISMATCH":
         return f"the key {key} is not that of the certificate {certificate}; {_WHAT_TO_DO}"
-    reason = (error.reason or str(error)).replace("_", " ").lower()
-    return f"no certificate and key in PEM: {certificate}, {key} ({reason}); {_WHAT_TO_DO}"
+    reason = f" ({error.reason.replace('_', ' ').lower()})" if error.reason else ""
+    return f"no certificate and key in PEM: {certificate}, {key}{reason}; {_WHAT_TO_DO}"
 
 
 def _try(context: ssl.SSLContext, certificate: str) -> None:

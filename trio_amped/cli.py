@@ -14,6 +14,7 @@ import trio
 
 from . import __version__, certificates, logs
 from .access_log import STDOUT
+from .certificates import Certificates
 from .checking import look, oddities
 from .config import ROOTS, Config, Process
 from .listening import CannotListen
@@ -71,11 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(found.config, found.process, user)
     try:
         _check_rights(settings)
-        certificates.load(settings.config)  # with the rights that a supervisor has
+        pair = certificates.load(settings.config)  # with the rights that a supervisor has
     except (ValueError, certificates.CertificateError) as error:
         return fail(str(error))
     try:
-        return _check(settings) if command == "check" else _serve(settings)
+        return _check(settings) if command == "check" else _serve(settings, pair)
     except OSError as error:  # said out of the event loop: who does not read it can still end us
         return fail(_explain(settings.config, error))
 
@@ -111,7 +112,7 @@ def _say(text: str, status: int = 0) -> int:
     return status
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, pair: Certificates | None) -> int:
     """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
     _allow_descriptors()
     collect_rarely()
@@ -119,7 +120,7 @@ def _serve(settings: Settings) -> int:
         if settings.is_supervised:
             text = packed(settings.config, settings.process)
             return trio.run(_run_workers, Supervisor(settings.config, settings.workers, [text]))
-        return trio.run(_run, settings.config)
+        return trio.run(_run, settings.config, pair)
 
 
 def _check_rights(settings: Settings) -> None:
@@ -190,9 +191,10 @@ def collect_rarely() -> None:
     gc.set_threshold(young, middle, _FULL_COLLECTION)
 
 
-async def _run(config: Config) -> int:
+async def _run(config: Config, pair: Certificates | None) -> int:
     """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
     server, manager = Server(config), ServiceManager.of_this_process()
+    server.certificates = pair
     unusable: OSError | None = None
     async with trio.open_nursery() as around:
         await around.start(_stop_on_signals, server, manager, around.cancel_scope)
@@ -260,7 +262,7 @@ def _summary(stats: Stats) -> str:
 
 def _explain(config: Config, error: OSError) -> str:
     """What is wrong, and how to mend it."""
-    if isinstance(error, CannotListen):
+    if isinstance(error, CannotListen) or error.errno is None:  # a sentence, and not the kernel's
         return str(error)
     root, place = os.fspath(config.root), config.access_log
     if place is not None and error.filename == place:
@@ -269,4 +271,4 @@ def _explain(config: Config, error: OSError) -> str:
         return f"cannot serve {root}: {error.strerror}; allow more processes, see ulimit -u"
     if config.sites and error.filename is not None:  # of which site it is, only the error says
         return f"cannot serve {os.fsdecode(error.filename)}: {error.strerror}; see its [[site]]"
-    return f"cannot serve {root}: {error.strerror or error}; give a readable folder with --root"
+    return f"cannot serve {root}: {error.strerror}; give a readable folder with --root"

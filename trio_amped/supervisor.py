@@ -17,6 +17,7 @@ from .access_log import STDOUT, Keeper, keeping
 from .config import Config
 from .listening import Opened, beside, close_all, open_binds
 from .notify import READY, STOPPING, ServiceManager
+from .semantics.printable import printable
 from .stats import Stats
 from .worker_process import DRAIN, REOPEN, RETIRE, SIGNALS, STOP, Worker
 
@@ -182,7 +183,7 @@ class Supervisor:
             self._end()
             return
         if worker.unusable:
-            end = f"cannot serve: {worker.unusable}"
+            end = f"cannot serve: {printable(str(worker.unusable))}"
         if worker is seat.worker and not self._ending.is_set():
             await self._replace(worker, seat, end)
         elif worker.unusable or worker.counters is None:

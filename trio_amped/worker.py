@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
     try:
         pair = certificates.load(settings.config)  # the key may be root's alone
         _give_up_rights(settings)
+        if pair:
+            pair.watch_if_allowed()
     except OSError as error:
         with channel:
             channel.send(json.dumps({"unusable": _reason(error)}).encode())
@@ -62,7 +64,7 @@ def main(arguments: list[str]) -> int:
             logging.disable(logging.WARNING)
 
         def has_started() -> None:
-            _tell_rights(settings)
+            _tell_rights(settings, pair)
             logging.disable(logging.NOTSET)
             begin_with(int(number))
 
@@ -81,13 +83,15 @@ def _give_up_rights(settings: cli.Settings) -> None:
         confine([*roots, *(folder for folder in folders if folder != ROOTS)])
 
 
-def _tell_rights(settings: cli.Settings) -> None:
+def _tell_rights(settings: cli.Settings, pair: Certificates | None) -> None:
     """Say whose rights a worker has, and what it can open."""
     cli.warn_of_root()
     if settings.user is not None:
         log.info("serving as %s, uid %d, gid %d", settings.user.name, os.getuid(), os.getgid())
     if settings.process.confine:
         log.info("confined to what is served, by Landlock %d", landlock_version())
+    if pair and not pair.is_watched:
+        log.info("the certificate is renewed by SIGHUP alone: a worker may not read its files")
 
 
 def _reason(error: OSError) -> tuple[object, ...]:

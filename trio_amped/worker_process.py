@@ -175,7 +175,8 @@ class Worker:
             case {"counters": counters}:
                 self.counters = Stats.of_dict(counters)
             case {"unusable": [int() | None as number, str() as text, str() | None as name]}:
-                self.unusable = OSError(number, text, name)
+                # Without a number it is a sentence for the user, such as a CertificateError.
+                self.unusable = OSError(text) if number is None else OSError(number, text, name)
             case {"alive": True}:
                 pass
             case _:

@@ -1,6 +1,7 @@
 """Workers that are somebody else, and confined: also the next ones, and their helpers."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.rig import GUARD, NOBODY, ServerProcess, for_strangers, needs, running_server
 
@@ -112,6 +114,25 @@ def test_so_are_those_that_come_after_it(root: Path) -> None:
         eventually(lambda: second not in children(server.pid))
         assert get(server, "/secret")[0] == 404
         assert all_are_nobody(server)
+
+
+@pytest.mark.parametrize("closed", ["folder", "key"])
+def test_a_key_of_root_is_renewed_by_sighup(closed: str, place: Path, root: Path) -> None:
+    """Debian's /etc/ssl/private is closed to others, and the certificate is beside it."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    leaf = authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.ECDSA)
+    certificate, key = place / "certificate.pem", place / "private/key.pem"
+    leaf.cert_chain_pems[0].write_to_path(certificate)
+    key.parent.mkdir()
+    leaf.private_key_pem.write_to_path(key)
+    (key.parent if closed == "folder" else key).chmod(0o700)
+    pair = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    with as_a_stranger(root, "--workers", "2", *pair) as server:
+        said = "INFO.*the certificate is renewed by SIGHUP alone: a worker may not read its files"
+        server.wait_for_log(said)
+        assert len([line for line in server.log if re.search(said, line)]) == 1
+        os.kill(server.pid, signal.SIGHUP)
+        server.wait_for_log("all workers are new")
 
 
 TRIES = """

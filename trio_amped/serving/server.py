@@ -117,7 +117,7 @@ class Server:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             await stack.enter_async_context(self.request_log.opened())
             if self.certificates is None and config.tls_cert is not None:
-                self.certificates = await trio.to_thread.run_sync(certificates.load, config)
+                self.certificates = await certificates.read(config)
             router = await stack.enter_async_context(open_router(self.config, self.stats))
             roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
             for listener in listeners:
@@ -262,7 +262,8 @@ class Server:
         pair = self.certificates
         self._context = lambda: pair.context
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pair.watch)
+            if pair.is_watched:
+                nursery.start_soon(pair.watch)
             yield
             nursery.cancel_scope.cancel()
 

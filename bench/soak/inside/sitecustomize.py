@@ -1,4 +1,4 @@
-"""In each Python process of a soak: SIGRTMIN has it write the number of its trio tasks to stderr."""
+"""In each Python process of a soak: SIGRTMIN has it write how many tasks trio has to stderr."""
 
 import os
 import signal
