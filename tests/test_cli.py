@@ -353,7 +353,7 @@ def test_an_option_is_a_setting(
 ) -> None:
     given: list[Config] = []
 
-    def run(program: object, config: Config) -> int:
+    def run(program: object, config: Config, pair: object) -> int:
         given.append(config)
         return 7
 
