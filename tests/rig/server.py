@@ -144,7 +144,7 @@ def running_server(
     argv = [*program]
     argv += [word for name in where if name not in given for word in (name, where[name])]
     argv += [each for each in PATIENCE if each.partition("=")[0] not in given]
-    argv += [*COMMON_OPTIONS, *options]
+    argv += [*(each for each in COMMON_OPTIONS if each not in given), *options]
     with _server_environment() as environment:
         process = subprocess.Popen(
             wrap(argv),
