@@ -281,6 +281,54 @@ async def test_of_a_crowd_those_who_ask_for_something_else_go_first(
     assert "/empty.txt" not in targets[-MANY + 2 * crowd_module._ALIKE :]
 
 
+async def order_of(requests: list[bytes], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the targets of requests that came together, in the order of their answers."""
+    monkeypatch.setattr(lane_module, "_TURN", 3600.0)
+    monkeypatch.setattr(lane_module, "_LARGE", 40_000)
+    calls: list[Answered] = []
+    config = Config(on_request=calls.append, precompressed=())
+    async with on_the_lane(SimDisk(FILES), config) as laned:
+        for request in set(requests):
+            await laned.connect().send(request)
+            await wait_all_tasks_blocked()
+        calls.clear()
+        clients = crowd(laned, requests)
+        await wait_all_tasks_blocked()
+        assert all(map(has_received, clients))
+    return [each.target for each in calls]
+
+
+@pytest.mark.parametrize("field", ["", "Range: bytes=1-"])
+async def test_large_answers_are_behind_others(
+    field: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few are enough: to send one of them takes as long as dozens of others."""
+    large = get("/large.bin", *[field] * bool(field))
+    targets = await order_of([large] * 4 + [get("/a.txt")] * 2, monkeypatch)
+    assert targets == ["/a.txt"] * 2 + ["/large.bin"] * 4
+
+
+async def test_of_large_answers_to_one_client_each_has_a_turn(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = get("/large.bin", "Range: bytes=0-49999")
+    targets = await order_of([large * 3, large, get("/a.txt")], monkeypatch)
+    assert targets == ["/a.txt"] + ["/large.bin"] * 4
+
+
+async def test_large_answers_that_were_waited_for_need_no_more_events(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk has brought is answered outside of the turns in which some are put off."""
+    monkeypatch.setattr(lane_module, "_LARGE", 1)
+    disk = SimDisk(FILES, load_latency=1.0)
+    async with on_the_lane(disk, Config(precompressed=())) as laned:
+        part = "Range: bytes=0-49999"
+        clients = crowd(laned, [get("/large.bin", part) * 2 + last("/large.bin", part)] * 4)
+        for client in clients:
+            assert (await client.receive_all()).count(b"206 Partial") == 3
+
+
 @pytest.mark.parametrize("path", ["/a.txt", "/empty.txt", "/nope", "/large.bin"])
 async def test_a_crowd_that_asks_again_and_again(path: str, autojump_clock: MockClock) -> None:
     """Whoever was put off is watched again."""

@@ -43,6 +43,7 @@ _RECEIVE: Final = 16 * 1024  # bytes
 _TURN: Final = 0.002  # seconds of work before the other tasks have their turn
 _LATER: Final = 0.0005  # the same of what others go before
 _PIPELINED: Final = 16  # requests of one connection in one go
+_LARGE: Final = 256 * 1024  # bytes of a file: more of them take longer than others should wait
 _MISSES: Final = 8  # of one request; a task goes on with what has no end
 _SHORT: Final = 1.0  # seconds that need not be waited for once more
 _SWEPT: Final = 100  # connections that are closed in one go
@@ -92,6 +93,7 @@ class Lane:
         self._log = log
         self._note: Callable[[Noted], None] | None = None  # takes what was sent as a whole
         self._crowd = Crowd()
+        self._large = math.inf  # so many large answers can be sent now: in a turn not all of them
         self._has_here = False
         self._here = Arrivals()  # what cannot be kept for longer than this moment
         self._groups: Groups = {}  # of those who wait for the disk
@@ -295,10 +297,15 @@ class Lane:
 
     def _take_turn(self) -> bool:
         """Work while there is some, but not for too long: whether there may be more."""
-        has_more = self._take_events(self._begin_turn() + _TURN)
-        self._crowd.disperse()
-        if self._crowd.has_more:
-            has_more |= self._take_later(self._begin_turn() + _LATER)
+        stop = self._begin_turn() + _TURN
+        while True:
+            has_more = self._take_events(stop)
+            self._crowd.disperse()
+            if self._crowd.has_more:
+                has_more |= self._take_later(self._begin_turn() + _LATER)
+            if not has_more or time.monotonic() >= stop:
+                break
+        self._large = math.inf
         if self._shaking:
             has_more |= self._shake_hands(self._begin_turn() + _LATER)
         if self._has_here:
@@ -311,6 +318,7 @@ class Lane:
         batch = crowd.next_batch()
         self._here, crowd.came = crowd.came, self._here
         while batch and time.monotonic() < stop:
+            self._large = 1
             self._resume(batch.popleft(), None)
         self._here, crowd.came = crowd.came, self._here
         crowd.end_batch()
@@ -321,6 +329,7 @@ class Lane:
         # Those that the last turn did not come to are first: epoll would list the others again.
         while events := self._events or self._epoll.poll(0):
             self._begin_moment()
+            self._large = 0
             if len(events) > MANY:
                 self._crowd.gather()
             for number, (fd, event) in enumerate(events, 1):
@@ -547,7 +556,9 @@ class Lane:
             reply = None
             if not (crowd.is_here and crowd.has_missed(match[0])):
                 reply = self._replies.at_hand(match)
-            if crowd.is_here and not crowd.goes_first(match, reply):
+            if (crowd.is_here and not crowd.goes_first(match, reply)) or (
+                reply and (span := reply.rest) and span.length > _LARGE and not self._goes_first()
+            ):
                 self._put_off(parked, received[start:])
                 return
             if reply is None:
@@ -598,6 +609,11 @@ class Lane:
         rest, asked_at = received[start:], parked.asked_at if parked.misses else None
         who = _who(parked)
         self._hand_over(Handover(parked.sock, rest, first_deadline, None, came, *who, asked_at))
+
+    def _goes_first(self) -> bool:
+        """Return whether one more large answer can be sent before what else has come."""
+        self._large -= 1
+        return self._large >= 0
 
     def _make(self, match: Match, among: Group | None) -> Reply | None:
         """Make an answer that is not kept. Raises Miss."""
