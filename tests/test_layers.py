@@ -42,6 +42,7 @@ MAY_IMPORT: Final = {
     | {"certificates", "cli", "listening", "logs", "privileges", "serving", "settings"}
     | {"worker_process"},
     "privileges": frozenset[str](),
+    "init": frozenset[str](),
     "checking": LEAVES | {"binds", "semantics", "disk", "serving"},
 }
 # What a room may not import of others.

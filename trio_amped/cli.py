@@ -17,6 +17,7 @@ from .access_log import STDOUT
 from .certificates import Certificates
 from .checking import look, oddities
 from .config import ROOTS, Config, Process
+from .init import leave_process_1
 from .listening import CannotListen
 from .notify import READY, STOPPING, ServiceManager
 from .privileges import User, become, check_confinement, check_log, check_user, find_user
@@ -60,6 +61,10 @@ class Settings(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program of the command line; returns the exit status."""
+    try:
+        leave_process_1()
+    except OSError as error:
+        return fail(f"process 1 cannot start another: {error.strerror}; allow more, --pids-limit")
     signal.signal(REOPEN, signal.SIG_IGN)  # it ends a process, until and after we listen to it
     options = list(sys.argv[1:] if arguments is None else arguments)
     parser = Parser(__version__)
