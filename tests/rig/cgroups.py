@@ -20,8 +20,11 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def cgroup(controller: Controller = "blkio") -> Iterator[Path]:
-    """A new cgroup with this controller; whoever is in it at the end is moved out."""
+def cgroup(controller: Controller | None = "blkio") -> Iterator[Path]:
+    """A new cgroup with this controller; whoever is in it at the end is moved out.
+
+    None: a cgroup of version 2 with no controller. Those that were made below it are removed.
+    """
     parent = cgroup_parent(controller)
     directory = parent / f"trio-amped-{os.getpid()}-{next(_numbers)}"
     directory.mkdir()
@@ -30,11 +33,12 @@ def cgroup(controller: Controller = "blkio") -> Iterator[Path]:
     finally:
         deadline = time.monotonic() + GUARD
         while True:
-            for pid in (directory / "cgroup.procs").read_text().split():
-                with suppress(OSError):
-                    (parent / "cgroup.procs").write_text(pid)
             try:
-                directory.rmdir()
+                for group, _, _ in os.walk(directory, topdown=False):
+                    for pid in Path(group, "cgroup.procs").read_text().split():
+                        with suppress(OSError):
+                            (parent / "cgroup.procs").write_text(pid)
+                    os.rmdir(group)
                 break
             except OSError:  # a process that is just exiting
                 if time.monotonic() > deadline:
@@ -48,19 +52,26 @@ def inside(directory: Path, argv: Sequence[str]) -> list[str]:
     return ["sh", "-c", enter, str(directory), *argv]
 
 
-def cgroup_parent(controller: Controller) -> Path:
-    """Where cgroups with this controller can be made: version 1 if it is there, or else 2."""
+def cgroup_parent(controller: Controller | None) -> Path:
+    """Where cgroups with this controller can be made: version 1 if it is there, or else 2.
+
+    None: where those of version 2 can be made.
+    """
     unified = None
     for line in mountinfo():
         before, after = line.split(" - ")
         kind, _, options = after.split(" ", 2)
         place = Path(before.split()[4])
-        if kind == "cgroup" and controller in options.split(","):
+        if kind == "cgroup" and controller and controller in options.split(","):
             if controller == "blkio" and not (place / "blkio.throttle.read_bps_device").exists():
                 raise RuntimeError(f"{place} cannot limit the speed of a disk")
             return place
         if kind == "cgroup2":
             unified = place
+    if controller is None:
+        if unified is None:
+            raise RuntimeError("cgroups of version 2 are not mounted")
+        return unified
     name = _V2_NAMES[controller]
     if unified is None or name not in (unified / "cgroup.controllers").read_text().split():
         raise RuntimeError(f"no cgroup has the controller {controller} (v1) or {name} (v2)")

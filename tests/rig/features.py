@@ -81,7 +81,7 @@ def _probe_fuse() -> None:
             disk.path.stat()
 
 
-def _probe_cgroup(controller: Controller) -> None:
+def _probe_cgroup(controller: Controller | None) -> None:
     _probe_root()
     with cgroup(controller):
         pass
@@ -118,6 +118,7 @@ _PROBES: dict[str, Callable[[], None]] = {
     "blkio": lambda: _probe_cgroup("blkio"),
     "memory": lambda: _probe_cgroup("memory"),
     "pids": lambda: _probe_cgroup("pids"),
+    "cgroup2": lambda: _probe_cgroup(None),
     "strace": _probe_strace,
     "landlock": _probe_landlock,
     "font": _probe_font,
