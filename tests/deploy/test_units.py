@@ -4,7 +4,6 @@ import os
 import pwd
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from tests.deploy.ports import listens, reserved_port
 from tests.deploy.systemd import Systemd, running_systemd
 from tests.real.support import MIB, Client, content, eventually, put
 from tests.rig import GUARD, REPOSITORY, needs, public_directory
@@ -80,14 +80,11 @@ class Running:
 def running_units(environment: str) -> Iterator[Running]:
     """The units as they are; only where the socket is, and where the log goes, is said anew."""
     owner = pwd.getpwnam(directive(SERVICE, "User"))
-    with public_directory() as place, socket.socket() as reserved:
+    with public_directory() as place, reserved_port() as port:
         put(place / "www/release/folder/large", BODY)
         (place / "www/current").symlink_to("release")
         for path in (place / "www").rglob("*"):
             os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # systemd may listen there
-        reserved.bind(("127.0.0.1", 0))
-        port = int(reserved.getsockname()[1])
         program, log = place / "trio-amped", place / "log"
         paths = f"PYTHONPATH={shlex.quote(str(REPOSITORY))}"
         program.write_text(f'#!/bin/sh\n{paths} exec {sys.executable} -m trio_amped "$@"\n')
@@ -108,14 +105,6 @@ def running_units(environment: str) -> Iterator[Running]:
         ]
         with running_systemd(place, setup) as systemd:
             yield Running(systemd, port, log)
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 @needs("nobody", "cgroup2", "systemd-analyze", "nsenter")
