@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.serving.cases import get
 from tests.serving.client import parse
-from tests.serving.peers import Client
+from tests.serving.peers import Client, fileno
 from trio_amped.config import Config
 from trio_amped.serving import lane as lane_module
 from trio_amped.serving import server as serving_module
@@ -124,6 +125,19 @@ async def hall(settings: dict[str, Any], **more: Any) -> AsyncIterator[Hall]:
     assert place.stats.connections_open == place.disk.open_files == 0
 
 
+class Rounds(trio.abc.Instrument):
+    """How many requests were answered in each round of the event loop."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+        self._before = 0
+        self.answered: list[int] = []
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.answered.append(self._stats.requests - self._before)
+        self._before = self._stats.requests
+
+
 HOT: Final = get("/0")
 LAST: Final = get("/0", "Connection: close")
 
@@ -139,6 +153,23 @@ async def test_all_who_come_at_once_are_served_at_once(
         assert await place.bodies() == {b"0123456789"}
         assert place.stats.connections == place.stats.requests == CROWD
         assert trio.current_time() == 0
+
+
+async def test_beside_the_lane_tasks_answer_a_few_requests_in_a_round(
+    autojump_clock: MockClock,
+) -> None:
+    """Its clients do not wait until all of them have been answered."""
+    request = get("/0", "Connection: close").replace(b"GET", b"OPTIONS")  # h11 reads it
+    async with hall({}) as place:
+        clients = [place.come() for _ in range(40)]
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(rounds := Rounds(place.stats))
+        for client in clients:
+            assert os.write(fileno(client), request) == len(request)
+        await place.bodies()
+        trio.lowlevel.remove_instrument(rounds)
+        assert place.stats.requests == 40
+        assert max(rounds.answered) == 4
 
 
 @EVERY_WAY

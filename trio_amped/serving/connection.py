@@ -29,7 +29,7 @@ from .handler import handle, handle_common
 from .request_log import Begun, RequestLog
 from .room import guest_of
 from .router import Route, Router
-from .transport import ClientGone, Peer, Transport
+from .transport import ClientGone, Peer, Transport, Turns
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -63,8 +63,9 @@ class Connection:
     """Serves one client until it or we have enough.
 
     `parks`: it is not kept for longer than an answer, see `run`. `first_deadline`: for its first
-    head. `log`: who is told of answers; None: whom the config names. With `fast_lane` common
-    requests are read by the recogniser, and the others by h11.
+    head. `log`: who is told of answers; None: whom the config names. `turns`: of all those who
+    begin an answer; None: they need none. With `fast_lane` common requests are read by the
+    recogniser, and the others by h11.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Connection:
         parks: bool = False,
         first_deadline: float | None = None,
         log: RequestLog | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.transport = transport
+        self._turns = turns
         self._config = config
         self._router = router
         self._stats = stats
@@ -201,6 +204,8 @@ class Connection:
             self._asked_at = self._waits.begin(self._first_asked_at)
             self._first_asked_at = None
             self._request = head
+            if self._turns:
+                await self._turns.next()
             if self._config.fast_lane and (match := self._router.recogniser.match(head)):
                 asked, route = self._router.read(match)
                 if route.application is None:

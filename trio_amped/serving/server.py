@@ -81,7 +81,8 @@ class Server:
         self._room = Room(self.stats, most_connections(config), most_of_each)
         self._room.givers.append(self._give_way)
         self._greeter = Greeter(config, self._room)
-        self._turns = Turns()
+        self._turns = Turns()  # of those who send
+        self._turns_beside_lane = Turns()  # of tasks that answer: its clients have theirs between
         self.certificates: Certificates | None = None  # read before it serves, or by then
         self._context: Callable[[], ssl.SSLContext] | None = None  # that plain listeners have now
 
@@ -361,6 +362,7 @@ class Server:
             parks=parks,
             first_deadline=first_deadline,
             log=self.request_log,
+            turns=self._turns_beside_lane if parks else None,
         )
 
     async def _run(

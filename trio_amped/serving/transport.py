@@ -163,10 +163,11 @@ class Pace:
 
 
 class Turns:
-    """Who sends parts of files takes turns: a few in each round of the event loop.
+    """Who answers requests, or sends parts of files, takes turns: a few in each round of the loop.
 
-    trio runs all tasks that can run before it looks who else is waiting, and on a fast network
-    each of them fills the buffers of its socket: all others would come late.
+    trio runs all tasks that can run before it looks who else is waiting. An answer takes a task the
+    better part of a millisecond, and on a fast network each fills the buffers of its socket: all
+    others would come late.
     """
 
     def __init__(self, at_once: int = 4) -> None:
