@@ -104,7 +104,7 @@ bench-asgi: $(VENV)/bench  ## measure the ASGI application beside Starlette's un
 experiments: $(VENV)/bench  ## the paper's experiments, hours, as root; goes on where it was (OPTIONS=--short, --only 1,3)
 	$(BIN)/python -m bench.experiments $(OPTIONS)
 
-soak: $(VENV)/test  ## all kinds of clients and faults, MINUTES for each of three servers (as root)
+soak: $(VENV)/test  ## all kinds of clients and faults, MINUTES for each of four servers (as root)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) $(OPTIONS)
 
 inject: $(VENV)/test  ## make each system call fail, for hours; a random draw for MINUTES (as root)

@@ -3,14 +3,17 @@
 import itertools
 import math
 import random
+import ssl
 from pathlib import Path
 
 import pytest
+import trio
 
 from bench.soak import faults
 from bench.soak.clients import Ask
-from bench.soak.judge import MARGIN, Fault, Judge, Reach, Trouble, bad_lines
+from bench.soak.judge import MARGIN, Fault, Judge, Reach, Trouble, Wrong, bad_lines
 from bench.soak.site import HOT, NAMES, PLAIN, Site
+from bench.soak.tls import HOST, RENEWED, Certificate
 
 TROUBLE = Trouble(("disk/a",), since=10, until=12, opened=5, port=1000)
 EVERYBODY = Reach(("",))
@@ -127,3 +130,62 @@ def test_a_site_knows_all_the_content_that_it_has_had(tmp_path: Path) -> None:
     assert len(site.names(HOT)) == 8
     assert site.names(NAMES) == [NAMES]
     assert Ask("a", second).head() == b"GET /a HTTP/1.1\r\nHost: soak\r\n\r\n"
+
+
+async def answer_by_tls(
+    certificate: Certificate, *, updates: bool = False, ends_well: bool = True
+) -> bytes:
+    """Have a server repeat what it has heard; return what its client hears until the end."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate.paths)
+
+    async def echo(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        said = b""
+        while not said.endswith(b"."):
+            said += await stream.receive_some()
+        await stream.send_all(said)
+        await (stream if ends_well else stream.transport_stream).aclose()
+
+    rng, heard, failure = random.Random(1), b"", None
+    client = certificate.updating(rng) if updates else certificate.socket(rng)
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_ssl_over_tcp_listeners(0, context, host=HOST)
+        nursery.start_soon(trio.serve_listeners, echo, [listener])
+        try:
+            assert isinstance(listener.transport_listener, trio.SocketListener)
+            await client.connect(listener.transport_listener.socket.getsockname())
+            await client.send(b"first, ")
+            await client.send(b"second.")
+            while data := await client.recv(100):
+                heard += data
+        except (OSError, Wrong) as error:
+            failure = error
+        client.close()
+        nursery.cancel_scope.cancel()
+    if failure:
+        raise failure
+    return heard
+
+
+@pytest.mark.parametrize("updates", [False, True])
+async def test_clients_have_tls_and_key_updates(updates: bool, tmp_path: Path) -> None:
+    certificate = Certificate(tmp_path / "pair")
+    assert await answer_by_tls(certificate, updates=updates) == b"first, second."
+
+
+async def test_an_end_that_was_not_told_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionAbortedError):
+        await answer_by_tls(Certificate(tmp_path / "pair"), ends_well=False)
+
+
+async def test_a_certificate_that_was_replaced_long_ago_is_wrong(tmp_path: Path) -> None:
+    now = 0.0
+    certificate = Certificate(tmp_path / "pair", lambda: now)
+    certificate.issue()
+    now = RENEWED - 1
+    assert await answer_by_tls(certificate) == b"first, second."  # its files are the old ones
+    now = RENEWED
+    with pytest.raises(Wrong):
+        await answer_by_tls(certificate)
+    certificate.put(*certificate.issue())
+    assert await answer_by_tls(certificate) == b"first, second."

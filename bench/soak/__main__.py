@@ -19,6 +19,7 @@ from bench.soak.faults import World
 from bench.soak.judge import Judge, bad_lines
 from bench.soak.processes import Process
 from bench.soak.site import Site
+from bench.soak.tls import Certificate
 from tests.rig import (
     REPOSITORY,
     FuseDisk,
@@ -44,6 +45,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
     "threads": ("--helpers", "thread"),
     "processes": ("--helpers", "process"),
     "workers": ("--workers", "2"),
+    "tls": ("--workers", "2"),  # and all clients have TLS
 }
 NEEDS = ("root", "fuse", "loop", "memory", "pids")
 
@@ -113,7 +115,9 @@ async def run(world: World, seconds: float, seed: int, kinds: list[str]) -> Look
     load, warm, begun = world.load, Look.at(world), trio.current_time()
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
-            for number, kind in enumerate(clients.KINDS + clients.on_disks(world.prefixes)):
+            of_all = clients.KINDS + clients.on_disks(world.prefixes)
+            of_all += clients.BY_TLS if load.certificate else []
+            for number, kind in enumerate(of_all):
                 for each in range(kind.number):
                     rng = random.Random(f"{seed} {number} {each}")
                     nursery.start_soon(clients.repeat, kind, load, rng)
@@ -168,11 +172,13 @@ def remains(world: World, first: Look, warm: Look, tasks_of_first: list[int]) ->
 def soak_server(name: str, seconds: float, seed: int) -> bool:
     """One soak, from the files to the table; whether all was well."""
     rng, is_able = random.Random(seed), not any(map(missing, NEEDS))
-    has = {"", "root" if is_able else "", "workers" if name == "workers" else ""}
+    has = {"", "root" if is_able else "", "workers" if "--workers" in SERVERS[name] else ""}
+    has |= {"tls"} if name == "tls" else set()
     kinds = [each for each, kind in faults.KINDS.items() if kind.needs in has]
     with contextlib.ExitStack() as stack:
         site = Site(stack.enter_context(public_directory()), rng)
-        load = Load(site, judge := Judge())
+        certificate = Certificate(site.base / "pair") if name == "tls" else None
+        load = Load(site, judge := Judge(), certificate)
         disk, cache, pids = None, None, None
         prefixes: tuple[str, ...] = ()
         groups: set[Path] = set()
@@ -187,11 +193,11 @@ def soak_server(name: str, seconds: float, seed: int) -> bool:
                 argv = inside(group, argv)
             return argv
 
-        options = (*SERVERS[name], *OPTIONS)
+        options = (*SERVERS[name], *OPTIONS, *(certificate.options if certificate else ()))
         server = stack.enter_context(running_server(*options, root=site.root, wrap=wrap))
         world = World(load, server, rng, disk, prefixes, cache, pids)
         load.port = server.port
-        if name == "workers":
+        if "workers" in has:
             server.wait_for_log("2 workers serve")
         first, before = start(world), tasks(world)
         warm = trio.run(run, world, seconds, seed, kinds)

@@ -8,19 +8,24 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import trio
 
 from bench.soak.judge import Failed, Judge, Trouble, Wrong
 from bench.soak.site import HOT, NAMES, PLAIN, REWRITTEN, Site, Version
+from bench.soak.tls import Certificate, TlsSocket, UpdatingSocket
 
 PATIENCE = 15.0  # seconds without a byte, unless a fault is there
+LATE = 1.0  # seconds after which a handshake, of several steps, gives way where there is no place
 VISIT = 300.0  # seconds for one connection
 NONSENSE = [f"{text}\r\n\r\n".encode() for text in ("\x16\x03\x01\x02", "GET /a b HTTP/9.9")]
 NONSENSE += [b"GET /file-000 HTTP/1.1\r\nHo", b"GET /" + b"a" * 20_000]
 NONSENSE += [b"POST /file-000 HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nabc"]
 EMPTY = Version(0, 0, 0, "")
+
+
+Socket: TypeAlias = trio.socket.SocketType | TlsSocket
 
 
 class Ask(NamedTuple):
@@ -40,9 +45,14 @@ class Ask(NamedTuple):
 class Load:
     """What all clients share: the site, where it is served, the judge, and their counters."""
 
-    def __init__(self, site: Site, judge: Judge) -> None:
-        self.site, self.judge = site, judge
+    def __init__(self, site: Site, judge: Judge, certificate: Certificate | None = None) -> None:
+        """`certificate`: of the server, where it has TLS."""
+        self.site, self.judge, self.certificate = site, judge, certificate
         self.port = self.requests = self.bytes = self.resets = self.again = 0
+
+    def socket(self, rng: random.Random) -> Socket:
+        """Return a socket that is not connected yet, with TLS if the server has it."""
+        return self.certificate.socket(rng) if self.certificate else trio.socket.socket()
 
 
 class Client:
@@ -53,7 +63,9 @@ class Client:
         self.load, self.rng, self.area, self._is_slow = load, rng, area, is_slow
         self._names = load.site.names(area)
         self._unanswered: deque[tuple[Ask, float]] = deque()
-        self.socket, self._opened, self._early, self._port = trio.socket.socket(), 0.0, b"", 0
+        self.new_socket: Callable[[random.Random], Socket] = load.socket
+        self.socket: Socket = trio.socket.socket()
+        self._opened, self._early, self._port = 0.0, b"", 0
         self._answers, self._is_ended = 0, False
 
     def close(self) -> None:
@@ -66,12 +78,15 @@ class Client:
     async def _open(self) -> None:
         """Leave the present connection, and open another one."""
         self.socket.close()
-        self.socket, self._early = trio.socket.socket(), b""
+        self.socket, self._early = self.new_socket(self.rng), b""
         if self._is_slow:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         self._answers, self._opened = 0, self.load.judge.now()  # or a little later
-        await self.socket.connect(("127.0.0.1", self.load.port))
+        with trio.move_on_after(PATIENCE) as waiting:
+            await self.socket.connect(("127.0.0.1", self.load.port))
         self._port = self.socket.getsockname()[1]
+        if waiting.cancelled_caught:
+            raise Failed(f"no connection in {PATIENCE:g} s")
 
     async def send(self, *asks: Ask) -> None:
         now = self.load.judge.now()
@@ -172,8 +187,9 @@ class Client:
         now = self.load.judge.now()
         names = tuple(ask.name for ask, _ in self._unanswered) or ("nothing",)
         since = self._unanswered[0][1] if self._unanswered else self._opened
-        is_kept = self._is_ended and self._answers > 0
-        return Trouble(names, since, now, self._opened, self._port, is_kept, is_wrong)
+        has_waited = self._answers > 0 or (self.load.certificate and now - self._opened > LATE)
+        gives_way = self._is_ended and bool(has_waited)
+        return Trouble(names, since, now, self._opened, self._port, gives_way, is_wrong)
 
     def judge(self, error: Exception, where: str) -> None:
         self._is_ended = self._is_ended or isinstance(error, OSError)
@@ -257,6 +273,43 @@ async def nonsense(client: Client) -> None:
         raise Wrong(f"nonsense was answered by {answer!r}")
 
 
+async def unshaken(client: Client) -> None:
+    """What is no handshake, or not all of one."""
+    assert client.load.certificate
+    rng, answer = client.rng, b""
+    client.new_socket = lambda _: trio.socket.socket()
+    hello = bytearray(client.load.certificate.hello(rng))
+    begins = [bytes(hello), bytes(hello[: rng.randrange(len(hello))]), *NONSENSE]
+    hello[rng.randrange(len(hello))] ^= 1 << rng.randrange(8)
+    begins += [bytes(hello), rng.randbytes(500)]
+    behaviour = rng.choice(("leave", "reset", "end", "wait"))
+    with contextlib.suppress(OSError):
+        await client.send_bytes(rng.choice(begins))
+        if behaviour == "reset":
+            client.reset()
+        if behaviour == "end":
+            client.socket.shutdown(socket.SHUT_WR)
+        while behaviour in ("end", "wait") and (data := await client.receive()):
+            answer += data
+    if not re.match(rb"[\x15\x16]\x03[\x01-\x03]|$", answer):  # a handshake, or an alert
+        raise Wrong(f"what is no handshake was answered by {answer!r}")
+
+
+async def updates(client: Client) -> None:
+    """KeyUpdates between requests, and in the end perhaps more than a server may take."""
+    assert client.load.certificate
+    client.new_socket = client.load.certificate.updating
+    for _ in range(client.rng.randrange(1, 20)):
+        await client.send(ask := client.ask())
+        await client.answer(ask)
+    if client.rng.random() < 0.5:
+        assert isinstance(client.socket, UpdatingSocket)
+        with contextlib.suppress(OSError):  # the server has enough
+            await client.socket.update(3000)
+            if await client.receive():
+                raise Wrong("KeyUpdates were answered by data")
+
+
 async def listed(client: Client) -> None:
     await trio.sleep(client.rng.uniform(0, 0.5))
     await client.send(ask := client.ask(fields="Accept: application/json\r\n"))
@@ -282,6 +335,9 @@ KINDS = [Kind(resident, 4), Kind(cold, 4), Kind(special, 4), Kind(pipeline, 2), 
 KINDS += [Kind(resets, 4), Kind(nonsense, 4), Kind(writer), Kind(once, 8, is_slow=True)]
 KINDS += [Kind(resident, 2, HOT), Kind(once, 1, HOT), Kind(listed, 1, NAMES)]
 KINDS += [Kind(resident, 1, REWRITTEN), Kind(once, 1, REWRITTEN, is_slow=True)]
+
+
+BY_TLS = [Kind(unshaken, 4), Kind(updates, 2), Kind(updates, 1, HOT, is_slow=True)]
 
 
 def on_disks(prefixes: Sequence[str]) -> list[Kind]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import trio
 
 from bench.soak import processes
-from bench.soak.clients import PATIENCE, Load
+from bench.soak.clients import PATIENCE, Load, Socket
 from bench.soak.judge import Reach, Wrong
 from bench.soak.site import HOT, NAMES, REWRITTEN
 from tests.rig import FuseDisk, LimitedCache, Operation, ServerProcess
@@ -37,6 +37,9 @@ class World:
     prefixes: tuple[str, ...] = ()
     cache: LimitedCache | None = None
     pids: Path | None = None  # a cgroup
+
+    def socket(self) -> Socket:
+        return self.load.socket(self.rng)
 
     def worker(self) -> int | None:
         """Return one of the processes that serve, if there is any at the moment."""
@@ -149,30 +152,35 @@ async def few_descriptors(world: World, seconds: float) -> None:
 async def idle_crowd(world: World, seconds: float) -> None:
     """Clients that take all room and ask for nothing, or not for all of it, or just once.
 
-    Connections that are kept give way, also a moment before their clients ask again.
+    Connections that are kept give way, also a moment before their clients ask again; and for a
+    while to those of the crowd that wait to be accepted, and are gone.
     """
     begins = [b"", b"GET /hot-0 HTTP/1.1\r\nHo", b"GET /hot-0 HTTP/1.1\r\nHost: soak\r\n\r\n"]
 
-    async def stay(said: bytes) -> None:
+    async def stay(said: bytes, has_tls: bool) -> None:
         while True:
-            with contextlib.suppress(OSError), trio.socket.socket() as client:
+            client = world.socket() if has_tls else trio.socket.socket()
+            with contextlib.suppress(OSError), contextlib.closing(client):
                 await client.connect(("127.0.0.1", world.load.port))
                 await client.send(said)
                 while await client.recv(4096):
                     pass
             await trio.sleep(0.5)
 
-    with world.load.judge.fault("idle crowd", Reach(kept=True)), trio.move_on_after(seconds):
+    reach = Reach(kept=True, margin=4)
+    with world.load.judge.fault("idle crowd", reach), trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
             for number in range(CROWD):
-                nursery.start_soon(stay, begins[number % len(begins)])
+                # Of those that begin by TLS, some begin with the half of a handshake.
+                has_tls = world.load.certificate is not None and number % 4 > 0
+                nursery.start_soon(stay, begins[number % len(begins)], has_tls)
 
 
 async def clients_that_do_not_read(world: World, seconds: float) -> None:
     """Clients that ask for a large file, and take nothing of it."""
 
     async def stay() -> None:
-        with contextlib.suppress(OSError), trio.socket.socket() as client:
+        with contextlib.suppress(OSError), contextlib.closing(world.socket()) as client:
             client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await client.connect(("127.0.0.1", world.load.port))
             await client.send(b"GET /file-002 HTTP/1.1\r\nHost: soak\r\n\r\n")
@@ -263,13 +271,24 @@ async def _get(world: World, name: str) -> str:
     """Return the body of an answer, whatever it is, or nothing."""
     answer = b""
     head = f"GET /{name} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n"
-    client = trio.socket.socket()
-    with contextlib.suppress(OSError), client, trio.move_on_after(PATIENCE):
+    client = world.socket()
+    with contextlib.suppress(OSError), contextlib.closing(client), trio.move_on_after(PATIENCE):
         await client.connect(("127.0.0.1", world.load.port))
         await client.send(head.encode())
         while data := await client.recv(4096):
             answer += data
     return answer.partition(b"\r\n\r\n")[2].decode()
+
+
+async def renewed_certificate(world: World, seconds: float) -> None:
+    """A new certificate and, after a while in which it has the key of another one, its key."""
+    certificate = world.load.certificate
+    assert certificate is not None
+    with world.load.judge.fault("renewed certificate", Reach()):
+        contents = certificate.issue()
+        certificate.put(contents[0])
+        await trio.sleep(seconds)
+        certificate.put(*contents)
 
 
 async def rewritten_files(world: World, seconds: float) -> None:
@@ -288,7 +307,7 @@ class Kind(NamedTuple):
 
     run: Callable[[World, float], Awaitable[None]]
     seconds: tuple[float, float] = (0.3, 4.0)
-    needs: str = ""  # "root": disks and cgroups; "workers"
+    needs: str = ""  # "root": disks and cgroups; "workers"; "tls"
     says: str = r"(?!)"  # a regular expression
 
 
@@ -298,6 +317,8 @@ _TASKS = (
     r"is not renewed"
 )
 _SCARCE = rf"{_TASKS}|accepting a connection failed|cannot be watched|cannot watch|Too many open"
+
+_PAIR = r"the certificate stays what it was|is not that of the certificate|is not renewed"
 
 KINDS = {
     kind.run.__name__.replace("_", " "): kind
@@ -319,6 +340,7 @@ KINDS = {
         Kind(paused_helper, (0.3, 1.5), says=_DISK),
         Kind(unread_log, needs="root", says=rf"{_DISK}|lines of this log were lost"),
         Kind(switched_root, (0, 0)),
+        Kind(renewed_certificate, needs="tls", says=_PAIR),
         Kind(rewritten_files, says="the file changed while it was sent"),
     )
 }

@@ -25,7 +25,7 @@ class Reach:
     """The requests that a fault may have failing: by what they ask for, or by their connection.
 
     names: the first parts of the names ("" is every one), but for those of `spares`; ports: the
-    clients' ones; kept: connections that are kept may end before a byte of an answer; spoils: the
+    clients' ones; kept: connections that give way may end before a byte of an answer; spoils: the
     content may be wrong as well; margin: seconds after the fault.
     """
 
@@ -74,7 +74,7 @@ class Trouble(NamedTuple):
     until: float
     opened: float
     port: int
-    is_kept: bool = False  # it has had an answer, and ended without a byte of the next one
+    is_kept: bool = False  # it gave way: after an answer, or a slow handshake, it just ended
     is_wrong: bool = False
 
 
@@ -113,6 +113,7 @@ class Judge:
             self.excused[fault.name] += 1
             self._tell(f"{fault.name} may have hit {trouble}: {reason!r}")
         else:
+            self._tell(f"nothing may have hit {trouble}")
             self.wrong(f"{reason}; asked for: {', '.join(trouble.names)}")
 
     def _tell(self, event: str) -> None:
