@@ -29,7 +29,7 @@ from trio_amped.serving.parked import Parked
 from trio_amped.serving.router import Router
 from trio_amped.serving.tls import TlsSocket, TlsTransport
 from trio_amped.serving.transport import ClientGone, Pace, Turns
-from trio_amped.serving.wire import Unsent
+from trio_amped.serving.wire import ShakesHands, Unsent
 from trio_amped.stats import Stats
 from trio_amped.testing import SimDisk
 
@@ -101,9 +101,21 @@ def keylog(tmp_path: Path) -> Path:
 @pytest.fixture
 def telling(keylog: Path) -> ssl.SSLContext:
     """The context of a client that writes its secrets down."""
+    return telling_anew(keylog)
+
+
+def telling_anew(keylog: Path) -> ssl.SSLContext:
     context = client_context()
     context.keylog_filename = str(keylog)
     return context
+
+
+def flood(keylog: Path, data: bytes, updates: int) -> bytes:
+    """Return so many KeyUpdates, and data behind them, of the client that has come last."""
+    writer = Writer(keylog)
+    keylog.unlink()
+    said = [writer.key_update(wants_one=False) for _ in range(updates)]
+    return b"".join([*said, writer.record(DATA, data)])
 
 
 def records(data: bytes) -> list[int]:
@@ -390,11 +402,16 @@ async def test_a_flood_of_key_updates_is_taken_in_small_portions_and_ended(
         flood = b"".join(writer.key_update(wants_one=True) for _ in range(2000))
         await both.client.stream.send_all(flood)
         for _ in range(2 * RECORD // (38 * 27)):  # each ends with a record
+            count = len(both.network.offers)
+            for _ in range(2):
+                with pytest.raises(ShakesHands):
+                    both.wire.recv(RECORD)
+            assert len(both.network.offers) == count  # nothing was done so far
             with pytest.raises(BlockingIOError):
-                both.wire.recv(RECORD)
+                receive_by_turn(both.wire)
             assert len(records(both.network.offers[-1])) <= 1024 // 27 + 1
         with pytest.raises(OSError, match="KeyUpdates"):
-            both.wire.recv(RECORD)
+            receive_by_turn(both.wire)
 
 
 async def test_key_updates_between_data_are_no_flood(
@@ -406,9 +423,17 @@ async def test_key_updates_between_data_are_no_flood(
             several = b"".join(updates(writer, wants_one=False) for _ in range(18))
             await both.client.stream.send_all(several)
             with pytest.raises(BlockingIOError):
-                both.wire.recv(RECORD)
+                receive_by_turn(both.wire)
             await both.client.stream.send_all(writer.record(DATA, b"more"))
             assert both.wire.recv(RECORD) == b"more"
+
+
+def receive_by_turn(wire: TlsSocket) -> bytes:
+    """Receive one portion of many records."""
+    with pytest.raises(ShakesHands):
+        wire.recv(RECORD)
+    assert wire.shake_hands()
+    return wire.recv(RECORD)
 
 
 # ------------------------------------------------------------------ the lane
@@ -688,6 +713,60 @@ async def test_handshakes_have_a_part_of_each_turn(
         assert max(steps.counts) == 1
         assert sum(steps.counts) == 30
         assert laned.tasks == 0
+
+
+async def test_floods_of_key_updates_have_a_part_of_each_turn(
+    of_server: ssl.SSLContext,
+    of_client: ssl.SSLContext,
+    keylog: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    """One portion here: others are answered between two, and who floods is answered in the end."""
+    monkeypatch.setattr(lane_module, "_LATER", 0.0)
+    steps = Steps(monkeypatch)
+    async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
+        hot = await laned.connect_by_tls(of_client)
+        await ask(hot, get("/a.txt"))
+        floods = []
+        for _ in range(10):
+            client = await laned.connect_by_tls(telling_anew(keylog))
+            floods.append((client, flood(keylog, get("/a.txt"), 200)))
+        await wait_all_tasks_blocked()
+        steps.counts = [0]
+        trio.lowlevel.add_instrument(steps)
+        for client, said in floods:
+            assert isinstance(client.stream, TlsClient)
+            assert os.write(client.stream.socket.fileno(), said) == len(said)
+        send_now(hot, get("/a.txt"))
+        assert (await answer_to(hot)).body == b"0123456789"
+        assert sum(steps.counts) < 10
+        for client, _ in floods:
+            assert (await answer_to(client)).body == b"0123456789"
+        trio.lowlevel.remove_instrument(steps)
+        assert max(steps.counts) == 1
+        assert sum(steps.counts) >= 10 * 200 * 27 // 1052
+        assert laned.tasks == 0
+
+
+async def test_tasks_take_turns_for_floods_of_key_updates(
+    of_server: ssl.SSLContext, keylog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, turns = Steps(monkeypatch), Turns(at_once=1)
+    async with contextlib.AsyncExitStack() as stack:
+        transports = []
+        for _ in range(5):
+            both = await stack.enter_async_context(shaken(of_server, telling_anew(keylog)))
+            await both.client.stream.send_all(flood(keylog, b"more", 100))
+            transports.append(TlsTransport(both.wire, Pace(CONFIG, Stats()), turns))
+        steps.counts = [0]
+        trio.lowlevel.add_instrument(steps)
+        async with trio.open_nursery() as receivers:
+            for transport in transports:
+                receivers.start_soon(transport.receive)
+        trio.lowlevel.remove_instrument(steps)
+        assert max(steps.counts) == 1
+        assert sum(steps.counts) >= 5 * 100 * 27 // 1052
 
 
 async def test_handshakes_that_have_begun_go_first(

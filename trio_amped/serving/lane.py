@@ -488,10 +488,13 @@ class Lane:
                 self._close(fd)
 
     def _put_off_shaking(self, parked: Parked) -> None:
-        """Have a handshake go on later in the turn: first those on whom most was spent already."""
+        """Have a handshake go on later in the turn: first those on whom most was spent already.
+
+        Last are those who go on after it: they say nothing that is urgent, or much too much.
+        """
         assert isinstance(parked.sock, TlsSocket)
         parked.waits = True
-        if parked.sock.has_begun:
+        if parked.sock.has_begun and parked.sock.is_shaking:
             self._shaking.appendleft(parked)
         else:
             self._shaking.append(parked)

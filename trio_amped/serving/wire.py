@@ -45,4 +45,6 @@ class Unsent(BlockingIOError):
 
 
 class ShakesHands(BlockingIOError):
-    """A step of the handshake of TLS is due, which takes a while: `TlsSocket.shake_hands`."""
+    """A step of the handshake of TLS is due, or what may be KeyUpdates, which take a while:
+    `TlsSocket.shake_hands`, and `recv` again.
+    """
