@@ -98,6 +98,14 @@ def test_what_is_never_served_is_not_looked_at(root: Path) -> None:
     assert odd(root) == ["ROOT has 1 file that anybody may write; see chmod(1): .well-known/x"]
 
 
+def test_hidden_names_that_are_served_are_looked_at(root: Path) -> None:
+    for name in (".git/x", ".git/.treeinfo", ".os/.treeinfo", ".treeinfo"):
+        put(root / name, b"").chmod(0o666)
+    assert odd(root, hidden=[".treeinfo", ".os"]) == [
+        "ROOT has 2 files that anybody may write; see chmod(1): .treeinfo, .os/.treeinfo"
+    ]
+
+
 def test_files_of_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "_is_told", lambda path, _: not path.endswith("b.txt"))
     assert odd(root, gate="nowait") == odd(root, gate="never") == []

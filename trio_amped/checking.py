@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from .binds import Bind, Tcp
@@ -88,7 +88,8 @@ def oddities(config: Config, site: Site) -> Iterator[str]:
     index = os.path.join(root, "index.html")
     if not (site.listing or site.fallback or os.path.exists(index)):
         yield f"{printable(root)} has no index.html, and no listing: its first page is 404"
-    found, is_whole = _odd_names(root, asks_kernel=config.gate in ("auto", "mincore"))
+    asks_kernel = config.gate in ("auto", "mincore")
+    found, is_whole = _odd_names(root, site.hidden, asks_kernel=asks_kernel)
     for (noun, fault), names in sorted(found.items()):
         count = f"1 {noun}" if len(names) == 1 else f"{len(names)} {noun}s"
         shown = ", ".join(map(printable, names[:_SHOWN]))
@@ -98,10 +99,12 @@ def oddities(config: Config, site: Site) -> Iterator[str]:
         yield f"{printable(root)} has more than {_MOST} names: the others were not looked at"
 
 
-def _odd_names(root: str, *, asks_kernel: bool) -> tuple[dict[tuple[str, str], list[str]], bool]:
+def _odd_names(
+    root: str, shown: Sequence[str], *, asks_kernel: bool
+) -> tuple[dict[tuple[str, str], list[str]], bool]:
     """Return the names below a root by what they are of and what is odd; whether these are all."""
     found = defaultdict[tuple[str, str], list[str]](list)
-    for number, (path, entry) in enumerate(_names(root)):
+    for number, (path, entry) in enumerate(_names(root, shown)):
         if number == _MOST:
             return found, False
         name = os.path.relpath(path, root)
@@ -122,12 +125,15 @@ def _is_told(path: str, entry: os.stat_result) -> bool:
     return owns(entry.st_uid) or os.access(path, os.W_OK, effective_ids=True)
 
 
-def _names(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """All folders and regular files that can be served; links are not followed."""
+def _names(root: str, shown: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """All folders and regular files that can be served; links are not followed.
+
+    `shown`: the names that are served though they begin with a dot.
+    """
     yield root, os.stat(root)
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name == ".well-known" or name[0] != "."]
-        for name in [*folders, *(name for name in files if name[0] != ".")]:
+        folders[:] = [name for name in folders if name[0] != "." or name in (".well-known", *shown)]
+        for name in [*folders, *(name for name in files if name[0] != "." or name in shown)]:
             path = os.path.join(folder, name)
             with contextlib.suppress(OSError):  # it is gone
                 entry = os.lstat(path)

@@ -149,6 +149,13 @@ class Site:
         option="error-page",
         metavar="STATUS=/PAGE",
     )
+    hidden: Sequence[str] = _setting(
+        (),
+        "names that begin with a dot and are served all the same, such as .zarray,.treeinfo; all "
+        "others are 404 and in no listing, but for /.well-known/",
+        separator=",",
+        metavar="NAME,...",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -180,6 +187,7 @@ class Site:
             listing=self.listing,
             fallback=self.fallback if isinstance(self.fallback, str) else None,
             error_pages=self.error_pages,
+            hidden=self.hidden,
         )
 
 

@@ -49,9 +49,9 @@ def rendered(folder: Path, path: bytes = b"", view: View = VIEW) -> tuple[bytes,
     return content(memory), digest
 
 
-def listed(folder: Path, path: bytes = b"") -> dict[str, Any]:
+def listed(folder: Path, path: bytes = b"", view: View = VIEW) -> dict[str, Any]:
     """What is shown of each name."""
-    entries = json.loads(rendered(folder, path)[0])
+    entries = json.loads(rendered(folder, path, view)[0])
     return {entry.pop("href"): entry for entry in entries}
 
 
@@ -77,6 +77,15 @@ def test_hidden_names_are_left_out(folder: Path) -> None:
         (folder / name).touch()
     (folder / ".git").mkdir()
     assert list(listed(folder)) == ["a.", "a.b"]
+
+
+def test_hidden_names_that_are_served_are_shown(folder: Path) -> None:
+    odd = [b".a b", b".\xff", b".%2F"]
+    for name in (*odd, b".zarray", b".zarray2", b".ZARRAY", b".git", b"a"):
+        (folder / os.fsdecode(name)).touch()
+    view = View.select(None, True, b"", frozenset({b".zarray", *odd}))
+    assert View.unpack(view.pack()) == view
+    assert set(listed(folder, view=view)) == {".zarray", ".a%20b", ".%FF", ".%252F", "a"}
 
 
 def test_names_are_bytes(folder: Path) -> None:

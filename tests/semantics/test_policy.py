@@ -81,6 +81,11 @@ NO_RULES: Final = ("", "/404.html", "399=/a", "600=/a", "40=/a", "4004=/a", "4x4
         ("error_pages", ["-404=/a"], f"{RULE}'-404=/a'"),
         ("error_pages", ["4\u06604=/a"], f"{RULE}'4\u06604=/a'"),  # a zero, in Arabic
         *[("error_pages", [bad], f"{RULE}{bad!r}") for bad in NO_RULES],
+        *[
+            ("hidden", [".git", bad], "must have names that begin with a dot, such as .treeinfo, "
+             f"not {bad!r}")
+            for bad in ("", "git", ".", "..", ".a/b", ".a/", "/.a", ".a\0", "*")
+        ],
     ],
 )  # fmt: skip
 def test_what_cannot_be(setting: str, value: object, message: str) -> None:

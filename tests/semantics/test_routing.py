@@ -107,10 +107,14 @@ def test_what_cannot_be(sites: Sequence[tuple[Sequence[str], str]], message: str
         ("/a/b?q", b"a/b", Target(b"", False, b"q")),
         ("/ab", b"a", None),
         ("/", b"a", None),
-        ("/a/.b", b"a", Target(b".b", False, None, "hidden name")),
-        ("/a%2Fb", b"a", Target(b"b", False, None, "slash within a name")),
+        ("/a/.b", b"a", Target(b".b", False, None, hidden=frozenset({b".b"}))),
+        ("/a%2Fb", b"a", Target(b"b", False, None, is_file_path=False)),
         ("/.well-known/a", b"", Target(b".well-known/a", False, None)),
-        ("/a/.well-known/b", b"a", Target(b".well-known/b", False, None, "hidden name")),
+        (
+            "/a/.well-known/b",
+            b"a",
+            Target(b".well-known/b", False, None, hidden=frozenset({b".well-known"})),
+        ),
     ],
 )
 def test_a_target_below_a_prefix(path: str, prefix: bytes, below: Target | None) -> None:

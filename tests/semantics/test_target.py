@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_amped.semantics.errors import HttpError
-from trio_amped.semantics.target import Target, is_host, parse_target
+from trio_amped.semantics.target import Target, is_host, parse_target, read_target
 
 
 def test_escapes_are_decoded_by_few_calls() -> None:
@@ -174,6 +174,35 @@ def test_names_no_file(target: bytes) -> None:
     assert outcome(target) == 404
 
 
+@pytest.mark.parametrize(
+    ("target", "shown", "refusal"),
+    [
+        (b"/.zarray", [b".zarray"], None),
+        (b"/a/.zarray", [b".zarray"], None),
+        (b"/.zarray/", [b".zarray"], None),
+        (b"/.zarray/a", [b".zarray"], None),
+        (b"/%2ezarra%79", [b".zarray"], None),
+        (b"/.well-known/.zarray", [b".zarray"], None),
+        (b"/.a/.b", [b".a", b".b"], None),
+        (b"/a/.well-known/b", [b".well-known"], None),
+        (b"/a.zarray", [], None),
+        (b"/.zarray", [], "hidden name"),
+        (b"/.zarray", [b".ZARRAY", b".zarra", b"zarray"], "hidden name"),
+        (b"/.zarray2", [b".zarray"], "hidden name"),
+        (b"/.a/.b", [b".a"], "hidden name"),
+        (b"/.a/.b", [b".b"], "hidden name"),
+        (b"/...", [b".zarray"], "hidden name"),
+        (b"/.zarray%2fb", [b".zarray"], "slash within a name"),
+        (b"/.zarray%2f.b", [b".zarray", b".b", b".zarray/.b"], "slash within a name"),
+    ],
+    ids=repr,
+)
+def test_hidden_names_that_are_served(
+    target: bytes, shown: list[bytes], refusal: str | None
+) -> None:
+    assert read_target(target).refusal(frozenset(shown)) == refusal
+
+
 @pytest.mark.parametrize("bad", [b"%zz", b"%00", b"../../..", b"#"], ids=repr)
 @pytest.mark.parametrize("hidden", [b"/.git/", b"/a%2fb/"], ids=repr)
 def test_400_outranks_404(hidden: bytes, bad: bytes) -> None:
@@ -294,6 +323,20 @@ def test_a_target_never_leaves_the_root(target: bytes) -> None:
     assert not any(s.startswith(b".") for s in segments[1:])
     assert not named.path.startswith(b".") or segments[0] == b".well-known"
     assert named.path or named.is_directory
+
+
+@given(TARGETS, st.frozensets(st.sampled_from([b".a", b".b", b".well-known", b"..."])))
+def test_a_site_shows_the_hidden_names_that_it_names(
+    target: bytes, shown: frozenset[bytes]
+) -> None:
+    if outcome(target) == 400:
+        return
+    found = read_target(target)
+    names = found.path.split(b"/")
+    hidden = {name for name in names if name[:1] == b"."}
+    if names[0] == b".well-known":
+        hidden = {name for name in names[1:] if name[:1] == b"."}
+    assert (found.refusal(shown) == "hidden name") == (found.is_file_path and not hidden <= shown)
 
 
 @given(TARGETS)

@@ -23,6 +23,7 @@ FILES: dict[bytes, Entry] = {
     b"large": bytes(index % 251 for index in range(100_000)),
     b"empty": b"",
     b"lost.html": b"lost",
+    b".hidden": b"not always",
     b"folder": SimFile(mode=DIRECTORY),
     b"folder/index.html": b"index",
     b"bare": SimFile(mode=DIRECTORY),
@@ -68,6 +69,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fallback": {"fallback": "/lost.html"},
     "origins": {"cors": ("https://a.example",)},
     "listing": {"listing": True},
+    "hidden names": {"hidden": (".hidden",)},
     "sites": {
         "sites": [
             Site("a"),

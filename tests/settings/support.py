@@ -28,6 +28,7 @@ _SPECIAL: Final[dict[str, st.SearchStrategy[Any]]] = {
     "tls_key": st.none() | _TEXTS.filter(bool),
     "fallback": st.sampled_from([None, "/index.html", "/%C3%A9"]),
     "error_pages": st.lists(st.sampled_from(["404=/404.html", "500=/a%20b"]), unique=True),
+    "hidden": st.lists(st.sampled_from([".zarray", ".é", ".a b"]), unique=True),
     "host": st.sampled_from(["::1", "localhost", "127.0.0.1"]),
     "bind": st.lists(
         st.sampled_from(["*:1", "[::1]:0", "unix:/a,mode=660", "fd:3", "systemd"]), unique=True

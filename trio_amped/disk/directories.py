@@ -26,7 +26,7 @@ def render(root: int, path: bytes, view: View) -> tuple[int, bytes]:
     """
     directory = opening.open_directory(root, path)
     try:
-        entries, is_cut = ([], False) if view == NOTHING else _read(root, path, directory)
+        entries, is_cut = ([], False) if view == NOTHING else _read(root, path, directory, view)
     finally:
         os.close(directory)
     rendered = os.memfd_create("listing")
@@ -37,13 +37,13 @@ def render(root: int, path: bytes, view: View) -> tuple[int, bytes]:
         raise
 
 
-def _read(root: int, path: bytes, directory: int) -> tuple[list[Entry], bool]:
+def _read(root: int, path: bytes, directory: int, view: View) -> tuple[list[Entry], bool]:
     """The entries that the server would serve, and whether there are more than are shown."""
     entries: list[Entry] = []
     with os.scandir(directory) as found:
         for each in found:
             name = os.fsencode(each.name)
-            if name.startswith(b"."):  # hidden; semantics/target.py
+            if view.hides(name):
                 continue
             # It may be gone, or be a link that leads nowhere or out of the root.
             with contextlib.suppress(OSError):

@@ -89,16 +89,24 @@ class Entry(NamedTuple):
 class View(NamedTuple):
     """How a directory is to be shown; `sort` is the name of a column.
 
-    `prefix`: what stands before its path in a URL, quoted, without slashes at its ends.
+    `prefix`: what stands before its path in a URL, quoted, without slashes at its ends. `shown`:
+    the names that are shown though they begin with a dot, quoted, with a slash behind each.
     """
 
     kind: str = "html"
     sort: str = "name"
     order: str = "asc"
     prefix: str = ""
+    shown: str = ""
 
     @classmethod
-    def select(cls, query: bytes | None, prefers_json: bool, prefix: bytes = b"") -> Self:
+    def select(
+        cls,
+        query: bytes | None,
+        prefers_json: bool,
+        prefix: bytes = b"",
+        shown: Iterable[bytes] = (),
+    ) -> Self:
         """What a request asks for; what is unknown counts as not said. `prefix` is not quoted."""
         asked = dict(parse_qsl((query or b"").decode("latin-1")))
         sort, order = asked.get("sort", "name"), asked.get("order", "asc")
@@ -107,6 +115,7 @@ class View(NamedTuple):
             sort if sort in dict(_COLUMNS) else "name",
             order if order == "desc" else "asc",
             quote(prefix),
+            "".join(f"{quote(name)}/" for name in sorted(shown)),
         )
 
     def pack(self) -> bytes:
@@ -124,6 +133,10 @@ class View(NamedTuple):
     @property
     def media_type(self) -> bytes:
         return JSON if self.kind == "json" else HTML
+
+    def hides(self, name: bytes) -> bool:
+        """Return whether a name is left out, since it begins with a dot; semantics/target.py."""
+        return name.startswith(b".") and quote(name) not in self.shown.split("/")
 
     def arranged(self, entries: Iterable[Entry]) -> list[Entry]:
         """Directories first, then by column; equal ones by name."""

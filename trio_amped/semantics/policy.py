@@ -50,6 +50,7 @@ class Policy:
         listing: bool = False,
         fallback: str | None = None,
         error_pages: Sequence[str] = (),
+        hidden: Sequence[str] = (),
     ) -> None:
         self.lists_directories = listing
         with _option("precompressed"):
@@ -69,6 +70,9 @@ class Policy:
             self.fallback = None if fallback is None else _page(fallback)
         with _option("error_pages"):
             self.error_pages: Mapping[int, bytes] = dict(map(_error_page, error_pages))
+        with _option("hidden"):
+            self.shown = frozenset(map(_hidden_name, hidden))
+            """The names that are served though they begin with a dot."""
 
     def media_type(self, path: bytes) -> bytes:
         """The Content-Type of the file at `path`; the last rule that matches counts."""
@@ -164,6 +168,12 @@ def _is_encoding(name: str) -> bool:
         return codecs.lookup(name).name not in _NO_CHARSETS and "".encode(name) is not None
     except (LookupError, ValueError):
         return False
+
+
+def _hidden_name(name: str) -> bytes:
+    if name in (".", "..") or not name.startswith(".") or "/" in name or "\0" in name:
+        raise ValueError(f"must have names that begin with a dot, such as .treeinfo, not {name!r}")
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _page(target: str) -> bytes:

@@ -26,28 +26,38 @@ MOST_SLASHES = 255
 """In a path; no folder of a site is so deep."""
 
 _SPECIAL = (b"", b".", b"..")  # last segments that name a directory
+_WELL_KNOWN = b".well-known"
+_HIDDEN = re.compile(rb"(?:\A|(?<=/))\.[^/]*+")
 
 
 class Target(NamedTuple):
     """What a request target names.
 
     `path`: decoded, relative to the root, without a slash at either end; b"" is the root. No
-    segment is empty, "." or "..", and none has a NUL in it, nor a slash where there is no
-    `refusal`.
+    segment is empty, "." or "..", and none has a NUL in it, nor a slash where `is_file_path`.
     `is_directory`: the target ended in a slash or in a dot segment.
     `query`: as it was sent; None if there was no "?".
-    `refusal`: why no file may be named like this, see `check`.
+    `is_file_path`: no name in it had an escaped slash, which no file's name can have.
+    `hidden`: the names in it that begin with a dot, but for the well-known locations (RFC 8615 3).
     """
 
     path: bytes
     is_directory: bool
     query: bytes | None
-    refusal: str | None = None
+    is_file_path: bool = True
+    hidden: frozenset[bytes] = frozenset()
 
-    def check(self) -> None:
-        """Raise HttpError 404 if no file may be named like this: it is hidden, for instance."""
-        if self.refusal is not None:
-            raise HttpError(404, self.refusal)
+    def refusal(self, shown: frozenset[bytes]) -> str | None:
+        """Return why no file may be named like this; `shown`: the hidden names that are served."""
+        if not self.is_file_path:
+            return "slash within a name"
+        return "hidden name" if self.hidden and not self.hidden <= shown else None
+
+    def check(self, shown: frozenset[bytes] = frozenset()) -> None:
+        """Raise HttpError 404 if no file may be named like this, see `refusal`."""
+        refusal = self.refusal(shown)
+        if refusal is not None:
+            raise HttpError(404, refusal)
 
     def below(self, prefix: bytes) -> "Target | None":
         """The same, named from the folder `prefix` on; None if it is not in there.
@@ -112,7 +122,7 @@ def target_host(target: bytes) -> bytes | None:
 
 
 def parse_target(target: bytes) -> Target:
-    """What `target` names, as `read_target`; 404 if no file may be named like this."""
+    """What `target` names, as `read_target`; 404 if no file may be named like this on any site."""
     read = read_target(target)
     read.check()
     return read
@@ -121,9 +131,9 @@ def parse_target(target: bytes) -> Target:
 def read_target(target: bytes) -> Target:
     """What `target` names, in origin-form or absolute-form (RFC 9112 3.2).
 
-    Raises HttpError 400 if it is malformed or leads above the root, 404 if it is too deep. No
-    file may have a hidden name, or a slash within its name: that is a `refusal`. Dot segments are
-    removed (RFC 3986 5.2.4), also when they were escaped, after empty segments were merged.
+    Raises HttpError 400 if it is malformed or leads above the root, 404 if it is too deep. Dot
+    segments are removed (RFC 3986 5.2.4), also when they were escaped, after empty segments were
+    merged. Which of them are no names of files is not decided here: `Target.check`.
 
     A client chooses how many segments and escapes there are, so none of the steps loops over them
     in Python: 255 segments would take 0.1 to 1 ms of the event loop.
@@ -137,7 +147,8 @@ def read_target(target: bytes) -> Target:
     _, _, last = dotted.rpartition(b"/")
     names = _normalised(dotted)
     path = _part_of(decoded, raw, names)
-    return Target(path, last in _SPECIAL, query if mark else None, _refusal(names, path))
+    is_file_path = names.count(b"/") == path.count(b"/")
+    return Target(path, last in _SPECIAL, query if mark else None, is_file_path, _hidden(path))
 
 
 def _origin_form(target: bytes) -> bytes:
@@ -195,15 +206,10 @@ def _normalised(path: bytes) -> bytes:
     return names
 
 
-def _refusal(names: bytes, path: bytes) -> str | None:
-    """Return why no file may be at a path, whose `names` are escaped but for their dots.
-
-    Hidden names are not served, but for the well-known locations (RFC 8615 3).
-    """
-    if path == b".well-known" or path.startswith(b".well-known/"):
-        names = names[1:]
-    if names.startswith(b".") or b"/." in names:
-        return "hidden name"
-    if names.count(b"/") != path.count(b"/"):
-        return "slash within a name"
-    return None
+def _hidden(path: bytes) -> frozenset[bytes]:
+    """Return the hidden names in a path, see `Target`."""
+    if path == _WELL_KNOWN or path.startswith(_WELL_KNOWN + b"/"):
+        path = path[1:]
+    if not (path.startswith(b".") or b"/." in path):
+        return frozenset()
+    return frozenset(_HIDDEN.findall(path))

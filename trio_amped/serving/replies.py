@@ -345,7 +345,7 @@ class Replies:
 def _located(route: Route) -> Located | None:
     """Return which file a request leads to, and of which root; None: there can be none."""
     below = route.below
-    if isinstance(below, HttpError) or below.refusal is not None:
+    if isinstance(below, HttpError) or below.refusal(route.root.policy.shown) is not None:
         return None
     return route.root, below.file_path(), below.is_directory
 

@@ -106,7 +106,8 @@ class DocumentRoot:
 
     def _listing(self, asked: Asked, target: Target, came: Arrivals | None) -> Found | None:
         """Return the directory itself, rendered; None if there is none. Raises Miss, HttpError."""
-        view = View.select(target.query, prefers(asked.accept, JSON, b"text/html"), self._prefix)
+        prefers_json = prefers(asked.accept, JSON, b"text/html")
+        view = View.select(target.query, prefers_json, self._prefix, self.policy.shown)
         # To make a page that is not sent costs as much. Only a precondition has to know its tag.
         is_made = asked.method != b"HEAD" or asked.is_conditional
         shown = view if is_made else NOTHING

@@ -50,7 +50,7 @@ class Route(NamedTuple):
         """Return the target below the root. Raises HttpError."""
         if isinstance(self.below, HttpError):
             raise self.below
-        self.below.check()
+        self.below.check(self.root.policy.shown)
         return self.below
 
 
