@@ -57,7 +57,7 @@ def test_embed(number: signal.Signals) -> None:
                 ("/downloads/primes.txt", "downloads/primes.txt"),
             ):
                 assert client.get(path).body == (SITE / name).read_bytes()
-            assert client.get("/about").fields["location"] == "/about/"
+            assert client.get("/about").fields["location"] == "about/"
             assert client.get("/nope").body == b"no such file, and no such call\n"
             counters = json.loads(client.get("/api/counters").body)
         assert counters["requests"] == 6

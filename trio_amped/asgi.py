@@ -194,7 +194,8 @@ class StaticFiles:
         request = _request(scope)
         if request.target[:1] in (b"", b"?") and request.method in (b"GET", b"HEAD", b"OPTIONS"):
             # The folder itself, without the slash on which the relative links in its index rest.
-            response = redirect(b"/" + request.target, request.method)
+            name = quote(_root_path(scope).rpartition("/")[2], safe="").encode()
+            response = redirect(name + b"/" + request.target, request.method)
             await responder.respond(response, BodySender(outlet, None, None, response.body))
         else:
             peer = scope.get("client")
@@ -308,7 +309,7 @@ class _Responder:
             await self._read_out()
             if self._outlet.is_gone:
                 return
-        await self._outlet.start(_mounted(response, self._scope))
+        await self._outlet.start(response)
         if _length(response.body) <= _WATCHED:
             await body.send(b"")
         else:
@@ -434,14 +435,3 @@ def _decoded(raw: bytes) -> str:
     well_formed = _BAD_ESCAPE.sub(b"%25", raw) if b"%" in raw else raw
     escaped = well_formed.replace(b"=", b"=3D").replace(b"%", b"=")
     return a2b_qp(escaped).decode("utf-8", "replace")
-
-
-def _mounted(response: Response, scope: Scope) -> Response:
-    """The same response from where we are mounted: a path in its Location begins there."""
-    if response.status != 301:
-        return response
-    root = quote(_root_path(scope)).encode()
-    headers = tuple(
-        (name, root + value if name == b"Location" else value) for name, value in response.headers
-    )
-    return Response.of(response.status, headers, response.body)

@@ -1,8 +1,9 @@
 """Properties of the pure parsers: where heads end, and what a target may name."""
 
+import re
 from itertools import pairwise
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from hypothesis import strategies as st
 
@@ -81,6 +82,9 @@ def check_target(target: bytes) -> None:
         _check_names(target, parsed)
 
 
+_SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986 3.1
+
+
 def _check_refusal(error: HttpError) -> None:
     assert error.status in (400, 404)
     assert error.detail
@@ -94,11 +98,14 @@ def _check_parsed(parsed: Target) -> None:
         assert not segment.startswith(b".") or segment == b".well-known" == segments[0]
     assert parsed.path or parsed.is_directory, "only a directory has no name"
     assert not parsed.file_path().startswith(b"/")
-    location = parsed.slash_location()
-    assert location.startswith(b"/")
-    assert not location.startswith((b"//", b"/\\"))
-    again = parse_target(location)
-    assert (again.path, again.is_directory, again.query) == (parsed.path, True, parsed.query)
+    if parsed.path:
+        location, folder = parsed.slash_location(), parsed.path.rpartition(b"/")[0]
+        assert not location.startswith((b"/", b"\\"))
+        assert not _SCHEME.match(location)
+        # As a client resolves it. What cannot be the path of a request (hidden) was refused before.
+        above = b"/" + quote(folder).encode() + b"/" if folder else b"/"
+        again = parse_target(above + location)
+        assert (again.path, again.is_directory, again.query) == (parsed.path, True, parsed.query)
 
 
 def _check_names(target: bytes, parsed: Target) -> None:

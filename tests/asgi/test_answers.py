@@ -95,10 +95,6 @@ async def test_it_says_what_the_server_says(row: Row, use: Use) -> None:
 
     if request.target.startswith(b"/"):
         mounted = await call(files, scope_of(request, "/at/här"))
-        place = mounted.headers.get("location")
-        if place is not None:
-            mounted.headers["location"] = place.removeprefix("/at/h%C3%A4r")
-            assert mounted.headers["location"] != place
         assert compared(mounted) == compared(expected)
 
 
@@ -167,15 +163,18 @@ async def test_the_place_without_its_slash(use: Use, method: str) -> None:
     files = StaticFiles("site")
     for query in ("", "?a=b"):
         reply = await ask(files, "/at" + query, root_path="/at", method=method)
-        assert (reply.status, reply.headers["location"]) == (301, "/at/" + query)
+        assert (reply.status, reply.headers["location"]) == (301, "at/" + query)
     refused = await ask(files, "/at", root_path="/at", method="POST")
     assert refused.status == 405
 
 
-async def test_a_location_begins_where_it_is_mounted(use: Use) -> None:
+async def test_a_location_is_relative_to_where_it_is_mounted(use: Use) -> None:
     use(SimDisk(FILES))
-    reply = await ask(StaticFiles("site"), "/ä/folder?x", root_path="/ä")
-    assert (reply.status, reply.headers["location"]) == (301, "/%C3%A4/folder/?x")
+    files = StaticFiles("site")
+    reply = await ask(files, "/ä/folder?x", root_path="/ä")
+    assert (reply.status, reply.headers["location"]) == (301, "folder/?x")
+    reply = await ask(files, "/b/ä:c?x", root_path="/b/ä:c")
+    assert (reply.status, reply.headers["location"]) == (301, "%C3%A4%3Ac/?x")
 
 
 async def test_a_site_has_a_prefix_of_its_own(use: Use) -> None:
@@ -185,7 +184,7 @@ async def test_a_site_has_a_prefix_of_its_own(use: Use) -> None:
     assert (await ask(files, "/at/static/a.txt", root_path="/at")).body == b"0123456789"
     assert (await ask(files, "/at/a.txt", root_path="/at")).status == 404
     reply = await ask(files, "/at/static/folder", root_path="/at")
-    assert reply.headers["location"] == "/at/static/folder/"
+    assert reply.headers["location"] == "folder/"
 
 
 def test_an_application_for_the_server_is_none_for_asgi() -> None:

@@ -77,13 +77,16 @@ class Target(NamedTuple):
         return self.path + b"/" + index if self.path else index
 
     def slash_location(self) -> bytes:
-        """The Location of the same path as a directory, for a 301 (RFC 9110 10.2.2).
+        """Return the Location of the same path as a directory, for a 301 (RFC 9110 10.2.2).
 
-        A path-absolute with its query. It never starts with "//" (or "/\\"), which would
-        name another host.
+        A reference that is relative to the target as the client has sent it: its last segment once
+        more, with a slash and its query. So a proxy may have taken off a prefix of the path, or
+        have put one before it. Not for the root, which has no name.
         """
-        path = b"/" + quote(self.path).encode() + b"/" if self.path else b"/"
-        return path if self.query is None else path + b"?" + self.query
+        # Every byte that means something is escaped. A colon could end a scheme (RFC 3986 4.2),
+        # and where the reference began with "//" (or "/\\"), it would name another host.
+        name = quote(self.path.rpartition(b"/")[2], safe="").encode() + b"/"
+        return name if self.query is None else name + b"?" + self.query
 
 
 def plain_target(path: bytes, query: bytes | None) -> Target:
