@@ -17,7 +17,7 @@ SURFACE: Final[dict[str, dict[str, set[str]]]] = {
             *("sent", "body", "seconds", "peer", "tls", "gate", "waited"),
         },
         "ClientGone": set(),
-        "Config": {"all_sites", "binds", "head_limits", "trusted"},
+        "Config": {"all_sites", "binds", "forwarding", "head_limits", "trusted"},
         "Exchange": {"peer", "receive_some", "respond", "start", "send_all"},
         "Server": {"serve", "stop_accepting", "retire", "drain", "reopen_access_log"},
         "Site": {"application", "policy"},

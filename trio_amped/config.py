@@ -11,9 +11,10 @@ from .description import check, settings_of
 from .description import setting as _setting
 from .semantics.access_line import NAMED, LogFormat
 from .semantics.cors import Cors
+from .semantics.forwarding import ForwardedFields, Forwarding
 from .semantics.globs import HASHED
 from .semantics.head import Limits
-from .semantics.networks import Networks, read_network
+from .semantics.networks import UNIX, Networks, read_network
 from .semantics.policy import Policy
 from .semantics.routing import Routes
 from .semantics.validators import TagKind
@@ -29,7 +30,8 @@ class Answered(NamedTuple):
     end of the answer; `peer`: the address of the client, "" where it has none; `tls`: such as
     "TLSv1.3", "" without. `gate`: "lane" where the fast lane has answered at once, "resident" where
     a task has, and "helper" where the disk was waited for, for `waited` seconds. `head`: the head
-    of the request, with all its fields, as it was received; nothing in it is escaped.
+    of the request, with all its fields, as it was received; nothing in it is escaped. `scheme`:
+    "https" by TLS, or where a trusted proxy has told so; else "http".
     """
 
     method: str
@@ -47,6 +49,7 @@ class Answered(NamedTuple):
     gate: str = "lane"
     waited: float = 0.0
     head: bytes = b""
+    scheme: str = "http"
 
 
 Application: TypeAlias = Callable[[Any], Awaitable[object]]
@@ -212,9 +215,16 @@ class Config(Site):
     )
     trust: Sequence[str] = _setting(
         (),
-        "a network of proxies in front, such as 10.0.0.0/8, or one address: they say whose a "
-        "connection is (PROXY protocol, where --bind has the option proxy)",
-        metavar="NETWORK",
+        "a network of proxies in front, such as 10.0.0.0/8, or one address, or unix (all who come "
+        "by a UNIX socket): they say whose a connection is (PROXY protocol, where --bind has the "
+        "option proxy), or else whose each request is (see --forwarded-fields)",
+        metavar="NETWORK|unix",
+    )
+    forwarded_fields: ForwardedFields = _setting(
+        "x-forwarded",
+        "by which fields a proxy of --trust says whose a request is: x-forwarded "
+        "(X-Forwarded-For, -Proto, -Host), or forwarded (Forwarded, RFC 7239); name what it "
+        "writes, since it passes the other on as a client has sent it",
     )
     tls_cert: str | os.PathLike[str] | None = _setting(
         None,
@@ -391,13 +401,14 @@ class Config(Site):
         return Limits(self.max_head, self.max_target, self.max_fields)
 
     def _check_trust(self) -> None:
-        for network in self.trust:
+        networks = [each for each in self.trust if each != UNIX]
+        for network in networks:
             try:
                 read_network(network)
             except ValueError as error:
                 raise ValueError(f"trust must not be {network!r}: {error}") from None
         for bind in self.binds:
-            if bind.proxy and not self.trust and not isinstance(bind.place, Unix):
+            if bind.proxy and not networks and not isinstance(bind.place, Unix):
                 raise ValueError(
                     f"bind must not be {bind.text!r} without a network of proxies: name it by trust"
                 )
@@ -405,7 +416,13 @@ class Config(Site):
     @property
     def trusted(self) -> Networks:
         """The networks of proxies that are believed."""
-        return Networks([read_network(each) for each in self.trust])
+        networks = [read_network(each) for each in self.trust if each != UNIX]
+        return Networks(networks, has_unix=UNIX in self.trust)
+
+    @property
+    def forwarding(self) -> Forwarding | None:
+        """What reads whose the requests of proxies are; None where no proxy is trusted."""
+        return Forwarding(self.trusted, self.forwarded_fields) if self.trust else None
 
     @property
     def binds(self) -> Sequence[Bind]:

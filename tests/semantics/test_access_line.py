@@ -34,6 +34,8 @@ VALUES: Final = {
     "request_uri": "/a?b=c",
     "server_protocol": "HTTP/1.1",
     "ssl_protocol": "TLSv1.3",
+    "scheme": "https",
+    "host": "h.example",
     "http_host": "h.example:80",
     "http_referer": "http://r/",
     "http_user_agent": "curl/8",
@@ -65,6 +67,14 @@ def test_the_table_has_all_variables() -> None:
 def test_a_variable(name: str) -> None:
     assert line(f"${name}") == VALUES[name]
     assert line(f"5% of ${{{name}}}x${name}") == f"5% of {VALUES[name]}x{VALUES[name]}"
+
+
+def test_what_a_trusted_proxy_has_told() -> None:
+    plain = RECORD._replace(tls="")
+    assert line("$scheme $host", plain) == "http h.example"
+    told = plain._replace(scheme="https", host=b"A.example:8443")
+    assert line("$scheme $host $http_host", told) == "https a.example h.example:80"
+    assert line("$scheme", RECORD._replace(scheme="http")) == "http"
 
 
 def test_the_named_formats() -> None:
@@ -120,7 +130,7 @@ def test_a_target_is_no_field() -> None:
         ("$remote_adr", "has no variable $remote_adr; the nearest is $remote_addr"),
         ("${Status}", "has no variable $Status; the nearest is $status"),
         ("$request $", "has no variable $; there are: remote_addr, "),
-        ("$host", "has no variable $host; the nearest is $http_host"),
+        ("$hosts", "has no variable $hosts; the nearest is $host"),
         ("$qqq", "has no variable $qqq; there are: remote_addr, "),
         ("combind", "and is no name; the nearest is combined"),
         ("%h %l", "has no variable, such as $request, and is no name: common, combined, json"),

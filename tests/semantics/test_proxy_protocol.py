@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_amped.semantics.networks import Networks, read_network
+from trio_amped import Config
+from trio_amped.semantics.networks import read_network
 from trio_amped.semantics.proxy_protocol import MOST, Header, Preface, read_header
 
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
@@ -213,14 +214,17 @@ def test_who_ends_before_a_header_is_refused() -> None:
         (["fe80::/10"], ("fe80::1%eth0", 1, 0, 2), True),
         (["0.0.0.0/0"], ("::1", 1, 0, 0), False),
         ([], ("127.0.0.1", 1), False),
-        ([], "", True),  # a UNIX socket, whose file says who may
-        ([], b"\0name", True),
+        (["0.0.0.0/0"], "", False),  # a UNIX socket, which must be named
+        (["unix"], "", True),
+        (["unix"], b"\0name", True),
+        (["unix"], ("127.0.0.1", 1), False),
+        (["unix"], None, False),
         (["0.0.0.0/0"], None, False),  # the client is gone
         (["0.0.0.0/0"], ("nonsense", 1), False),
     ],
 )
 def test_who_is_in_a_network(networks: list[str], name: object, covered: bool) -> None:
-    assert Networks([read_network(each) for each in networks]).cover(name) is covered
+    assert Config(trust=networks).trusted.cover(name) is covered
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.rig.tools import tool
 from tests.serving.cases import PATIENT, get
 from tests.serving.client import parse
 from trio_amped import Answered, Config, Server
-from trio_amped.binds import read_bind
+from trio_amped.binds import Bind, read_bind
 from trio_amped.listening import ProxiedListener, listener_of
 
 CLOSE: Final = "Connection: close"
@@ -78,13 +78,13 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def at_work(root: Path, **settings: Any) -> AsyncIterator[Desk]:
+async def at_work(root: Path, bind: Bind = BEHIND, **settings: Any) -> AsyncIterator[Desk]:
     """Without any thread for which the clock would not wait."""
     desk = Desk(Config(root=root, port=0, gate="never", revalidate=math.inf, **settings))
     with desk.queue:
         async with trio.open_nursery() as nursery:
-            listener = listener_of(desk.queue.dup(), BEHIND)
-            assert isinstance(listener, ProxiedListener)
+            listener = listener_of(desk.queue.dup(), bind)
+            assert isinstance(listener, ProxiedListener) == bind.proxy
             await nursery.start(desk.server.serve, [listener])
             yield desk
             for stream in desk.streams:
@@ -277,6 +277,17 @@ async def test_limits_are_those_of_the_client(
         assert desk.peers == ["192.0.2.7", "192.0.2.8", "192.0.2.7"]
 
 
+@EVERY_WAY
+async def test_the_fields_of_its_requests_say_nothing_then(
+    settings: dict[str, Any], root: Path, autojump_clock: MockClock
+) -> None:
+    request = get("/small", "X-Forwarded-For: 192.0.2.9", CLOSE)
+    async with at_work(root, trust=["unix"], **settings) as desk:
+        for header in (text_of("192.0.2.7"), LOCAL):
+            assert (await read_all(await desk.connect(header + request))).endswith(b"small")
+        assert desk.peers == ["192.0.2.7", ""]
+
+
 # ---------------------------------------------------------------- by TCP, on the real clock
 
 
@@ -340,6 +351,31 @@ async def test_those_of_a_network_are_trusted(settings: dict[str, Any], root: Pa
         header = b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n"
         assert (await told(address, header + get("/small", CLOSE))).endswith(b"small")
         assert [each.peer for each in answered] == ["2001:db8::7"]
+
+
+@EVERY_WAY
+async def test_who_has_not_told_yet_is_counted_for_the_proxy(
+    settings: dict[str, Any], root: Path
+) -> None:
+    settings = {"trust": ["127.0.0.1"], "max_connections_per_address": 2, **settings}
+    async with by_tcp(root, **settings) as (server, answered, address):
+        async with contextlib.AsyncExitStack() as stack:
+            silent = [
+                await stack.enter_async_context(await trio.open_tcp_stream(*address))
+                for _ in range(2)
+            ]
+            while server.stats.connections < 2:
+                await trio.lowlevel.checkpoint()
+            refused = b""
+            with contextlib.suppress(OSError):  # so early that it is no connection for the client
+                refused = await told(address, text_of("192.0.2.7") + get("/small", CLOSE))
+            assert refused == b""
+            assert server.stats.connections_refused == 1
+            for number, stream in enumerate(silent, 1):
+                await stream.send_all(text_of(f"192.0.2.{number}") + get("/small", CLOSE))
+                assert (await read_all(stream)).endswith(b"small")
+        assert (await told(address, text_of("192.0.2.1") + get("/small", CLOSE))).endswith(b"small")
+        assert [each.peer for each in answered] == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
 
 
 @EVERY_WAY

@@ -158,7 +158,7 @@ async def test_streams_without_an_address_are_not_counted() -> None:
         for _ in range(3):
             async with await bounded.accept() as arrival:
                 await arrival.enter()
-                assert arrival.guest == ""
+                assert arrival.whose.guest == ""
 
 
 async def test_who_waits_for_a_place_counts_and_stops_counting_when_cancelled() -> None:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, TypeAlias
 
+from .target import host_name
+
 LONGEST: Final = 4096
 """Bytes of a line with its end: so many go into a pipe in one piece (PIPE_BUF, pipe(7))."""
 
@@ -21,7 +23,8 @@ class Record(NamedTuple):
     bytes that the client was sent, without and with the head of the answer. `gate`: "lane" for an
     answer of the fast lane that had to wait for nothing, "resident" for one of a task, "helper" for
     any that has waited for the disk; `waited`: for so many seconds. `seconds`: from the end of the
-    request's head to the end of the answer.
+    request's head to the end of the answer. `scheme` and `host`: what the client has asked for,
+    where a trusted proxy has told; or else "" and b"".
     """
 
     peer: str
@@ -33,6 +36,13 @@ class Record(NamedTuple):
     gate: str = "lane"
     waited: float = 0.0
     seconds: float = 0.0
+    scheme: str = ""
+    host: bytes = b""
+
+    @property
+    def scheme_used(self) -> str:
+        """The scheme of the URL that the client has asked for."""
+        return self.scheme or ("https" if self.tls else "http")
 
     @property
     def line(self) -> bytes:
@@ -112,6 +122,7 @@ _OURS: Final[dict[str, Callable[[Record], object]]] = {
     "bytes_sent": lambda record: record.sent,
     "request_time": lambda record: "{}.{:03}".format(*divmod(_milliseconds(record.seconds), 1000)),
     "gate": lambda record: record.gate,
+    "scheme": lambda record: record.scheme_used,
     "gate_ms": lambda record: _milliseconds(record.waited),
 }
 """The variables that we write ourselves: nothing in them needs to be escaped."""
@@ -127,6 +138,7 @@ _TEXTS: Final[dict[str, Callable[[Record], bytes]]] = {
     "request_uri": lambda record: record.words[1],
     "server_protocol": lambda record: record.words[2],
     "ssl_protocol": lambda record: record.tls.encode(),
+    "host": lambda record: host_name(record.host or record.field("host")),
     **{f"http_{name}": _reader(name) for name in FIELDS},
 }
 """The variables that others have written, or that may be missing."""
@@ -142,7 +154,7 @@ _KEYS: Final = (
 
 def _json(names: Iterable[str]) -> str:
     """Return the format of an object with these keys."""
-    numbers = {*_OURS} - {"gate"}
+    numbers = {*_OURS} - {"gate", "scheme"}
     pairs = (f'"{each}":' + (f"${each}" if each in numbers else f'"${each}"') for each in names)
     return "{" + ",".join(pairs) + "}"
 

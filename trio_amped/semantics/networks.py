@@ -1,9 +1,20 @@
 """Networks of addresses, and who is in them. Pure."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TypeAlias
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Final, TypeAlias
 
+UNIX: Final = "unix"
+"""What stands for those who come by a UNIX socket, where networks are named."""
+
+Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
@@ -23,24 +34,28 @@ def read_network(text: str) -> Network:
     raise ValueError(f"the network is {meant}")
 
 
-class Networks:
-    """Several networks."""
+def as_client(address: Address) -> Address:
+    """Return an address as it is; a client of IPv4 is one of IPv4, also where written as IPv6."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+
+class Networks:
+    """Several networks; `has_unix`: and all who come by a UNIX socket, whose file says who may."""
+
+    def __init__(self, networks: Sequence[Network], *, has_unix: bool = False) -> None:
         self._networks = tuple(networks)
+        self._has_unix = has_unix
 
     def cover(self, name: object) -> bool:
         """Return whether a peer, by what getpeername(2) says of it, is in one of them.
 
-        An IPv4 address counts as such also where it is written as an IPv6 one. Who comes by a UNIX
-        socket has no address, and is covered: its file says who may.
+        An IPv4 address counts as such also where it is written as an IPv6 one.
         """
         if not isinstance(name, tuple):
-            return name is not None
+            return self._has_unix and name is not None
         try:
-            address = ip_address(str(name[0]).partition("%")[0])
+            address = as_client(ip_address(str(name[0]).partition("%")[0]))
         except ValueError:
             return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
         return any(address in network for network in self._networks)

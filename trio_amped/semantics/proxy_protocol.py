@@ -8,6 +8,8 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple, TypeAlias
 
+from .networks import as_client
+
 Source: TypeAlias = tuple[str, int]
 """The address of a client, without a zone, and its port."""
 
@@ -78,15 +80,9 @@ def _address(kind: type[IPv4Address | IPv6Address], field: bytes) -> str:
     if not text.isascii() or "%" in text:
         raise ValueError("a PROXY protocol header with an address that is none")
     try:
-        return _shown(kind(text))
+        return str(as_client(kind(text)))
     except ValueError:
         raise ValueError("a PROXY protocol header with an address that is none") from None
-
-
-def _shown(address: IPv4Address | IPv6Address) -> str:
-    """Return the text of an address; a client of IPv4 is one of IPv4, however a proxy writes it."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
 
 
 def _port(field: bytes) -> int:
@@ -119,7 +115,7 @@ def _source(data: bytes, family: int) -> Source | None:
     if family == _INET:
         return str(IPv4Address(data[16:20])), int.from_bytes(data[24:26], "big")
     if family == _INET6:
-        return _shown(IPv6Address(data[16:32])), int.from_bytes(data[48:50], "big")
+        return str(as_client(IPv6Address(data[16:32]))), int.from_bytes(data[48:50], "big")
     return None
 
 

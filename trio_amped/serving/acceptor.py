@@ -13,10 +13,11 @@ import trio
 
 from ..config import Config
 from ..semantics.proxy_protocol import Preface
+from .clients import Whose, address_of, whose
 from .clock import Clock
 from .proxies import Proxies, take_now
 from .room import Room
-from .transport import close_socket, end_by_reset
+from .transport import close_socket, end_by_reset, peer_name
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -27,20 +28,21 @@ _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 class Forwarded(NamedTuple):
     """A connection whose preface has come: what its first request begins with, and until when it is
-    to come; whom it is counted for, and the address that the proxy has told, if any."""
+    to come; and whose it is."""
 
     sock: socket.socket
     rest: bytes
     deadline: float
-    guest: str
-    peer: str
+    whose: Whose
 
 
 class _Arriving(NamedTuple):
-    """A connection whose preface has not come; `name` is what accept(2) said of its peer."""
+    """A connection whose preface has not come; `name` is what accept(2) said of its peer, and
+    `guest` whom it is counted for so far."""
 
     sock: socket.socket
     name: object
+    guest: str
     preface: Preface
     since: float
     deadline: float
@@ -71,6 +73,7 @@ class Acceptor:
         self._listeners: dict[int, socket.socket] = {}
         self._not_before = 0.0
         self._proxies = Proxies(config, room)
+        self._forwarding = config.forwarding
         self._patience = config.head_timeout
         self._proxied: Collection[int] = ()
         self._arriving: dict[int, _Arriving] = {}
@@ -123,8 +126,12 @@ class Acceptor:
         self._pause()
         self._not_before = math.inf
 
-    def accept(self, fd: int) -> list[tuple[socket.socket, str]]:
-        """Return the next connections of a listener, and whom each is counted for.
+    def meet(self, sock: socket.socket) -> Whose:
+        """Return whose a connection is that was accepted elsewhere, and is counted for nobody."""
+        return whose("", peer_name(sock), self._forwarding)
+
+    def accept(self, fd: int) -> list[tuple[socket.socket, Whose]]:
+        """Return the next connections of a listener, and whose each is.
 
         They do not block, and have entered the room. What proxies forward is in `forwarded`
         instead, when its preface has come.
@@ -139,7 +146,7 @@ class Acceptor:
             return []
         return list(self._accepted(self._listeners[fd]))
 
-    def _accepted(self, listener: socket.socket) -> Iterator[tuple[socket.socket, str]]:
+    def _accepted(self, listener: socket.socket) -> Iterator[tuple[socket.socket, Whose]]:
         is_proxied = listener.fileno() in self._proxied
         for _ in range(_MOST):
             if not self._room.has_place:
@@ -155,7 +162,7 @@ class Acceptor:
                     self._pause()
                     return
                 continue  # it is gone already; accept(2)
-            guest = "" if is_proxied else self._room.guests.admit(name)
+            guest = self._room.guests.admit(name)
             if guest is None:
                 _refuse(sock)
                 continue
@@ -168,14 +175,14 @@ class Acceptor:
                 continue
             self._room.enter()
             if is_proxied:
-                self._expect_preface(sock, name)
+                self._expect_preface(sock, name, guest)
             else:
-                yield sock, guest
+                yield sock, whose(guest, name, self._forwarding)
 
-    def _expect_preface(self, sock: socket.socket, name: object) -> None:
+    def _expect_preface(self, sock: socket.socket, name: object, guest: str) -> None:
         now, fd = trio.current_time(), sock.fileno()
         preface = self._proxies.expect(name)
-        self._arriving[fd] = _Arriving(sock, name, preface, now, now + self._patience)
+        self._arriving[fd] = _Arriving(sock, name, guest, preface, now, now + self._patience)
         try:
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
         except OSError as error:  # ENOSPC, ENOMEM; epoll_ctl(2)
@@ -203,25 +210,27 @@ class Acceptor:
 
     def _admit(self, fd: int, arriving: _Arriving) -> None:
         sock, name, preface = arriving.sock, arriving.name, arriving.preface
-        guest = self._proxies.admit(name, preface)
+        guest = self._proxies.admit(arriving.guest, preface)
         if guest is None:
             end_by_reset(sock)
+            self._arriving[fd] = arriving._replace(guest="")
             self._end(fd)
             return
         self._forget(fd)
-        peer = preface.source[0] if preface.source else ""
-        self.forwarded.append(Forwarded(sock, preface.rest, arriving.deadline, guest, peer))
+        told = Whose(guest, address_of(preface.source or name))
+        self.forwarded.append(Forwarded(sock, preface.rest, arriving.deadline, told))
 
-    def _forget(self, fd: int) -> socket.socket:
-        """Return the connection, whose owner is now the caller."""
-        sock = self._arriving.pop(fd).sock
+    def _forget(self, fd: int) -> _Arriving:
+        """Return a connection, whose owner is now the caller."""
+        arriving = self._arriving.pop(fd)
         with contextlib.suppress(OSError):  # then the end of the socket does it
             self._epoll.unregister(fd)
-        return sock
+        return arriving
 
     def _end(self, fd: int) -> None:
-        close_socket(self._forget(fd))
-        self._room.leave("")
+        arriving = self._forget(fd)
+        close_socket(arriving.sock)
+        self._room.leave(arriving.guest)
         self.resume()
 
     def end_late_prefaces(self, now: float) -> None:

@@ -5,12 +5,14 @@ from typing import Any
 import trio
 
 from ..listening import ProxiedListener
+from ..semantics.forwarding import Forwarding
+from .clients import Whose, whose
 from .room import Room
 from .transport import end_by_reset, peer_name, socket_of
 
 
 class Arrival(trio.abc.AsyncResource):
-    """A stream that was accepted, and whom it is counted for; `is_proxied`: a proxy is to tell.
+    """A stream that was accepted, and whose it is; `is_proxied`: a proxy is to tell.
 
     `has_tls`: its client is expected to shake hands.
     """
@@ -18,14 +20,14 @@ class Arrival(trio.abc.AsyncResource):
     def __init__(
         self,
         stream: trio.abc.Stream,
-        guest: str,
+        whose: Whose,
         room: Room,
         *,
         is_proxied: bool = False,
         has_tls: bool = False,
     ) -> None:
         self.stream = stream
-        self.guest = guest
+        self.whose = whose
         self.is_proxied = is_proxied
         self.has_tls = has_tls
         self.has_entered = trio.Event()
@@ -36,7 +38,7 @@ class Arrival(trio.abc.AsyncResource):
         try:
             await self._room.wait_to_enter()
         except BaseException:
-            self._room.guests.leave(self.guest)
+            self._room.guests.leave(self.whose.guest)
             raise
         finally:
             self.has_entered.set()
@@ -54,9 +56,16 @@ class BoundedListener(trio.abc.Listener[Arrival]):
     """
 
     def __init__(
-        self, listener: trio.abc.Listener[Any], room: Room, *, has_tls: bool = False
+        self,
+        listener: trio.abc.Listener[Any],
+        room: Room,
+        forwarding: Forwarding | None = None,
+        *,
+        has_tls: bool = False,
     ) -> None:
+        """`forwarding`: what reads whose the requests of trusted proxies are."""
         self._listener = listener
+        self._forwarding = forwarding
         self._has_tls = has_tls
         self._room = room
         self._last: trio.Event | None = None  # the last one that was accepted has entered
@@ -72,12 +81,15 @@ class BoundedListener(trio.abc.Listener[Arrival]):
         """Accept the next connection whose client may have another one."""
         while True:
             stream: trio.abc.Stream = await self._listener.accept()
-            if is_proxied(self._listener):
-                return Arrival(stream, "", self._room, is_proxied=True, has_tls=self._has_tls)
             sock = socket_of(stream)
-            guest = self._room.guests.admit(sock and peer_name(sock))
+            name = sock and peer_name(sock)
+            guest = self._room.guests.admit(name)
             if guest is not None:
-                return Arrival(stream, guest, self._room, has_tls=self._has_tls)
+                by_header = is_proxied(self._listener)  # then fields say nothing
+                client = whose(guest, name, None if by_header else self._forwarding)
+                return Arrival(
+                    stream, client, self._room, is_proxied=by_header, has_tls=self._has_tls
+                )
             if sock is not None:
                 end_by_reset(sock)
             await trio.aclose_forcefully(stream)

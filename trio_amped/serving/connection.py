@@ -11,11 +11,12 @@ import trio
 from ..config import Application, Config
 from ..deadlines import until
 from ..disk.interface import Disk, FileChanged, OpenFile
-from ..disk.jobs import Asker, Waits, asking
+from ..disk.jobs import ASKER, Asker, Waits, asking
 from ..disk.misses import Arrivals
 from ..semantics.body import Body
 from ..semantics.dates import format_date
 from ..semantics.errors import NOT_UNDERSTOOD, HttpError
+from ..semantics.forwarding import Forwarding
 from ..semantics.head import HeadReader
 from ..semantics.printable import printable
 from ..semantics.recogniser import Match, target_of
@@ -23,20 +24,22 @@ from ..semantics.request import Asked
 from ..semantics.response import Response, error_response, wire_head
 from ..stats import Stats
 from .body import BodySender
+from .clients import Whose
 from .exchange import CutOff, Exchange, run
 from .framing import Framing
 from .handler import handle, handle_common
 from .request_log import Begun, RequestLog
 from .room import guest_of
 from .router import Route, Router
-from .transport import ClientGone, Peer, Transport, Turns
+from .transport import ClientGone, Transport, Turns
 
 log = logging.getLogger("trio_amped.serving")
 
 
 class Unfinished(NamedTuple):
     """An answer of which a part is sent: `rest` follows, of the `file` on `disk`; `closes`: it is
-    the last. `begun`: whom to tell of it.
+    the last. `begun`: whom to tell of it. `client`: the address of who has asked, where a proxy has
+    told it.
     """
 
     target: bytes
@@ -45,6 +48,7 @@ class Unfinished(NamedTuple):
     file: OpenFile | None
     closes: bool
     begun: Begun | None = None
+    client: str = ""
 
 
 class Wait(NamedTuple):
@@ -64,8 +68,9 @@ class Connection:
 
     `parks`: it is not kept for longer than an answer, see `run`. `first_deadline`: for its first
     head. `log`: who is told of answers; None: whom the config names. `turns`: of all those who
-    begin an answer; None: they need none. With `fast_lane` common requests are read by the
-    recogniser, and the others by h11.
+    begin an answer; None: they need none. `forwarding`: what reads whose each request is, where a
+    trusted proxy sends them. With `fast_lane` common requests are read by the recogniser, and the
+    others by h11.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Connection:
         first_deadline: float | None = None,
         log: RequestLog | None = None,
         turns: Turns | None = None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.transport = transport
         self._turns = turns
@@ -101,7 +107,8 @@ class Connection:
         self._came = Arrivals()  # for the request that is answered
         self._first_deadline = first_deadline
         self._log = log or RequestLog(config)
-        self._peer = transport.peer
+        self._forwarding = forwarding
+        self._whose = Whose(address=transport.peer, forwarding=forwarding)
         self._waits = Waits()  # for the disk
         self._first_asked_at: float | None = None
         self._asked_at = trio.current_time()
@@ -123,7 +130,7 @@ class Connection:
         self._came = came or self._came
         self._first_asked_at = asked_at
         self._reader.feed(received)
-        with asking(Asker(guest_of((self._peer,)), waits=self._waits)):
+        with asking(Asker(guest_of((self._whose.address,)), waits=self._waits)):
             return await self._serve(unfinished)
 
     async def _serve(self, unfinished: Unfinished | None) -> bytes | None:
@@ -154,6 +161,18 @@ class Connection:
                 await self.transport.close()
         return left
 
+    @property
+    def _client(self) -> str:
+        """The address of who has asked, where a trusted proxy has told it; or else ""."""
+        return self._forwarding.origin(self._request).address if self._forwarding else ""
+
+    @contextlib.contextmanager
+    def _asking_for(self, client: str) -> Iterator[None]:
+        """Inside, the disk is asked for a client whose address a proxy has told, if it has."""
+        asker = ASKER.get()
+        with asking(asker._replace(client=guest_of((client,))) if client else asker):
+            yield
+
     def drain(self) -> None:
         """Finish what is being answered, and then close; an idle connection closes at once."""
         self._is_draining = True
@@ -182,7 +201,8 @@ class Connection:
         else:
             assert disk is not None
             try:
-                await BodySender(self.transport, disk, file, rest).send(b"")
+                with self._asking_for(unfinished.client):
+                    await BodySender(self.transport, disk, file, rest).send(b"")
             finally:
                 disk.close(file)
         self._unfinished = None
@@ -216,7 +236,8 @@ class Connection:
             return False
         self._asked = request.target
         self._stats.requests += 1
-        await handle(request, self._router, self, self._came)
+        with self._asking_for(self._client):
+            await handle(request, self._router, self, self._came)
         self._note_end()
         trailing = self._framing.trailing
         if self._framing.start_next():
@@ -230,7 +251,8 @@ class Connection:
         self._common = match
         self._asked = target_of(match)
         self._stats.requests += 1
-        await handle_common(asked, self._asked, route, self._router, self, self._came)
+        with self._asking_for(self._client):
+            await handle_common(asked, self._asked, route, self._router, self, self._came)
         self._note_end()
         if self._is_last:
             await self.transport.finish()
@@ -321,6 +343,7 @@ class Connection:
             self._config.head_timeout,
             self._start_answer,
             self._note_head,
+            self._client or self._whose.address,
         )
         await run(application, exchange)
 
@@ -355,7 +378,7 @@ class Connection:
         if self._log.renew(int(time.time())):
             self._begun = self._log.begin(
                 self._request,
-                Peer(self._peer, self.transport.tls),
+                self._whose.sender(self._request, self.transport.tls),
                 status,
                 length,
                 answer_head=answer_head,

@@ -45,10 +45,11 @@ class Exchange:
         body_timeout: float,
         start_answer: Callable[[int], bool],
         note_head: Callable[[int], object],
+        peer: str,
     ) -> None:
         """`body_timeout`: seconds to wait for more of the body. `start_answer` is called with the
         status when an answer begins, and says whether it is the last on its connection; `note_head`
-        with the length of its head."""
+        with the length of its head. `peer`: see there."""
         assert framing.head is not None
         self.request: h11.Request = framing.head
         self._refusal: HttpError | None = None
@@ -61,11 +62,8 @@ class Exchange:
         self._has_ended = False
         self._is_cut_off = False
         self._is_over = False
-
-    @property
-    def peer(self) -> str:
+        self.peer = peer
         """The address of the client; "" where it has none: a UNIX socket, a stream in memory."""
-        return self._transport.peer
 
     async def receive_some(self) -> bytes:
         """Some bytes of the request's body; b"" at its end.

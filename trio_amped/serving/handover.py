@@ -3,6 +3,7 @@
 from typing import NamedTuple, Self
 
 from ..disk.misses import Arrivals
+from .clients import Whose
 from .connection import Unfinished
 from .parked import Parked
 from .wire import Wire
@@ -13,8 +14,7 @@ class Handover(NamedTuple):
 
     `received` follows the answer that is `unfinished`. `first_deadline`: for the first head, if
     that has not come yet. `came`: what the first request that was received has waited for.
-    `guest`: whom the connection is counted for (room.py). `peer`: the client's address, where a
-    proxy has told it. `asked_at`: a time of trio's, since when the first request waits.
+    `whose`: the connection is. `asked_at`: a time of trio's, since when the first request waits.
     """
 
     sock: Wire
@@ -22,25 +22,22 @@ class Handover(NamedTuple):
     first_deadline: float | None = None
     unfinished: Unfinished | None = None
     came: Arrivals | None = None
-    guest: str = ""
-    peer: str = ""
+    whose: Whose = Whose()
     asked_at: float | None = None
 
     @classmethod
     def at_the_end(cls, parked: Parked) -> Self:
         """Return what a task does when the lane ends: wait for the end of the client's side, or
         answer what was received and what has just come, and say that this is the last."""
-        who = parked.guest, parked.peer
         if not parked.lingers:
-            return cls(parked.sock, parked.rest, None, None, None, *who)
+            return cls(parked.sock, parked.rest, None, None, None, parked.whose)
         last = Unfinished(b"", (), None, None, closes=True)
-        return cls(parked.sock, b"", None, last, None, *who)
+        return cls(parked.sock, b"", None, last, None, parked.whose)
 
     @classmethod
     def to_flush(cls, parked: Parked) -> Self:
         """Return a wait until a client takes what TLS has to send before it goes on."""
-        who = parked.guest, parked.peer
         if parked.is_new:  # its first head has a deadline, whatever it waits for
-            return cls(parked.sock, b"", parked.deadline, None, None, *who)
+            return cls(parked.sock, b"", parked.deadline, None, None, parked.whose)
         unsent = Unfinished(b"", (b"",), None, None, closes=False)
-        return cls(parked.sock, b"", None, unsent, None, *who)
+        return cls(parked.sock, b"", None, unsent, None, parked.whose)

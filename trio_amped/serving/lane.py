@@ -25,6 +25,7 @@ from ..semantics.body import Body, FileSpan
 from ..semantics.recogniser import MOST_FIELDS, Match, target_of
 from ..stats import Stats
 from .acceptor import Acceptor, Forwarded
+from .clients import Whose
 from .connection import Unfinished
 from .crowd import MANY, Crowd
 from .handover import Handover
@@ -34,7 +35,7 @@ from .request_log import Begun, Noted, RequestLog
 from .room import Room, given, guest_of
 from .router import Router
 from .tls import TlsSocket
-from .transport import ClientGone, close_socket, peer_of
+from .transport import ClientGone, close_socket
 from .wire import ShakesHands, Unsent, Wire
 
 log = logging.getLogger("trio_amped.serving")
@@ -119,7 +120,7 @@ class Lane:
                 listener.close()
             for came in self._acceptor.end_prefaces():
                 self._hand_over(
-                    Handover(*self._encrypted(came), came.deadline, None, None, *_who(came))
+                    Handover(*self._encrypted(came), came.deadline, None, None, came.whose)
                 )
             for fd in list(self._parked):
                 self._hand_over(Handover.at_the_end(self._unpark(fd)))
@@ -144,33 +145,33 @@ class Lane:
             log.error("the connections cannot be watched: %s", error.strerror)
             await trio.sleep(_PAUSE)
 
-    def park(self, sock: Wire, received: bytes, guest: str, peer: str = "") -> None:
+    def park(self, sock: Wire, received: bytes, whose: Whose) -> None:
         """Take over a connection that a task is done with; `received` is to be answered yet.
 
         It is closed if the lane has ended meanwhile.
         """
         if self._epoll.closed:
             close_socket(sock)
-            self._room.leave(guest)
+            self._room.leave(whose.guest)
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
-        parked = self._own(sock, deadline, guest, is_new=False)
-        parked.rest, parked.peer = received, peer
+        parked = self._own(sock, deadline, whose, is_new=False)
+        parked.rest = received
         self._watch(sock.fileno(), parked)
 
     def adopt(self, sock: socket.socket) -> None:
         """Take over a new connection, which does not block, and is counted for nobody."""
         self._room.enter()
-        self._begin(sock, "")
+        self._begin(sock, self._acceptor.meet(sock))
         self._begin_moment()
         self._go_on_shaking_soon()
 
-    def _begin(self, sock: socket.socket, guest: str) -> None:
+    def _begin(self, sock: socket.socket, whose: Whose) -> None:
         """Most have sent something already, and some are closed at once: those need not be
         watched."""
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
         wire = TlsSocket(sock, self._context()) if self._context else sock
-        parked = self._own(wire, deadline, guest, is_new=True)
+        parked = self._own(wire, deadline, whose, is_new=True)
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
@@ -179,8 +180,8 @@ class Lane:
         """The same, where a proxy has told whose the connection is."""
         wire, rest = self._encrypted(came)
         fd = wire.fileno()
-        parked = self._own(wire, came.deadline, came.guest, is_new=True)
-        parked.peer, parked.rest = came.peer, rest
+        parked = self._own(wire, came.deadline, came.whose, is_new=True)
+        parked.rest = rest
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
@@ -191,8 +192,8 @@ class Lane:
             return came.sock, came.rest
         return TlsSocket(came.sock, self._context(), came.rest), b""
 
-    def _own(self, sock: Wire, deadline: float, guest: str, *, is_new: bool) -> Parked:
-        parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new, guest)
+    def _own(self, sock: Wire, deadline: float, whose: Whose, *, is_new: bool) -> Parked:
+        parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new, whose)
         self._has_work.set()
         return parked
 
@@ -223,11 +224,11 @@ class Lane:
     def _close(self, fd: int) -> None:
         parked = self._unpark(fd)
         close_socket(parked.sock)
-        self.make_room(parked.guest)
+        self.make_room(parked.whose)
 
-    def make_room(self, guest: str) -> None:
-        """A connection has ended, which was counted for this `guest`."""
-        self._room.leave(guest)
+    def make_room(self, whose: Whose) -> None:
+        """A connection has ended."""
+        self._room.leave(whose.guest)
         self._acceptor.resume()
 
     async def _sweep_for_ever(self) -> None:
@@ -398,8 +399,8 @@ class Lane:
         parked.is_new, parked.deadline = False, math.inf
 
     async def _serve_group(self, group: Group) -> None:
-        client = guest_of((_peer_of(group.parked[0]),))
-        with group.came, asking(Asker(client)):
+        client = group.parked[0].meet()
+        with group.came, asking(Asker(guest_of((client.address,)))):
             await self._bring(group)
 
     async def _bring(self, group: Group) -> None:
@@ -446,8 +447,8 @@ class Lane:
     def _accept(self, fd: int) -> None:
         accepted = self._acceptor.accept(fd)
         self._begin_moment()
-        for sock, guest in accepted:
-            self._begin(sock, guest)
+        for sock, whose in accepted:
+            self._begin(sock, whose)
         if self._acceptor.forwarded:
             self._take_forwarded()
 
@@ -532,7 +533,7 @@ class Lane:
             self._receive(fd, parked)
         elif parked.sock.unsent or parked.deadline <= self._clock.now:
             self._unpark(fd)
-            self._hand_over(Handover(parked.sock, b"", parked.deadline, None, None, *_who(parked)))
+            self._hand_over(Handover(parked.sock, b"", parked.deadline, None, None, parked.whose))
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
@@ -556,6 +557,8 @@ class Lane:
             stop = match.end()
             if stop - start > self._harmless and not self._is_allowed(match[0]):
                 break
+            if parked.is_proxy:
+                parked.hear(match[0])
             reply = None
             if not (crowd.is_here and crowd.has_missed(match[0])):
                 reply = self._replies.at_hand(match)
@@ -610,8 +613,9 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         came = among.came.copy() if among else None
         rest, asked_at = received[start:], parked.asked_at if parked.misses else None
-        who = _who(parked)
-        self._hand_over(Handover(parked.sock, rest, first_deadline, None, came, *who, asked_at))
+        self._hand_over(
+            Handover(parked.sock, rest, first_deadline, None, came, parked.whose, asked_at)
+        )
 
     def _goes_first(self) -> bool:
         """Return whether one more large answer can be sent before what else has come."""
@@ -656,9 +660,10 @@ class Lane:
             assert reply.file is not None
             disk = reply.disk
             file = disk.share(reply.file)
-        unfinished = Unfinished(target, rest, disk, file, reply.closes, begun)
         parked = self._unpark(fd)
-        self._hand_over(Handover(parked.sock, received, None, unfinished, None, *_who(parked)))
+        client = parked.meet().address if parked.is_proxy else ""
+        unfinished = Unfinished(target, rest, disk, file, reply.closes, begun, client)
+        self._hand_over(Handover(parked.sock, received, None, unfinished, None, parked.whose))
 
     def _finish(self, fd: int) -> None:
         """End our side, and wait for the end of theirs: to close on what they send meanwhile is a
@@ -679,12 +684,3 @@ class Lane:
 
     def _is_allowed(self, head: bytes) -> bool:
         return self._limits.allow(len(head), head.index(b"\n") + 1, head.count(b"\n"))
-
-
-def _who(client: Parked | Forwarded) -> tuple[str, str]:
-    """Return what a task is told of a client in the end, see Handover: `guest` and `peer`."""
-    return client.guest, client.peer
-
-
-def _peer_of(parked: Parked) -> str:
-    return parked.peer or peer_of(parked.sock)

@@ -7,9 +7,10 @@ from ..disk.misses import Arrivals, Miss
 from ..semantics.body import Body
 from ..stats import Stats
 from . import sending
+from .clients import Peer, Whose
 from .replies import Reply
 from .tls import TlsSocket
-from .transport import Peer, of_socket
+from .transport import tls_of
 from .wire import Wire
 
 
@@ -24,40 +25,44 @@ class Parked:
         "asked_at",
         "client",
         "deadline",
-        "guest",
         "is_new",
+        "is_proxy",
         "lingers",
         "misses",
-        "peer",
         "rest",
         "send",
         "sock",
         "waits",
         "watched",
+        "whose",
     )
 
-    def __init__(self, sock: Wire, deadline: float, is_new: bool, guest: str = "") -> None:
+    def __init__(self, sock: Wire, deadline: float, is_new: bool, whose: Whose) -> None:
         self.sock = sock
         self.send: Callable[[Any, Reply, Stats], Body] = sending.send  # what it takes of an answer
         if isinstance(sock, TlsSocket):
             self.send = sending.send_encrypted
-        self.guest = guest  # whom it is counted for (room.py)
+        self.whose = whose
+        self.is_proxy = whose.forwarding is not None  # `hear` is to be called with each request
         self.deadline = deadline
         self.is_new = is_new
-        self.peer = ""  # the client's address, where a proxy has told it
         self.watched = 0  # for these events
         self.rest = b""
         self.lingers = 0  # our side has ended: so many bytes of theirs are still read
         self.waits = False
         self.misses = 0  # of the request that it waits with, so far
         self.asked_at = 0.0  # the trio time of the first of them
-        self.client: Peer | None = None  # for logs, once that was needed
+        self.client: Peer | None = None  # who has asked, for logs, once that was needed
 
     def meet(self) -> Peer:
-        """Return who the client is, whom the kernel is asked for once."""
+        """Return who has asked."""
         if self.client is None:
-            self.client = of_socket(self.sock, self.peer)
+            self.client = Peer(self.whose.address, tls_of(self.sock))
         return self.client
+
+    def hear(self, head: bytes) -> None:
+        """Note who has sent a request that a trusted proxy passes on, by its head."""
+        self.client = self.whose.sender(head, self.meet().tls)
 
     @property
     def is_busy(self) -> bool:

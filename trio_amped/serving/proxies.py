@@ -13,8 +13,10 @@ import trio
 from ..config import Config
 from ..deadlines import until
 from ..semantics.proxy_protocol import Preface
+from .arrivals import Arrival
+from .clients import Whose, address_of
 from .room import Room
-from .transport import end_by_reset, peer_name
+from .transport import end_by_reset, peer_name, socket_of
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -32,11 +34,18 @@ class Proxies:
 
     def expect(self, name: object) -> Preface:
         """Return what is to come first from a peer, by its getpeername(2)."""
-        return Preface(self._trusted.cover(name))
+        # Who comes by a UNIX socket has no address: its file says who may.
+        return Preface(not isinstance(name, tuple) or self._trusted.cover(name))
 
-    def admit(self, name: object, preface: Preface) -> str | None:
-        """Count a connection for the client that the proxy has told, or else for the peer."""
-        return self._room.guests.admit(preface.source or name)
+    def admit(self, guest: str, preface: Preface) -> str | None:
+        """Count a connection for the client that the proxy has told, and no more for the `guest`.
+
+        Return whom it is counted for now; None: for nobody, and it is refused.
+        """
+        if preface.source is None:
+            return guest
+        self._room.guests.leave(guest)
+        return self._room.guests.admit(preface.source)
 
     def note_end(self, name: object, why: Exception) -> None:
         """Tell of a connection that is ended; a line a minute, or the log would be theirs to fill.
@@ -60,16 +69,15 @@ class Greeter:
         self._is_draining = False
         self._waiting: dict[trio.CancelScope, float] = {}  # since when
 
-    async def greet(
-        self, sock: trio.socket.SocketType, deadline: float
-    ) -> tuple[Preface, str] | None:
-        """Return what came first, and whom the connection is counted for; None: it is to be closed.
+    async def greet(self, arrival: Arrival, deadline: float) -> Preface | None:
+        """Return what came first, and note whose the connection is; None: it is to be closed.
 
         Nothing of what follows is taken from the socket: TLS may begin there.
         """
-        if (
-            name := peer_name(sock)
-        ) is None:  # it is gone, as a proxy that has looked whether we live
+        sock = socket_of(arrival.stream)
+        assert sock is not None
+        name = peer_name(sock)
+        if name is None:  # it is gone, as a proxy that has looked whether we live
             return None
         preface = self._proxies.expect(name)
         try:
@@ -84,10 +92,12 @@ class Greeter:
             return None
         if not preface.is_complete:
             return None
-        if (guest := self._proxies.admit(name, preface)) is None:
+        guest = self._proxies.admit(arrival.whose.guest, preface)
+        arrival.whose = Whose(guest or "", address_of(preface.source or name))
+        if guest is None:
             end_by_reset(sock)
             return None
-        return preface, guest
+        return preface
 
     async def _receive(
         self, sock: trio.socket.SocketType, preface: Preface, deadline: float

@@ -15,9 +15,9 @@ from ..access_log import writing
 from ..config import Answered, Config
 from ..semantics.access_line import LogFormat, Moment, Record, moment
 from ..semantics.printable import printable
+from .clients import Peer
 from .parked import Parked
 from .replies import Reply
-from .transport import Peer
 
 log = logging.getLogger("trio_amped.serving")
 access_log = logging.getLogger("trio_amped.access")
@@ -74,7 +74,10 @@ class Begun(NamedTuple):
         waited += self.waited
         gate = "helper" if waited else self.gate
         seconds = trio.current_time() - self.since
-        record = Record(*self.peer, self.head, self.status, body, sent, gate, waited, seconds)
+        address, tls, scheme, host = self.peer
+        record = Record(
+            address, tls, self.head, self.status, body, sent, gate, waited, seconds, scheme, host
+        )
         self.log.tell(record)
 
 
@@ -242,7 +245,10 @@ class RequestLog:
     def _made(self, noted: Noted) -> bytes:
         peer, head, reply = noted
         sent = reply.head_length + reply.length
-        record = Record(*peer, head, reply.status, reply.length, sent)
+        address, tls, scheme, host = peer
+        record = Record(
+            address, tls, head, reply.status, reply.length, sent, scheme=scheme, host=host
+        )
         line = self._format.line(record, self._moment)
         if len(head) <= _SHORT:
             if len(self._memo) >= _KEPT:
@@ -287,4 +293,5 @@ def _answered(record: Record) -> Answered:
         gate=record.gate,
         waited=record.waited,
         head=record.head,
+        scheme=record.scheme_used,
     )

@@ -21,6 +21,7 @@ from ..semantics.printable import printable
 from ..stats import Stats
 from ..urls import urls_of
 from .arrivals import Arrival, BoundedListener, bare, is_proxied
+from .clients import Whose
 from .connection import Connection, Unfinished
 from .handover import Handover
 from .lane import Lane
@@ -35,7 +36,6 @@ from .transport import (
     Turns,
     detached,
     prepare,
-    socket_of,
     transport_of,
 )
 
@@ -165,14 +165,14 @@ class Server:
                 log.error("a connection cannot be served: %s", error.strerror)
             finally:
                 if self._lane:
-                    self._lane.make_room(arrival.guest)
+                    self._lane.make_room(arrival.whose)
                 else:
-                    self._room.leave(arrival.guest)
+                    self._room.leave(arrival.whose.guest)
 
-        has_tls = self._context is not None
+        has_tls, forwarding = self._context is not None, self.config.forwarding
         bounded = [
-            BoundedListener(listener, self._room, has_tls=has_tls and _is_plain(listener))
-            for listener in listeners
+            BoundedListener(each, self._room, forwarding, has_tls=has_tls and _is_plain(each))
+            for each in listeners
         ]
         with self._accepting_by_tasks:
             await trio.serve_listeners(handler, bounded, handler_nursery=connections)
@@ -180,17 +180,14 @@ class Server:
     async def _serve_arrival(self, arrival: Arrival, router: Router) -> None:
         """Serve a connection, of which a proxy may have to tell whose it is. Raises OSError."""
         first_deadline = trio.current_time() + self.config.head_timeout
-        received, peer = b"", ""
+        received = b""
         if arrival.is_proxied:
-            sock = socket_of(arrival.stream)
-            assert sock is not None
-            came = await self._greeter.greet(sock, first_deadline)
-            if came is None:
+            preface = await self._greeter.greet(arrival, first_deadline)
+            if preface is None:
                 return
-            preface, arrival.guest = came
-            received, peer = preface.rest, preface.source[0] if preface.source else ""
-        transport = self._transport(arrival, received, peer)
-        connection = self._connection(transport, router, first_deadline)
+            received = preface.rest
+        transport = self._transport(arrival, received)
+        connection = self._connection(transport, arrival.whose, router, first_deadline)
         await self._run(connection, b"" if arrival.has_tls else received)
 
     async def _serve_by_lane(
@@ -212,9 +209,9 @@ class Server:
                 left = await self._handle(handover, router, parks=True)
             finally:
                 if left is None:
-                    lane.make_room(handover.guest)
+                    lane.make_room(handover.whose)
                 else:
-                    lane.park(handover.sock, left, handover.guest, handover.peer)
+                    lane.park(handover.sock, left, handover.whose)
 
         async with trio.open_nursery() as connections:
             lane = self._lane = Lane(
@@ -236,12 +233,12 @@ class Server:
                 proxied = {sock.fileno() for sock, each in plain if is_proxied(each)}
                 await lane.run([sock for sock, _ in plain], proxied)
 
-    def _transport(self, arrival: Arrival, received: bytes, peer: str) -> Transport:
+    def _transport(self, arrival: Arrival, received: bytes) -> Transport:
         """Return the transport of a stream that was accepted, and of which `received` has come.
 
         Raises OSError, and has closed it then.
         """
-        pace = Pace(self.config, self.stats)
+        pace, peer = Pace(self.config, self.stats), arrival.whose.address
         if not arrival.has_tls:
             return transport_of(arrival.stream, pace, self._turns, peer)
         assert self._context
@@ -341,14 +338,16 @@ class Server:
     ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         pace = Pace(self.config, self.stats)
-        transport = transport_over(handover.sock, pace, self._turns, handover.peer)
-        connection = self._connection(transport, router, handover.first_deadline, parks=parks)
+        transport = transport_over(handover.sock, pace, self._turns, handover.whose.address)
+        deadline = handover.first_deadline
+        connection = self._connection(transport, handover.whose, router, deadline, parks=parks)
         begun = handover.unfinished, handover.came, handover.asked_at
         return await self._run(connection, handover.received, *begun)
 
     def _connection(
         self,
         transport: Transport,
+        whose: Whose,
         router: Router,
         first_deadline: float | None,
         *,
@@ -363,6 +362,7 @@ class Server:
             first_deadline=first_deadline,
             log=self.request_log,
             turns=self._turns_beside_lane if parks else None,
+            forwarding=whose.forwarding,
         )
 
     async def _run(

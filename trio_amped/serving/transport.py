@@ -11,7 +11,7 @@ import socket
 import struct
 import termios
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import trio
 
@@ -19,6 +19,7 @@ from ..config import Config
 from ..deadlines import until, within
 from ..disk.interface import FileChanged
 from ..stats import Stats
+from .clients import address_of
 from .wire import Encrypted, Wire
 
 _RECEIVE: Final = 16 * 1024
@@ -80,13 +81,6 @@ class Outlet(Protocol):
 
     async def turn(self) -> None:
         """Wait until it is our turn to send a part of a file."""
-
-
-class Peer(NamedTuple):
-    """A client as a log knows it; "" where it has no address, or no TLS."""
-
-    address: str
-    tls: str
 
 
 class Transport(Outlet, Protocol):
@@ -186,7 +180,7 @@ class SocketTransport:
     most_copied = room = WINDOW
 
     def __init__(self, sock: socket.socket, pace: Pace, turns: Turns, peer: str = "") -> None:
-        """Takes the socket over, which must be non-blocking. `peer`: as a proxy has told it."""
+        """Takes the socket over, which must be non-blocking. `peer`: its address, if known."""
         self._socket: Wire = sock
         self._peer = peer
         self._pace = pace
@@ -285,13 +279,8 @@ def prepare(sock: socket.socket) -> None:
 
 
 def peer_of(sock: Socket) -> str:
-    """The address of the client; "" where it has none, or is gone.
-
-    An IPv4 client of a socket that is for IPv6 as well is shown as what it is (RFC 4291 2.5.5.2).
-    """
-    name = peer_name(sock)
-    host = str(name[0]) if isinstance(name, tuple) else ""
-    return host.removeprefix("::ffff:") if "." in host else host
+    """The address of the client; "" where it has none, or is gone."""
+    return address_of(peer_name(sock))
 
 
 def tls_of(connection: object) -> str:
@@ -301,11 +290,6 @@ def tls_of(connection: object) -> str:
     with contextlib.suppress(trio.NeedHandshakeError):
         return connection.version() or ""
     return ""
-
-
-def of_socket(sock: Wire, address: str) -> Peer:
-    """Return who is at the other end of a socket; `address`: where a proxy has told it, or ""."""
-    return Peer(address or peer_of(sock), tls_of(sock))
 
 
 def peer_name(sock: Socket) -> object:
@@ -353,8 +337,8 @@ def send_file(sock: Wire, fd: int, offset: int, length: int) -> int | None:
 def transport_of(stream: trio.abc.Stream, pace: Pace, turns: Turns, peer: str = "") -> Transport:
     """For a stream that is taken over: a plain socket as such, since it needs no copies.
 
-    `peer`: the client's address, where a proxy has told it. Raises OSError, and has closed the
-    socket then.
+    `peer`: the client's address, if that is known; "": it is asked for. Raises OSError, and has
+    closed the socket then.
     """
     if type(stream) is not trio.SocketStream or stream.socket.fileno() < 0:  # it is closed
         return StreamTransport(stream, pace, peer)

@@ -1,0 +1,51 @@
+"""Whose a connection is, and whose each of its requests. Never waits."""
+
+from typing import NamedTuple
+
+from ..semantics.forwarding import Forwarding
+
+
+class Peer(NamedTuple):
+    """A client as a log knows it; "" where it has no address, or no TLS.
+
+    `scheme` and `host`: what it has asked for, where a trusted proxy has told; or else "" and b"".
+    """
+
+    address: str
+    tls: str
+    scheme: str = ""
+    host: bytes = b""
+
+
+class Whose(NamedTuple):
+    """What is known of a connection from its begin.
+
+    `guest`: whom it is counted for (room.py). `address`: of the client; "" where it has none.
+    `forwarding`: what reads whose each request is, if the client is a trusted proxy; or else None.
+    """
+
+    guest: str = ""
+    address: str = ""
+    forwarding: Forwarding | None = None
+
+    def sender(self, head: bytes, tls: str) -> Peer:
+        """Return who has sent the request with this head."""
+        if self.forwarding is None:
+            return Peer(self.address, tls)
+        address, scheme, host = self.forwarding.origin(head)
+        return Peer(address or self.address, tls, scheme, host)
+
+
+def whose(guest: str, name: object, forwarding: Forwarding | None) -> Whose:
+    """Return whose a new connection is, by its getpeername(2); `forwarding`: of the trusted."""
+    is_proxy = forwarding is not None and forwarding.trusts(name)
+    return Whose(guest, address_of(name), forwarding if is_proxy else None)
+
+
+def address_of(name: object) -> str:
+    """Return the address of a client, by its getpeername(2); "" where it has none, or is gone.
+
+    An IPv4 client of a socket that is for IPv6 as well is shown as what it is (RFC 4291 2.5.5.2).
+    """
+    host = str(name[0]) if isinstance(name, tuple) else ""
+    return host.removeprefix("::ffff:") if "." in host else host
