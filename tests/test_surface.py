@@ -14,7 +14,7 @@ SURFACE: Final[dict[str, dict[str, set[str]]]] = {
     "trio_amped": {
         "Answered": {
             *("method", "target", "version", "host", "referer", "agent", "head", "status"),
-            *("sent", "body", "seconds", "peer", "tls", "gate", "waited"),
+            *("sent", "body", "seconds", "peer", "tls", "scheme", "gate", "waited"),
         },
         "ClientGone": set(),
         "Config": {"all_sites", "binds", "forwarding", "head_limits", "trusted"},

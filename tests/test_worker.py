@@ -26,7 +26,7 @@ from tests.real.support import MIB, content, put
 from tests.serving.cases import get
 from tests.serving.client import parse
 from trio_amped import logs, worker, worker_process
-from trio_amped.config import Config, Process
+from trio_amped.config import Config, Process, Site
 from trio_amped.settings.effective import packed
 from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, STACKS, STOP, Worker, _persistently
 
@@ -348,6 +348,16 @@ async def test_a_worker_that_cannot_be_started(place: str, monkeypatch: pytest.M
     assert len(os.listdir("/proc/self/fd")) == before
     end = await Worker().run("1,quiet", [], ["--nonsense"])
     assert "ended with status 2" in end
+
+
+async def test_the_settings_of_many_sites(capfd: pytest.CaptureFixture[str]) -> None:
+    """They are more than an argument of a program can be: 128 KiB, execve(2)."""
+    config = Config(sites=[Site(f"/{n:0200}", prefix=f"/{n}") for n in range(1000)])
+    text = packed(config, Process())
+    assert len(text) > 200_000
+    end = await Worker().run("1,quiet", [], [text[:-1]])  # as a whole they would be served
+    assert "ended with status 2" in end
+    assert "char 2" in capfd.readouterr().err  # where the text ends: six digits
 
 
 def does(monkeypatch: pytest.MonkeyPatch, program: str, argument: str = "") -> None:

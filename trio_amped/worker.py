@@ -1,8 +1,8 @@
 """One of several workers, in its process: a server that obeys its supervisor. Awaits both.
 
-`python -m trio_amped.worker NUMBER,announce|quiet,BIND...[,log] CHANNEL[,LOG],LISTENER... TEXT`, by
-Worker.run; BIND is which one of the config the listener belongs to, counted from 0; LOG is the
-descriptor of the access log; TEXT has the settings.
+`python -m trio_amped.worker NUMBER,announce|quiet,BIND...[,log] CHANNEL,SETTINGS[,LOG],LISTENER...`
+by Worker.run: BIND is which one of the config the listener belongs to, counted from 0; SETTINGS is
+the descriptor of a file in memory, and LOG that of the access log.
 """
 
 import faulthandler
@@ -35,11 +35,13 @@ def main(arguments: list[str]) -> int:
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     faulthandler.register(STACKS, file=2)  # which needs neither the event loop nor the GIL
-    name, descriptors, text = arguments
+    name, descriptors = arguments
     number, manner, *which = name.split(",")
-    channel_fd, *fds = map(int, descriptors.split(","))
+    channel_fd, settings_fd, *fds = map(int, descriptors.split(","))
     log_fd = fds.pop(0) if which[-1:] == ["log"] and which.pop() else None
     channel, *socks = (socket.socket(fileno=fd) for fd in (channel_fd, *fds))
+    with open(settings_fd, encoding="utf-8") as file:
+        text = file.read()
     try:
         config, process = unpacked(text)
         settings = cli.Settings(config, process, cli.look_up(process))

@@ -205,7 +205,8 @@ def _start(
     Not in a thread: nobody waits for a supervisor's loop.
     """
     log_fd = () if access_log is None else (access_log,)
-    fds = [channel.fileno(), *log_fd, *(listener.fileno() for listener in listeners)]
+    settings = _in_memory("".join(options))
+    fds = [channel.fileno(), settings, *log_fd, *(listener.fileno() for listener in listeners)]
     name += ",log" if log_fd else ""
     argv = [sys.executable, "-P", "-m", "trio_amped.worker", name, ",".join(map(str, fds))]
     # It finds the modules that we have found, and none in the current directory (-P).
@@ -213,10 +214,9 @@ def _start(
     # Blocked signals stay blocked in what is started, until it has made itself deaf to them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        process = subprocess.Popen(
-            [*argv, *options], pass_fds=fds, stdin=subprocess.DEVNULL, env=environment
-        )
+        process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL, env=environment)
     finally:
+        os.close(settings)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         return process, os.pidfd_open(process.pid)
@@ -225,6 +225,23 @@ def _start(
         with contextlib.suppress(subprocess.TimeoutExpired):  # the next Popen reaps it then
             process.wait(_KILL_TIMEOUT)
         raise
+
+
+def _in_memory(text: str) -> int:
+    """Return the descriptor of a file in memory with a text, to be read from its begin.
+
+    The settings of some hundred sites are more than an argument can be (128 KiB, execve(2)). Raises
+    OSError.
+    """
+    fd = os.memfd_create("trio_amped settings")
+    try:
+        with open(fd, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 async def _ended(pidfd: int) -> None:

@@ -1,5 +1,6 @@
 """Which of several sources holds, how errors name it, and what a worker is given."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,35 @@ def test_a_list_is_given_as_a_whole(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "environment", "options", "expected"),
+    [
+        ("port = 80\nhost = 'h'", {}, ("--bind", "*:1"), Config(bind=["*:1"])),
+        ("", {"PORT": "80"}, ("--bind", "*:1"), Config(bind=["*:1"])),
+        ("port = 80", {"BIND": "*:1"}, (), Config(bind=["*:1"])),
+        ("bind = ['*:1']", {}, ("--port", "80"), Config(port=80)),
+        ("bind = ['*:1']", {"HOST": "h"}, (), Config(host="h")),
+        ("host = 'h'", {"BIND": "*:1"}, ("--port", "80"), Config(host="h", port=80)),
+        ("host = 'h'", {"PORT": "80"}, ("--port", "81"), Config(host="h", port=81)),
+        ("bind = ['*:1']", {"PORT": "80"}, ("--bind", "*:2"), Config(bind=["*:2"])),
+    ],
+)
+def test_where_to_listen_is_said_by_the_first_who_says_it(
+    text: str,
+    environment: dict[str, str],
+    options: tuple[str, ...],
+    expected: Config,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    variables = {f"TRIO_AMPED_{name}": value for name, value in environment.items()}
+    found = settings(*options, environment=variables, file=file)
+    assert found.config == replace(expected, bind=tuple(expected.bind))
+    for name in ("bind", "host", "port"):
+        assert (name in found.given) == (getattr(expected, name) != getattr(Config(), name))
+
+
 def test_sites(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text('port = 1\n[[site]]\nroot = "a"\n[[site]]\nroot = "b"\nprefix = "/b"\n')
@@ -68,6 +98,9 @@ def test_sites(tmp_path: Path) -> None:
     ("text", "options", "environment", "says"),
     [
         ("port = 1", (), {"PORT": "70000"}, "TRIO_AMPED_PORT must be at most 65535"),
+        ("", ("--bind", "*:1", "--port", "8000"), {}, "--bind must not be given beside host or"),
+        ("", (), {"BIND": "*:1", "HOST": "h"}, "TRIO_AMPED_BIND must not be given beside host"),
+        ("bind = ['*:1']\nport = 80", (), {}, "FILE, line 1: bind must not be given beside host"),
         ("", ("--charset", "a b"), {}, "--charset must be a character encoding such as utf-8, or"),
         (
             "charset = 'a b'",

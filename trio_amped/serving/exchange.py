@@ -62,8 +62,15 @@ class Exchange:
         self._has_ended = False
         self._is_cut_off = False
         self._is_over = False
-        self.peer = peer
-        """The address of the client; "" where it has none: a UNIX socket, a stream in memory."""
+        self._peer = peer
+
+    @property
+    def peer(self) -> str:
+        """The address of the client; "" where it has none: a UNIX socket, a stream in memory.
+
+        Where a trusted proxy sends the request (`Config.trust`), as that tells.
+        """
+        return self._peer
 
     async def receive_some(self) -> bytes:
         """Some bytes of the request's body; b"" at its end.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..config import Config, Process, Site
 from ..description import settings_of
@@ -11,6 +11,7 @@ from .file import File, read_file
 from .given import SETTINGS, Given, renamed
 
 _T = TypeVar("_T")
+_SHORT: Final = frozenset({"host", "port"})  # for a bind
 
 
 class Effective(NamedTuple):
@@ -29,15 +30,39 @@ def effective(options: Mapping[str, Given], environment: Mapping[str, str]) -> E
     path = first["config"].value if "config" in first else None
     file = File({}, []) if path is None else read_file(path)
     given = {**file.values, **first}
-    if "bind" in options and options.keys() & {"host", "port"}:  # also as the defaults say
-        reason = "bind must not be given beside host or port, which are short for it"
-        raise renamed(ValueError(reason), given)
+    for name in _overruled(options, variables, _changed_in(file.values)):
+        del given[name]
     sites = [_made(Site, each) for each in file.sites]
     of_process = {name: given[name] for name in settings_of(Process) if name in given}
     others = {name: each for name, each in given.items() if name not in of_process}
     process = _made(Process, of_process)
     config = _made(Config, others, otherwise=f"{path}: ", sites=tuple(sites))
     return Effective(config, process, given, file.sites)
+
+
+def _changed_in(given: Mapping[str, Given]) -> dict[str, Given]:
+    """Return what is not the default: a file with all settings (`config` prints it) is none of
+    somebody who has chosen each."""
+    return {name: each for name, each in given.items() if each.value != SETTINGS[name].default}
+
+
+def _overruled(*sources: Mapping[str, Given]) -> set[str]:
+    """Return which of bind, host and port do not count: host and port are short for a bind, so
+    whoever gives either of them first overrules the other.
+
+    The sources come in their order. Raises ValueError where one of them gives both, for the user.
+    """
+    for given in sources:
+        short = given.keys() & _SHORT
+        if "bind" in given and short:
+            reason = "bind must not be given beside host or port, which are short for it"
+            raise renamed(ValueError(reason), given)
+        others = {name for each in sources for name in each}
+        if "bind" in given:
+            return others & _SHORT
+        if short:
+            return others & {"bind"}
+    return set()
 
 
 def _made(described: type[_T], given: Mapping[str, Given], otherwise: str = "", **more: Any) -> _T:
