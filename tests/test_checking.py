@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from tests.real.support import put
 from tests.rig import public_directory
 from trio_amped import checking
-from trio_amped.checking import look, oddities
+from trio_amped.checking import look, mounts_below, oddities, oddities_of_start
 from trio_amped.config import Config, Site
 
 
@@ -120,3 +121,118 @@ def test_a_root_with_many_names(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert odd(root) == []
     monkeypatch.setattr(checking, "_MOST", 3)
     assert odd(root) == ["ROOT has more than 3 names: the others were not looked at"]
+
+
+# ---------------------------------------------------------------- what is opened at the start
+
+
+def odd_at_start(root: Path, **settings: Any) -> list[str]:
+    found = oddities_of_start(Config(root=root, **{"port": 0, **settings}))
+    return [line.replace(str(root), "ROOT") for line in found]
+
+
+def test_nothing_is_odd_at_the_start(root: Path) -> None:
+    (root / "log").touch()
+    key = root / "key"
+    key.touch(0o600)
+    for log in (root / "log", root / "new", "-"):
+        more = {"access_log": log, "tls_cert": key, "tls_key": key}
+        assert odd_at_start(root, **more) == []
+
+
+def test_an_access_log_that_cannot_be(root: Path) -> None:
+    assert odd_at_start(root, access_log=root / "lost/log") == [
+        "the access log ROOT/lost/log cannot be written: its folder does not exist; see "
+        "--access-log"
+    ]
+    assert odd_at_start(root, access_log=root / "a") == [
+        "the access log ROOT/a is a folder; see --access-log"
+    ]
+    (root / "a").chmod(0o777)
+    assert odd_at_start(root, access_log=root / "a/log") == [
+        "the access log ROOT/a/log is in a folder that anybody may write; see chmod(1)"
+    ]
+
+
+def test_what_this_user_may_not_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a test that runs as root can only feign."""
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    bind = f"unix:{root}/socket,owner=x:y"
+    assert odd_at_start(root, access_log=root / "log", port=8000, bind=[bind]) == [
+        "the access log ROOT/log may not be written by uid 1234; see chown(1)",
+        "nothing can listen on unix:ROOT/socket,owner=x:y: uid 1234 may not write its folder",
+        "unix:ROOT/socket,owner=x:y: only root can give a socket to another user",
+    ]
+
+
+def test_a_key_that_anybody_may_read(root: Path) -> None:
+    key = root / "key"
+    key.touch()
+    key.chmod(0o644)
+    assert odd_at_start(root, tls_cert=key, tls_key=key) == [
+        "the key ROOT/key may be read by anybody; see chmod(1)"
+    ]
+
+
+def test_addresses(root: Path) -> None:
+    assert odd_at_start(root, host="192.0.2.1") == [
+        "nothing can listen on 192.0.2.1:0: Cannot assign requested address"
+    ]
+    assert odd_at_start(root, host="a..b") == [
+        "nothing can listen on a..b:0: its host is no address and no name"
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as running:
+        assert odd_at_start(root, port=running.getsockname()[1]) == []
+    binds = ["*:0", "127.0.0.1:0", "fd:3", "systemd"]
+    assert odd_at_start(root, port=8000, bind=binds) == []
+
+
+def test_unix_sockets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd_at(name: str, options: str = ",mode=660") -> list[str]:
+        return odd_at_start(root, port=8000, bind=[f"unix:{root}/{name}{options}"])
+
+    assert odd_at("new") == []
+    assert odd_at("lost/new") == [
+        "nothing can listen on unix:ROOT/lost/new,mode=660: its folder does not exist"
+    ]
+    assert odd_at("index.html") == [
+        "nothing can listen on unix:ROOT/index.html,mode=660: a file is there that is no socket"
+    ]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{root}/stale")
+        assert odd_at("stale") == [
+            "unix:ROOT/stale,mode=660: a socket at which nobody listens is there; a start replaces "
+            "it"
+        ]
+        server.listen()
+        assert odd_at("stale") == []
+    (root / "a").chmod(0o777)
+    assert odd_at("a/new") == [
+        "unix:ROOT/a/new,mode=660 is in a folder that anybody may write; see chmod(1)"
+    ]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert odd_at("new", "") == [
+        "unix:ROOT/new: root alone may connect; give it a mode and an owner (,mode=660 ...)"
+    ]
+
+
+def test_mounts_below_a_root(root: Path) -> None:
+    table = root / "table"
+    (root / "link").symlink_to(root / "a")
+    lines = [root, root / "a", f"{root}/a/x\\040y", f"{root}x", "/"]
+    table.write_text("".join(f"1 2 0:3 / {each} rw - ext4 /dev/a rw\n" for each in lines))
+    assert mounts_below(str(root), str(table)) == [f"{root}/a", f"{root}/a/x y"]
+    assert mounts_below(str(root / "link"), str(table)) == [f"{root}/a/x y"]
+
+
+async def test_a_mount_below_a_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "mounts_below", lambda _: [f"{root}/a", f"{root}/lost"])
+    served, found = await look(Config(root=root, port=81))
+    assert found == []
+    pattern = r"gate \w+: [^;]*; files are opened by helpers"
+    assert re.fullmatch(re.escape(f"{root}/a is a mount of its own: ") + pattern, served[2])
+    assert served[3] == (
+        f"{root}/lost is a mount of its own: it cannot be opened: No such file or directory; "
+        "files are opened by helpers"
+    )

@@ -42,8 +42,8 @@ MAY_IMPORT: Final = {
     | {"certificates", "cli", "listening", "logs", "privileges", "serving", "settings"}
     | {"worker_process"},
     "privileges": frozenset[str](),
+    "checking": LEAVES | {"access_log", "binds", "listening", "semantics", "disk", "serving"},
     "init": frozenset[str](),
-    "checking": LEAVES | {"binds", "semantics", "disk", "serving"},
 }
 # What a room may not import of others.
 MAY_NOT_IMPORT: Final = {

@@ -1,26 +1,33 @@
-"""What would be served, by which gate, and what is odd. Looks at the files, and waits for them.
+"""What would be served, by which gate, and what is odd. Looks at files and sockets, and waits.
 
 Nobody is served meanwhile: the disk may stop whoever asks.
 """
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
+import re
+import socket
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from .binds import Bind, Tcp
+from .access_log import STDOUT
+from .binds import EVERY_HOST, Bind, Tcp, Unix
 from .config import Config, Site
 from .disk.kernel import owns
+from .listening import is_listened_at
 from .semantics.printable import printable
 from .serving.router import open_router
 from .stats import Stats
 
 _MOST: Final = 100_000  # names that are looked at in each root
 _SHOWN: Final = 3  # names in a line
+
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 _UNREADABLE: Final = "that the server may not read; see chmod(1)"
 _OF_OTHERS: Final = "of other users, where the kernel does not say what is in memory; see chown(1)"
@@ -47,7 +54,29 @@ async def look(config: Config) -> Report:
                 report.served.append(f"{printable(os.fspath(site.root))} at {_url(config, site)}")
                 report.served.extend(router.how)
                 await router.roots[0].check_pages()
+            for place in mounts_below(os.fspath(site.root)):
+                report.served.append(await _how_below(config, place))
     return report
+
+
+async def _how_below(config: Config, place: str) -> str:
+    """Return how the files of a mount below a root are served: its names are looked up by helpers
+    (RESOLVE_NO_XDEV, openat2(2))."""
+    only = dataclasses.replace(Config(gate=config.gate, helpers=config.helpers), root=place)
+    try:
+        async with open_router(only, Stats()) as router:
+            gate = router.how[0].partition("; ")[0]
+    except OSError as error:
+        gate = f"it cannot be opened: {error.strerror}"
+    return f"{printable(place)} is a mount of its own: {gate}; files are opened by helpers"
+
+
+def mounts_below(root: str, table: str = "/proc/self/mountinfo") -> list[str]:
+    """Return where file systems are mounted below a root; proc(5), /proc/pid/mountinfo."""
+    above = os.path.join(os.path.realpath(root), "")
+    with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+        points = {_OCTAL.sub(lambda found: chr(int(found[1], 8)), x.split(" ")[4]) for x in lines}
+    return sorted(each for each in points if each.startswith(above))
 
 
 @contextlib.contextmanager
@@ -139,3 +168,76 @@ def _names(root: str, shown: Sequence[str]) -> Iterator[tuple[str, os.stat_resul
                 entry = os.lstat(path)
                 if stat.S_ISREG(entry.st_mode) or stat.S_ISDIR(entry.st_mode):
                     yield path, entry
+
+
+# ---------------------------------------------------------------- what is opened at the start
+
+
+def oddities_of_start(config: Config) -> Iterator[str]:
+    """Say what is odd about the access log, the key and the binds, which are opened with the rights
+    of whoever starts the server. Opens nothing for clients. Waits for the disk, and for names."""
+    if config.access_log is not None and config.access_log != STDOUT:
+        yield from _odd_log(os.fspath(config.access_log))
+    if config.tls_key is not None and os.stat(config.tls_key).st_mode & stat.S_IROTH:
+        yield f"the key {printable(os.fspath(config.tls_key))} may be read by anybody; see chmod(1)"
+    for bind in config.binds:
+        if isinstance(bind.place, Tcp):
+            yield from _odd_port(bind, bind.place)
+        elif isinstance(bind.place, Unix):
+            yield from _odd_socket(bind, bind.place.path)
+
+
+def _odd_log(path: str) -> Iterator[str]:
+    log, folder = f"the access log {printable(path)}", os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        yield f"{log} cannot be written: its folder does not exist; see --access-log"
+        return
+    if os.path.isdir(path):
+        yield f"{log} is a folder; see --access-log"
+    elif not os.access(path if os.path.exists(path) else folder, os.W_OK, effective_ids=True):
+        yield f"{log} may not be written by uid {os.geteuid()}; see chown(1)"
+    if _may_be_replaced_by_anybody(folder):
+        yield f"{log} is in a folder that anybody may write; see chmod(1)"
+
+
+def _may_be_replaced_by_anybody(folder: str) -> bool:
+    mode = os.stat(folder).st_mode
+    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
+
+
+def _odd_port(bind: Bind, place: Tcp) -> Iterator[str]:
+    """Try to have the port. One that is in use is not odd: the server may be running."""
+    host = "0.0.0.0" if place.host == EVERY_HOST else place.host
+    try:
+        found = socket.getaddrinfo(host, place.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        yield f"nothing can listen on {bind.text}: its host is no address and no name"
+        return
+    for family, _, _, _, name in found:
+        try:
+            with socket.socket(family) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(name)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EAFNOSUPPORT):
+                yield f"nothing can listen on {bind.text}: {error.strerror}"
+
+
+def _odd_socket(bind: Bind, path: str) -> Iterator[str]:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        yield f"nothing can listen on {bind.text}: its folder does not exist"
+        return
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        yield f"nothing can listen on {bind.text}: uid {os.geteuid()} may not write its folder"
+    if _may_be_replaced_by_anybody(folder):
+        yield f"{bind.text} is in a folder that anybody may write; see chmod(1)"
+    if os.geteuid() == 0 and bind.mode is None and not bind.owner:
+        yield f"{bind.text}: root alone may connect; give it a mode and an owner (,mode=660 ...)"
+    if os.geteuid() != 0 and bind.owner.partition(":")[0]:
+        yield f"{bind.text}: only root can give a socket to another user"
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            yield f"nothing can listen on {bind.text}: a file is there that is no socket"
+        elif not is_listened_at(path):
+            yield f"{bind.text}: a socket at which nobody listens is there; a start replaces it"

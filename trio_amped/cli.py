@@ -15,7 +15,7 @@ import trio
 from . import __version__, certificates, logs
 from .access_log import STDOUT
 from .certificates import Certificates
-from .checking import look, oddities
+from .checking import look, oddities, oddities_of_start
 from .config import ROOTS, Config, Process
 from .init import leave_process_1
 from .listening import CannotListen
@@ -96,9 +96,11 @@ def _show(found: Effective) -> int:
 
 def _check(settings: Settings) -> int:
     """Say on stdout what would be served; 1: something is odd. Raises OSError about a root."""
+    odd = list(oddities_of_start(settings.config))  # with the rights that a supervisor has
     if settings.user is not None:
         become(settings.user)
-    served, odd = trio.run(look, settings.config)
+    served, of_sites = trio.run(look, settings.config)
+    odd += of_sites
     for site in settings.config.all_sites:
         odd += oddities(settings.config, site)
     lines = [*served, *(f"odd: {line}" for line in odd)]

@@ -271,16 +271,22 @@ def _remove_stale(path: str, bind: Bind) -> None:
     if not stat.S_ISSOCK(mode):
         advice = "remove it, or choose another path"
         raise CannotListen(bind, errno.EEXIST, "a file is there that is no socket", advice)
+    if is_listened_at(path):
+        raise OSError(errno.EADDRINUSE, "a server listens there")
+    os.unlink(path)
+
+
+def is_listened_at(path: str) -> bool:
+    """Return whether a server listens at a UNIX socket, which is connected to. Raises OSError."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:  # nobody has it open; unix(7)
-            os.unlink(path)
-            return
+            return False
         except BlockingIOError:  # somebody who is busy
             pass
-    raise OSError(errno.EADDRINUSE, "a server listens there")
+    return True
 
 
 def _give(path: str, bind: Bind) -> None:
