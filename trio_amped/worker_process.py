@@ -205,7 +205,7 @@ def _start(
     Not in a thread: nobody waits for a supervisor's loop.
     """
     log_fd = () if access_log is None else (access_log,)
-    settings = _in_memory("".join(options))
+    settings = in_memory("".join(options))
     fds = [channel.fileno(), settings, *log_fd, *(listener.fileno() for listener in listeners)]
     name += ",log" if log_fd else ""
     argv = [sys.executable, "-P", "-m", "trio_amped.worker", name, ",".join(map(str, fds))]
@@ -227,7 +227,7 @@ def _start(
         raise
 
 
-def _in_memory(text: str) -> int:
+def in_memory(text: str) -> int:
     """Return the descriptor of a file in memory with a text, to be read from its begin.
 
     The settings of some hundred sites are more than an argument can be (128 KiB, execve(2)). Raises

@@ -19,7 +19,7 @@ ForwardedFields: TypeAlias = Literal["x-forwarded", "forwarded"]
 """Which fields say who has asked."""
 
 _MOST: Final = 32  # proxies in a row
-_LONG: Final = 512  # bytes of the fields: beyond, what they mean is not remembered
+_LONG: Final = 2048  # bytes of a head: beyond, what its fields mean is not remembered
 _SCHEMES: Final = (b"http", b"https")
 # A line that is folded (RFC 9112 5.2) is taken whole: the line break is in no entry that is valid.
 _LINE: Final = rb":([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)"
@@ -71,11 +71,10 @@ class Forwarding:
         From right to left the first address that is not trusted, or else the last one that can be
         read (as nginx has it, real_ip_recursive).
         """
-        lines: list[tuple[bytes, bytes]] = self._find(head)
+        lines = tuple(self._find(head))
         if not lines:
             return NOBODY
-        read = self._remembered if sum([len(value) for _, value in lines]) <= _LONG else self._read
-        return read(tuple(lines))
+        return self._remembered(lines) if len(head) <= _LONG else self._read(lines)
 
     def _read(self, lines: tuple[tuple[bytes, bytes], ...]) -> Origin:
         if self._is_standard:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..semantics.forwarding import Forwarding
+from ..semantics.forwarding import NOBODY, Forwarding
 
 
 class Peer(NamedTuple):
@@ -28,12 +28,12 @@ class Whose(NamedTuple):
     address: str = ""
     forwarding: Forwarding | None = None
 
-    def sender(self, head: bytes, tls: str) -> Peer:
-        """Return who has sent the request with this head."""
-        if self.forwarding is None:
-            return Peer(self.address, tls)
-        address, scheme, host = self.forwarding.origin(head)
-        return Peer(address or self.address, tls, scheme, host)
+    def sender(self, head: bytes, own: Peer) -> Peer:
+        """Return who has sent the request with this head; `own`: who is at the other end."""
+        origin = NOBODY if self.forwarding is None else self.forwarding.origin(head)
+        if origin is NOBODY:
+            return own
+        return Peer(origin.address or own.address, own.tls, origin.scheme, origin.host)
 
 
 def whose(guest: str, name: object, forwarding: Forwarding | None) -> Whose:

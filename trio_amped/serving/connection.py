@@ -24,7 +24,7 @@ from ..semantics.request import Asked
 from ..semantics.response import Response, error_response, wire_head
 from ..stats import Stats
 from .body import BodySender
-from .clients import Whose
+from .clients import Peer, Whose
 from .exchange import CutOff, Exchange, run
 from .framing import Framing
 from .handler import handle, handle_common
@@ -378,7 +378,7 @@ class Connection:
         if self._log.renew(int(time.time())):
             self._begun = self._log.begin(
                 self._request,
-                self._whose.sender(self._request, self.transport.tls),
+                self._whose.sender(self._request, Peer(self._whose.address, self.transport.tls)),
                 status,
                 length,
                 answer_head=answer_head,

@@ -29,6 +29,7 @@ class Parked:
         "is_proxy",
         "lingers",
         "misses",
+        "own",
         "rest",
         "send",
         "sock",
@@ -52,17 +53,18 @@ class Parked:
         self.waits = False
         self.misses = 0  # of the request that it waits with, so far
         self.asked_at = 0.0  # the trio time of the first of them
-        self.client: Peer | None = None  # who has asked, for logs, once that was needed
+        self.own: Peer | None = None  # who is at the other end, once that was needed
+        self.client: Peer | None = None  # who has asked; that is another one behind a proxy
 
     def meet(self) -> Peer:
         """Return who has asked."""
         if self.client is None:
-            self.client = Peer(self.whose.address, tls_of(self.sock))
+            self.client = self.own = Peer(self.whose.address, tls_of(self.sock))
         return self.client
 
     def hear(self, head: bytes) -> None:
         """Note who has sent a request that a trusted proxy passes on, by its head."""
-        self.client = self.whose.sender(head, self.meet().tls)
+        self.client = self.whose.sender(head, self.own or self.meet())
 
     @property
     def is_busy(self) -> bool:
