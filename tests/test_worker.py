@@ -28,7 +28,16 @@ from tests.serving.client import parse
 from trio_amped import logs, worker, worker_process
 from trio_amped.config import Config, Process, Site
 from trio_amped.settings.effective import packed
-from trio_amped.worker_process import DRAIN, LARGEST, RETIRE, STACKS, STOP, Worker, _persistently
+from trio_amped.worker_process import (
+    DRAIN,
+    LARGEST,
+    RETIRE,
+    STACKS,
+    STOP,
+    Worker,
+    _persistently,
+    in_memory,
+)
 
 SIZE: Final = 4 * MIB
 MOMENT: Final = 0.001
@@ -504,10 +513,10 @@ def test_the_first_one_alone_says_what_there_is_to_say_at_the_start(
 
     supervisor = threading.Thread(target=supervise)
     supervisor.start()
-    fds = f"{theirs.detach()},{listener.detach()}"
     settings = packed(Config(root=str(root), error_pages=("404=/lost.html",)), Process())
+    fds = f"{theirs.detach()},{in_memory(settings)},{listener.detach()}"
     try:
-        assert worker.main([f"2,{manner},0", fds, settings]) == 0
+        assert worker.main([f"2,{manner},0", fds]) == 0
     finally:
         supervisor.join()
         ours.close()
