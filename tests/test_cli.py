@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import math
 import os
 import re
@@ -523,6 +524,23 @@ sys.exit(cli.main(sys.argv[1:]))
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "stopped; 0 requests" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--root=lost\n"], "cannot serve lost\n: No such file or directory; give a readable"),
+        (["--tls-cert=lost", "--tls-key=lost"], "lost"),
+        (["--workers=2", "--root=lost"], "cannot serve lost: No such file or directory; give a "),
+    ],
+)
+def test_why_it_cannot_start_as_json(options: list[str], why: str) -> None:
+    done = run("--port=0", "--log-format=json", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    *_, last = map(json.loads, done.stderr.splitlines())
+    assert last.keys() == {"time", "level", "logger", "message"}
+    assert (last["level"], last["logger"]) == ("error", "trio_amped")
+    assert why in last["message"]
 
 
 def test_an_address_of_somebody_else(root: Path) -> None:

@@ -62,7 +62,7 @@ async def look(config: Config) -> Report:
 async def _how_below(config: Config, place: str) -> str:
     """Return how the files of a mount below a root are served: its names are looked up by helpers
     (RESOLVE_NO_XDEV, openat2(2))."""
-    only = dataclasses.replace(Config(gate=config.gate, helpers=config.helpers), root=place)
+    only = Config(root=place, gate=config.gate, helpers=config.helpers)
     try:
         async with open_router(only, Stats()) as router:
             gate = router.how[0].partition("; ")[0]

@@ -16,7 +16,7 @@ from . import __version__, certificates, logs
 from .access_log import STDOUT
 from .certificates import Certificates
 from .checking import look, oddities, oddities_of_start
-from .config import ROOTS, Config, Process
+from .config import ROOTS, Config, LogShape, Process
 from .init import leave_process_1
 from .listening import CannotListen
 from .notify import READY, STOPPING, ServiceManager
@@ -75,15 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "config":
         return _show(found)
     settings = Settings(found.config, found.process, user)
+    shape = "text" if command else found.process.log_format
     try:
         _check_rights(settings)
         pair = certificates.load(settings.config)  # with the rights that a supervisor has
     except (ValueError, certificates.CertificateError) as error:
-        return fail(str(error))
+        return fail(str(error), shape)
     try:
         return _check(settings) if command == "check" else _serve(settings, pair)
     except OSError as error:  # said out of the event loop: who does not read it can still end us
-        return fail(_explain(settings.config, error))
+        return fail(_explain(settings.config, error), shape)
 
 
 def _show(found: Effective) -> int:
@@ -142,9 +143,10 @@ def _check_rights(settings: Settings) -> None:
         check_confinement()
 
 
-def fail(why: str) -> int:
-    """Say on stderr why it cannot serve; returns the exit status."""
-    print(f"trio-amped: error: {printable(why)}", file=sys.stderr)
+def fail(why: str, shape: LogShape = "text") -> int:
+    """Say on stderr why it cannot serve, in the shape of the log; returns the exit status."""
+    text = f"trio-amped: error: {printable(why)}"
+    print(logs.error_as_json(why) if shape == "json" else text, file=sys.stderr)
     return UNUSABLE
 
 

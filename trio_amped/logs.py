@@ -53,6 +53,11 @@ class _Json(logging.Formatter):
         return json.dumps(line)
 
 
+def error_as_json(text: str) -> str:
+    """Return an error as a line of the log, for what ends where the log is not open."""
+    return _Json().format(logging.LogRecord("trio_amped", logging.ERROR, "", 0, text, (), None))
+
+
 _FORMATTERS: Final = {"text": _Text, "json": _Json}
 
 
