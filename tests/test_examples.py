@@ -17,8 +17,8 @@ from typing import IO
 
 import pytest
 
-from tests.real.support import Client
-from tests.rig import GUARD, REPOSITORY
+from tests.real.support import Client, curl
+from tests.rig import GUARD, REPOSITORY, needs
 
 EXAMPLES = REPOSITORY / "examples"
 SITE = EXAMPLES / "site"
@@ -164,8 +164,28 @@ def test_asgi_quart(number: signal.Signals) -> None:
         assert output.read() == ""
 
 
+@needs("curl")
+@pytest.mark.parametrize("version", ["--http2", "--http1.1"])
+def test_asgi_http2(version: str, tmp_path: Path) -> None:
+    authority, received = tmp_path / "authority.pem", tmp_path / "received"
+    with running_example("asgi_http2.py", str(authority)) as (process, output):
+        first = output.readline()
+        found = re.search(r"Running on https://127\.0\.0\.1:(\d+) ", first)
+        assert found, first
+        url = f"https://localhost:{found[1]}"
+        options = ["--cacert", str(authority), "--ipv4", "-w%{http_version} ", f"-o{received}"]
+        for name in ("downloads/primes.txt", "style.css"):
+            said = curl(version, *options, f"{url}/{name}").stdout
+            assert said == (b"2 " if version == "--http2" else b"1.1 ")
+            assert received.read_bytes() == (SITE / name).read_bytes()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(GUARD) == 0
+        assert output.read() == ""
+
+
 @pytest.mark.parametrize(
-    "name", ["asgi_quart.py", "embed.py", "gate_only.py", "tls.py", "unix_socket.py"]
+    "name",
+    ["asgi_http2.py", "asgi_quart.py", "embed.py", "gate_only.py", "tls.py", "unix_socket.py"],
 )
 def test_an_example_is_short_enough_to_copy(name: str) -> None:
     source = (EXAMPLES / name).read_text()

@@ -64,7 +64,7 @@ class Proxy:
 @contextmanager
 def in_front(kind: str, place: Path, port: int) -> Iterator[Proxy]:
     """A proxy of this kind for the server at that port; place: a new folder for its files."""
-    _certify(place)
+    certify(place)
     with reserved_port() as http, reserved_port() as https:
         argv = _COMMANDS[kind](place, {"8000": port, "80": http, "443": https})
         home = {"HOME": str(place), "XDG_DATA_HOME": str(place), "XDG_CONFIG_HOME": str(place)}
@@ -90,7 +90,7 @@ def _has_started(process: subprocess.Popen[bytes], port: int, said: Path) -> boo
     return listens(port)
 
 
-def _certify(place: Path) -> None:
+def certify(place: Path) -> None:
     kind = trustme.KeyType.ECDSA
     authority = trustme.CA(key_type=kind)
     authority.cert_pem.write_to_path(place / "authority.pem")
