@@ -17,12 +17,12 @@ from tests.rig import GUARD, REPOSITORY, ServerProcess, needs, running_server
 from tests.test_binds_served import passing
 from trio_amped import init
 
-pytestmark = needs("root", "unshare")
+pytestmark = needs("root", "unshare", "landlock")
 
 WAYS: Final = {
     "lane": (),
     "tasks": ("--no-fast-lane",),
-    "workers": ("--workers", "2", "--helpers", "process"),
+    "supervisor": ("--confine", "--helpers", "process", "--max-helpers", "2"),
 }
 EVERY_WAY: Final = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 BODY: Final = content(8 * MIB)
@@ -56,8 +56,8 @@ def root(tmp_path: Path) -> Path:
 @contextmanager
 def serving(root: Path, *options: str) -> Iterator[ServerProcess]:
     with running_server(*options, root=root, wrap=as_process_1) as server:
-        if "--workers" in options:
-            server.wait_for_log("2 workers serve")
+        if "--confine" in options:
+            server.wait_for_log("1 workers serve")
         yield server
         if server.process.poll() is None:  # the parent of process 1 is deaf to signals
             os.kill(process_1(server.process), signal.SIGTERM)
@@ -89,13 +89,11 @@ def test_a_second_signal_ends_it_at_once(root: Path) -> None:
 
 def test_orphans_are_reaped(root: Path) -> None:
     """Helpers whose worker is killed become children of process 1."""
-    with serving(root, *WAYS["workers"]) as server:
-        workers = children(the_server(server.process))
-        helpers = [pid for worker in workers for pid in children(worker)]
-        assert len(workers) == 2
+    with serving(root, *WAYS["supervisor"]) as server:
+        (worker,) = children(the_server(server.process))
+        helpers = children(worker)
         assert helpers
-        for worker in workers:
-            os.kill(worker, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
         eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in helpers))
         with Client(server) as client:
             assert client.get("/small").body == b"small"
@@ -104,7 +102,7 @@ def test_orphans_are_reaped(root: Path) -> None:
 def test_reload_and_access_log(root: Path, tmp_path: Path) -> None:
     """The other signals that the server understands are passed on."""
     log = tmp_path / "access.log"
-    with serving(root, *WAYS["workers"], "--access-log", str(log)) as server:
+    with serving(root, *WAYS["supervisor"], "--access-log", str(log)) as server:
         log.rename(tmp_path / "old")
         os.kill(process_1(server.process), signal.SIGUSR1)
         eventually(log.exists)

@@ -31,7 +31,7 @@ from tests.test_init import NAMESPACE, process_1
 
 FILE: Final = REPOSITORY / "examples/deploy/Containerfile"
 BODY: Final = content(8 * MIB)
-WAYS: Final = {"lane": (), "tasks": ("--no-fast-lane",), "workers": ("--workers", "2")}
+WAYS: Final[dict[str, tuple[str, ...]]] = {"lane": (), "tasks": ("--no-fast-lane",)}
 EVERY_WAY: Final = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
