@@ -122,9 +122,14 @@ class Acceptor:
                     self._epoll.unregister(fd)
 
     def stop(self) -> None:
-        """Accept no more: what comes next is for whoever shares the listeners."""
+        """Accept no more, and close the listeners: what comes next is for whoever shares them.
+
+        One that nobody shares must not go on taking connections that nobody accepts.
+        """
         self._pause()
         self._not_before = math.inf
+        for listener in self._listeners.values():
+            listener.close()
 
     def meet(self, sock: socket.socket) -> Whose:
         """Return whose a connection is that was accepted elsewhere, and is counted for nobody."""

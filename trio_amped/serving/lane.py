@@ -116,8 +116,6 @@ class Lane:
                     await self._take_turns()
         finally:
             self.stop_accepting()
-            for listener in listeners:
-                listener.close()
             for came in self._acceptor.end_prefaces():
                 self._hand_over(
                     Handover(*self._encrypted(came), came.deadline, None, None, came.whose)
