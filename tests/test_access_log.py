@@ -15,11 +15,12 @@ from typing import Final
 
 import pytest
 import trio
+import trio.testing
 
 from tests.real.support import eventually
 from tests.rig import GUARD
 from trio_amped import access_log
-from trio_amped.access_log import Place, Writer, has_moved, keeping, open_file, writing
+from trio_amped.access_log import Place, Writer, has_moved, keep, open_file, writing
 
 LOST: Final = "lines of the access log were lost"
 
@@ -415,23 +416,36 @@ async def until(check: Callable[[], bool]) -> None:
 async def test_a_keeper_opens_it_for_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log, "_LOOK", 0.001)
     told: list[int] = []
-    async with keeping(path, lambda: told.append(keeper.fd)) as keeper:
-        before = len(os.listdir("/proc/self/fd"))
-        first = keeper.fd
-        os.rename(path, f"{path}.1")
-        await until(lambda: bool(told))
-        assert told == [keeper.fd] != [first]
-        os.write(keeper.fd, b"a\n")
-        assert read(path) == b"a\n"
-        keeper.reopen()
-        await until(lambda: len(told) == 2)
-        await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    keeper = await keep(path, lambda: told.append(keeper.fd))
+    before = len(os.listdir("/proc/self/fd"))
+    first = keeper.fd
+    os.rename(path, f"{path}.1")
+    await until(lambda: bool(told))
+    assert told == [keeper.fd] != [first]
+    os.write(keeper.fd, b"a\n")
+    assert read(path) == b"a\n"
+    keeper.reopen()
+    await until(lambda: len(told) == 2)
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    keeper.end()
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before - 1)
+
+
+async def test_a_keeper_that_has_ended_tells_nobody(path: Path) -> None:
+    """Of a file that was opened anew at that moment, and closes both."""
+    told: list[int] = []
+    before = len(os.listdir("/proc/self/fd"))
+    keeper = await keep(path, lambda: told.append(keeper.fd))
+    keeper.reopen()
+    keeper.end()
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    await trio.testing.wait_all_tasks_blocked()
+    assert told == []
 
 
 async def test_a_keeper_says_what_it_cannot_open(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        async with keeping(tmp_path / "no/log", functools.partial(print)):
-            raise AssertionError("unreachable")
+        await keep(tmp_path / "no/log", functools.partial(print))
 
 
 async def test_a_descriptor_by_socket(path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.rig import GUARD
 from trio_amped import certificates, cli
 from trio_amped.certificates import CertificateError, Certificates
 from trio_amped.config import Config
+from trio_amped.reloading import explain
 from trio_amped.serving.server import Server
 from trio_amped.worker_process import Worker
 
@@ -467,4 +468,4 @@ def test_what_a_worker_finds_is_not_blamed_on_the_root() -> None:
     worker._hear(json.dumps({"unusable": [None, "the key k is encrypted", None]}).encode())
     assert worker.unusable is not None
     assert str(worker.unusable) == "the key k is encrypted"
-    assert cli._explain(Config(), worker.unusable) == "the key k is encrypted"
+    assert explain(Config(), worker.unusable) == "the key k is encrypted"

@@ -42,6 +42,7 @@ from tests.rig import (
     running_server,
 )
 from trio_amped import cli
+from trio_amped.alone import Alone
 from trio_amped.config import Config
 from trio_amped.settings.given import SETTINGS
 from trio_amped.settings.options import option_names
@@ -354,8 +355,8 @@ def test_an_option_is_a_setting(
 ) -> None:
     given: list[Config] = []
 
-    def run(program: object, config: Config, pair: object) -> int:
-        given.append(config)
+    def run(program: object, alone: Alone) -> int:
+        given.append(alone.fresh.config)
         return 7
 
     monkeypatch.setattr(trio, "run", run)
@@ -502,22 +503,22 @@ def test_a_log_whose_folder_is_the_workers(
     assert os.listdir(folder) == []
 
 
-@pytest.mark.parametrize("moment", ["_read", "_summary"])
+@pytest.mark.parametrize("moment", ["_settled", "_summary"])
 def test_the_signal_of_logrotate_ends_nothing(moment: str, root: Path) -> None:
     """Neither before the server listens to it nor after that."""
     program = f"""
 import os, signal, sys
-from trio_amped import cli
+from trio_amped import alone, cli
 
 def signalled(*arguments):
     os.kill(os.getpid(), signal.SIGUSR1)
     return original(*arguments)
 
-async def serve(self, task_status):
+async def serve(self, listeners, task_status):
     task_status.started()
 
 original, cli.{moment} = cli.{moment}, signalled
-cli.Server.serve = serve
+alone.Server.serve = serve
 sys.exit(cli.main(sys.argv[1:]))
 """
     argv = [sys.executable, "-c", program, "--root", str(root), "--port", "0"]
@@ -737,7 +738,7 @@ def refuses(port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_idle_connections_and_exits_0(root: Path, number: signal.Signals) -> None:
     with running_server(root=root) as server, Client(server) as fresh, Client(server) as used:
         assert used.get("/small").body == b"small"
@@ -749,7 +750,7 @@ def test_a_signal_ends_idle_connections_and_exits_0(root: Path, number: signal.S
 
 
 @pytest.mark.parametrize("helpers", HELPERS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_transfer_under_way_is_finished(root: Path, number: signal.Signals, helpers: str) -> None:
     evict(root / "big")
     with running_server("--helpers", helpers, root=root) as server:

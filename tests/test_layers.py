@@ -32,7 +32,17 @@ MAY_IMPORT: Final = {
     "deadlines": frozenset[str](),
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
-    "supervisor": LEAVES | {"access_log", "listening", "notify", "semantics", "worker_process"},
+    "supervisor": LEAVES
+    | {"generation", "listening", "logs", "notify", "rebinding", "reloading", "semantics"}
+    | {"terminal", "worker_process"},
+    "terminal": frozenset[str](),
+    "generation": frozenset({"access_log", "listening", "reloading", "settings"}),
+    "rebinding": frozenset({"binds", "listening"}),
+    "reloading": frozenset({"certificates", "config", "description", "listening", "semantics"}),
+    # The supervisor's twin: it serves by itself.
+    "alone": LEAVES
+    | {"listening", "logs", "notify", "privileges", "rebinding", "reloading", "serving"}
+    | {"supervisor", "terminal", "worker_process"},
     "access_log": frozenset[str](),
     "listening": frozenset({"binds", "semantics"}),
     "certificates": frozenset({"config", "semantics"}),

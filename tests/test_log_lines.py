@@ -24,6 +24,11 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "error: 'the access log cannot be written: %s; lines are lost', error.strerror",
         "error: '%d lines of the access log were lost', unwanted + unwritten",
     ),
+    "alone.py": (
+        "info: DRAINING, cause, self.fresh.config.drain_timeout",
+        "info: 'SIGHUP: the new settings hold'",
+        "warning: _TOO_MANY, GENERATIONS, timeout",
+    ),
     "asgi.py": (
         "info: 'serving %s', printable(os.fspath(site.root))",
         "exception: 'a bug: the disk is closed until the next request'",
@@ -34,10 +39,8 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "info: 'new connections get the new certificate in %s', printable(self._certificate)",
     ),
     "cli.py": (
-        "info: 'stopped; %s', _summary(server.stats)",
-        "warning: 'as root it can read every file; --user NAME serves as somebody else'",
+        "info: 'stopped; %s', _summary(alone.stats)",
         "info: 'stopped; %s%s', _summary(supervisor.stats), dead",
-        "info: DRAINING, signal.Signals(number).name, server.config.drain_timeout",
     ),
     "disk/carriers.py": (
         "exception: 'a disk helper thread failed'",
@@ -60,6 +63,13 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "info: '%s is another directory now', printable(self._path)",
     ),
     "disk/pool.py": ("error: '%s has ended %d disk helpers: given up', job.order, job.deaths",),
+    "privileges.py": (
+        "warning: 'as root it can read every file; --user NAME serves as somebody else'",
+    ),
+    "reloading.py": (
+        "warning: 'SIGHUP: only a restart can change %s', ', '.join(fixed)",
+        "error: 'SIGHUP: %s; the old settings stay', printable(why)",
+    ),
     "serving/acceptor.py": (
         "error: 'a listener cannot be watched: %s', error.strerror",
         "error: 'accepting a connection failed: %s', error.strerror",
@@ -110,7 +120,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "supervisor.py": (
         "info: '%d workers serve', count",
-        "info: DRAINING, signal.Signals(number).name, self._config.drain_timeout",
+        "info: DRAINING, signal.Signals(number).name, self._now.config.drain_timeout",
         "error: 'worker %d: %s', seat.number, end",
         "error: 'worker %d: %s', seat.number, end",
         "error: '%d workers in a row ended at once: given up', self._failures",
@@ -118,7 +128,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
         "info: 'SIGHUP: starting the workers anew, one by one'",
         "info: 'all workers are new'",
         "error: 'worker %d is not renewed: its successor does not serve', seat.number",
-        "warning: _TOO_MANY, seat.number, _GENERATIONS, timeout",
+        "warning: _TOO_MANY, seat.number, GENERATIONS, timeout",
     ),
     "worker.py": (
         "info: 'serving as %s, uid %d, gid %d', settings.user.name, os.getuid(), os.getgid()",

@@ -142,7 +142,7 @@ def test_the_life_of_a_supervisor(
         os.kill(server.pid, signal.SIGHUP)
         says = manager.hear()
         assert before <= int(says.pop("MONOTONIC_USEC")) <= time.monotonic_ns() // 1000
-        assert says == {"RELOADING": "1", "STATUS": "starting the workers anew"}
+        assert says == {"RELOADING": "1", "STATUS": "reading the settings anew"}
         assert manager.hear() == {"READY": "1", "STATUS": "2 workers serve, all new"}
         root.rename(root.with_name("elsewhere"))
         os.kill(server.pid, signal.SIGHUP)

@@ -13,7 +13,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_amped import supervisor as module
-from trio_amped.config import Config
+from trio_amped.config import Config, Process
+from trio_amped.reloading import Fresh
+from trio_amped.settings.effective import packed
 from trio_amped.stats import Stats
 from trio_amped.supervisor import Supervisor
 from trio_amped.worker_process import DRAIN, RETIRE, STOP
@@ -21,6 +23,7 @@ from trio_amped.worker_process import DRAIN, RETIRE, STOP
 DRAINING: Final = 7.0
 RETIRING: Final = 70.0
 CONFIG: Final = Config(port=0, drain_timeout=DRAINING, retire_timeout=RETIRING)
+FRESH: Final = Fresh(CONFIG, Process(), None)
 LASTING: Final = 10.0
 
 
@@ -35,6 +38,8 @@ class Puppet:
     def __init__(self) -> None:
         self.all.append(self)
         self.name = ""
+        self.options: list[str] = []
+        self.log: int | None = None
         self.is_serving = False
         self.is_settled = trio.Event()
         self.has_process = False
@@ -59,7 +64,7 @@ class Puppet:
     ) -> str:
         self.name, self.listeners = name, listeners
         self.started_at = trio.current_time()
-        assert (options, access_log) == (["--these"], None)
+        self.options, self.log = options, access_log
         try:
             if self.cannot_start:
                 self._end.set()
@@ -93,8 +98,13 @@ class Stage:
     """A supervisor at work."""
 
     def __init__(self, workers: int) -> None:
-        self.supervisor = Supervisor(CONFIG, workers, ["--these"])
+        self.fresh = FRESH  # what is read at the next reload
+        self.supervisor = Supervisor(FRESH, workers, self.read_again)
         self.status: int | None = None
+
+    async def read_again(self) -> Fresh:
+        await trio.lowlevel.checkpoint()
+        return self.fresh
 
     @property
     def alive(self) -> list[Puppet]:
@@ -376,6 +386,85 @@ async def test_a_restart_is_faster_than_the_time_until_the_next_one(
         assert len(Puppet.all) == died + 2
         assert [each.is_alive for each in Puppet.all[-2:]] == [True, True]
         await stage.end()
+
+
+# ---------------------------------------------------------------- new settings
+
+
+def fresh(**settings: Any) -> Fresh:
+    return Fresh(Config(port=0, **settings), Process(), None)
+
+
+async def test_new_settings_are_for_all_that_start_from_then_on(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an old one is told is by its own."""
+    async with supervised(2) as stage:
+        stage.fresh = fresh(drain_timeout=1, retire_timeout=2)
+        await stage.signal(signal.SIGHUP)
+        await trio.sleep(2.5)
+        old, new = Puppet.all[:2], Puppet.all[2:]
+        assert [each.told[0][:2] for each in old] == [(RETIRE, RETIRING)] * 2
+        assert all(each.options == [packed(*stage.fresh[:2])] for each in new)
+        new[0].end()
+        await trio.sleep(10)
+        assert Puppet.all[4].options == new[0].options
+        await stage.signal(signal.SIGTERM)
+        drained = [each.told[-1][:2] for each in stage.alive]
+        assert drained == [(DRAIN, DRAINING)] * 2 + [(DRAIN, 1)] * 2
+        for puppet in stage.alive:
+            puppet.end(requests=0)
+    assert "SIGTERM: finishing what is being sent, at most 1 s; once more stops at once" in (
+        messages(caplog, logging.INFO)
+    )
+
+
+async def test_until_the_first_successor_serves_the_old_settings_hold(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For those that take the place of one that dies meanwhile; and after that, if it does not."""
+    async with supervised(2) as stage:
+        before = Puppet.all[0].options
+        monkeypatch.setattr(Puppet, "starting", 30.0)
+        stage.fresh = fresh(drain_timeout=1)
+        await stage.signal(signal.SIGHUP)
+        monkeypatch.setattr(Puppet, "starting", 1.0)
+        assert Puppet.all[2].options != before
+        Puppet.all[1].end()
+        await trio.sleep(10)
+        assert Puppet.all[3].options == before
+        Puppet.all[2].unusable = OSError(2, "No such file or directory", "/missing")
+        Puppet.all[2].end(requests=0)
+        await trio.sleep(10)
+        assert all(each.told == [] for each in Puppet.all)
+        Puppet.all[0].end()
+        await trio.sleep(10)
+        assert Puppet.all[4].options == before
+        await stage.end()
+
+
+async def test_settings_that_cannot_be_read_start_nobody(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with supervised(2) as stage:
+        before = list(Puppet.all)
+
+        async def refuse() -> Fresh:
+            await trio.lowlevel.checkpoint()
+            raise ValueError("a.toml, line 1: no")
+
+        stage.supervisor._read_again = refuse
+        await stage.signal(signal.SIGHUP)
+        stage.supervisor._read_again = trio.sleep_forever
+        await stage.signal(signal.SIGHUP)
+        await trio.sleep(61)
+        assert Puppet.all == before
+        await stage.signal(signal.SIGHUP)  # nobody waits for this one
+        await stage.end()
+    assert messages(caplog, logging.ERROR) == [
+        "SIGHUP: a.toml, line 1: no; the old settings stay",
+        "SIGHUP: the new settings could not be used within 60 s; the old settings stay",
+    ]
 
 
 # ---------------------------------------------------------------- workers that die

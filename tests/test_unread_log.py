@@ -1,13 +1,15 @@
 """Servers whose stderr nobody reads, from its first line on: they serve, and they end."""
 
+import fcntl
 import os
 import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -72,8 +74,10 @@ def stopped_terminal() -> Iterator[int]:
 
 
 @contextmanager
-def running(unread: Unread, *options: str, root: Path) -> Iterator[Process]:
-    """A server that has this stderr, in a process group of its own."""
+def running(
+    unread: Unread, *options: str, root: Path, start: Callable[[], object] | None = None
+) -> Iterator[Process]:
+    """A server that has this stderr, in a session of its own; `start` is called in its process."""
     argv = [sys.executable, "-m", "trio_amped", "--host", "127.0.0.1", "--port", "0"]
     with unread() as stderr:
         process = subprocess.Popen(
@@ -82,6 +86,7 @@ def running(unread: Unread, *options: str, root: Path) -> Iterator[Process]:
             stderr=stderr,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             start_new_session=True,
+            preexec_fn=start,
         )
         try:
             yield process
@@ -145,10 +150,24 @@ def test_so_it_does_at_the_second_signal(options: Sequence[str], root: Path) -> 
             assert len(client.take(8 * MIB)) < 8 * MIB
 
 
-def test_so_it_does_when_its_terminal_goes_away(root: Path) -> None:
-    with running(stopped_terminal, root=root) as process:
-        port_of(process)
-        process.send_signal(signal.SIGHUP)
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_so_it_does_when_its_terminal_goes_away(options: Sequence[str], root: Path) -> None:
+    """By the same signal that asks for new settings where there is a terminal, or never was."""
+    ours, theirs = pty.openpty()
+    os.write(ours, b"\x13")
+    with running(
+        lambda: nullcontext(theirs),
+        *options,
+        root=root,
+        start=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+    ) as process:
+        port = port_of(process)
+        for _ in range(2):
+            with Client(port) as client:
+                assert client.get("/small").body == b"small"
+            process.send_signal(signal.SIGHUP)
+        os.close(theirs)
+        os.close(ours)
         assert process.wait(GUARD) == 0
 
 

@@ -260,13 +260,14 @@ async def writing(place: Place) -> AsyncIterator[Writer]:
 
 
 class Keeper:
-    """Keeps a log open for processes that may not open it themselves; see `keeping`."""
+    """Keeps a log open for processes that may not open it themselves; see `keep`."""
 
     def __init__(self, path: str | os.PathLike[str], on_new: Callable[[], object]) -> None:
         self.fd = -1
         """The descriptor to write to, until `on_new` is called."""
         self._file = _LogFile(path)
         self._on_new = on_new
+        self._has_ended = False
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
     def reopen(self) -> None:
@@ -274,11 +275,14 @@ class Keeper:
         self._orders.put(self._reopen)
 
     def end(self) -> None:
-        """Have the thread end."""
+        """Have the thread close the file, and end: nobody uses the descriptor any more."""
+        self._has_ended = True
         self._orders.put(None)
 
     def _adopt(self, new: int) -> None:
         """On the event loop: nobody there uses the old descriptor from now on."""
+        if self._has_ended:
+            return
         old, self.fd = self.fd, new
         self._on_new()
         self._orders.put(lambda: os.close(old))
@@ -300,6 +304,8 @@ class Keeper:
                 self._hand_over(self._file.look())
             else:
                 if order is None:
+                    for fd in {self.fd, self._file.fd}:  # the loop may not have the new one yet
+                        os.close(fd)
                     return
                 order()
 
@@ -311,20 +317,19 @@ class Keeper:
             self._soon(self._adopt, self._file.fd)
 
 
-@contextlib.asynccontextmanager
-async def keeping(
-    path: str | os.PathLike[str], on_new: Callable[[], object]
-) -> AsyncIterator[Keeper]:
+async def keep(path: str | os.PathLike[str], on_new: Callable[[], object]) -> Keeper:
     """Open a log, and anew when it is renamed: then `on_new` is called, on the event loop.
 
-    Entering is a checkpoint. Raises OSError, also (EAGAIN) where no thread can start.
+    `end` is to be called on what is returned. A checkpoint. Raises OSError, also (EAGAIN) where no
+    thread can start.
     """
     keeper = Keeper(path, on_new)
     try:
         await _begun(keeper.begin, keeper.run)
-        yield keeper
-    finally:
+    except BaseException:
         keeper.end()
+        raise
+    return keeper
 
 
 async def _begun(

@@ -1,6 +1,5 @@
-"""The command line: options to settings, signals to drain, errors to one line and exit 2."""
+"""The command line: options to settings, and errors to one line and exit 2."""
 
-import errno
 import gc
 import logging
 import os
@@ -14,22 +13,20 @@ import trio
 
 from . import __version__, certificates, logs
 from .access_log import STDOUT
-from .certificates import Certificates
+from .alone import Alone
 from .checking import look, oddities, oddities_of_start
 from .config import ROOTS, Config, LogShape, Process
 from .init import leave_process_1
-from .listening import CannotListen
-from .notify import READY, STOPPING, ServiceManager
 from .privileges import User, become, check_confinement, check_log, check_user, find_user
+from .reloading import Fresh, Reader, explain
 from .semantics.printable import printable
-from .serving.server import Server
-from .settings.effective import Effective, effective, packed
+from .settings.effective import Effective, effective
 from .settings.environment import VARIABLES
-from .settings.given import renamed
+from .settings.given import Given, renamed
 from .settings.options import UNUSABLE, Parser
 from .settings.toml import as_toml
 from .stats import Stats
-from .supervisor import DRAINING, Supervisor, usable_processors
+from .supervisor import Supervisor, usable_processors
 from .worker_process import REOPEN
 
 log = logging.getLogger("trio_amped")
@@ -71,20 +68,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options and not any(each in VARIABLES for each in os.environ):
         parser.end_with_usage()
     command = options.pop(0) if options[:1] and options[0] in COMMANDS else ""
-    found, user = _read(parser, options, os.environ)
+    given = parser.read(options)
+    try:
+        found, user = _settled(given, os.environ)
+    except ValueError as error:
+        parser.error(str(error))
     if command == "config":
         return _show(found)
     settings = Settings(found.config, found.process, user)
     shape = "text" if command else found.process.log_format
     try:
-        _check_rights(settings)
-        pair = certificates.load(settings.config)  # with the rights that a supervisor has
+        fresh = _checked(settings)
     except (ValueError, certificates.CertificateError) as error:
         return fail(str(error), shape)
     try:
-        return _check(settings) if command == "check" else _serve(settings, pair)
+        return _check(settings) if command == "check" else _serve(settings, fresh, given)
     except OSError as error:  # said out of the event loop: who does not read it can still end us
-        return fail(_explain(settings.config, error), shape)
+        return fail(explain(settings.config, error), shape)
 
 
 def _show(found: Effective) -> int:
@@ -120,15 +120,30 @@ def _say(text: str, status: int = 0) -> int:
     return status
 
 
-def _serve(settings: Settings, pair: Certificates | None) -> int:
+def _serve(settings: Settings, fresh: Fresh, given: Mapping[str, Given]) -> int:
     """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
+
+    def read() -> Fresh:
+        found, user = _settled(given, os.environ)
+        return _checked(Settings(found.config, found.process, user))
+
     _allow_descriptors()
     collect_rarely()
     with logs.to_stderr(settings.process.log_level, settings.process.log_format):
+        read_again = Reader(read, settings.process)
         if settings.is_supervised:
-            text = packed(settings.config, settings.process)
-            return trio.run(_run_workers, Supervisor(settings.config, settings.workers, [text]))
-        return trio.run(_run, settings.config, pair)
+            return trio.run(_run_workers, Supervisor(fresh, settings.workers, read_again))
+        return trio.run(_run, Alone(fresh, read_again))
+
+
+def _checked(settings: Settings) -> Fresh:
+    """Check what can be checked before anything is opened. Waits for the disk.
+
+    Raises ValueError, CertificateError.
+    """
+    _check_rights(settings)
+    pair = certificates.load(settings.config)  # with the rights that a supervisor has
+    return Fresh(settings.config, settings.process, pair)
 
 
 def _check_rights(settings: Settings) -> None:
@@ -152,22 +167,26 @@ def fail(why: str, shape: LogShape = "text") -> int:
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
     """The settings; exits with one line on stderr if they cannot be."""
-    found, user = _read(Parser(__version__), arguments, environment or {})
+    parser = Parser(__version__)
+    try:
+        found, user = _settled(parser.read(arguments), environment or {})
+    except ValueError as error:
+        parser.error(str(error))
     return Settings(found.config, found.process, user)
 
 
-def _read(
-    parser: Parser, arguments: Sequence[str], environment: Mapping[str, str]
+def _settled(
+    given: Mapping[str, Given], environment: Mapping[str, str]
 ) -> tuple[Effective, User | None]:
-    options = parser.read(arguments)
-    try:
-        found = effective(options, environment)
-    except ValueError as error:
-        parser.error(str(error))
+    """Return the settings that hold, and the user of the workers. Reads the file, and waits for it.
+
+    Raises ValueError, with a sentence for the user.
+    """
+    found = effective(given, environment)
     try:
         return found, look_up(found.process)
     except ValueError as error:
-        parser.error(str(renamed(error, found.given)))
+        raise renamed(error, found.given) from None
 
 
 def look_up(process: Process) -> User | None:
@@ -200,33 +219,11 @@ def collect_rarely() -> None:
     gc.set_threshold(young, middle, _FULL_COLLECTION)
 
 
-async def _run(config: Config, pair: Certificates | None) -> int:
+async def _run(alone: Alone) -> int:
     """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
-    server, manager = Server(config), ServiceManager.of_this_process()
-    server.certificates = pair
-    unusable: OSError | None = None
-    async with trio.open_nursery() as around:
-        await around.start(_stop_on_signals, server, manager, around.cancel_scope)
-        around.start_soon(manager.feed)
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(server.serve)
-            except OSError as error:
-                unusable = error
-            else:
-                warn_of_root()
-                manager.tell(READY, "serving")
-        around.cancel_scope.cancel()
-    if unusable:
-        raise unusable
-    log.info("stopped; %s", _summary(server.stats))
-    return 0
-
-
-def warn_of_root() -> None:
-    """Say whose rights a server has that is root, and how to have others."""
-    if os.geteuid() == 0:
-        log.warning("as root it can read every file; --user NAME serves as somebody else")
+    status = await alone.run()
+    log.info("stopped; %s", _summary(alone.stats))
+    return status
 
 
 async def _run_workers(supervisor: Supervisor) -> int:
@@ -237,47 +234,8 @@ async def _run_workers(supervisor: Supervisor) -> int:
     return status
 
 
-async def _stop_on_signals(
-    server: Server,
-    manager: ServiceManager,
-    everything: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    numbers = {signal.SIGINT, signal.SIGTERM, REOPEN}
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1): a terminal may go away
-        numbers.add(signal.SIGHUP)
-    with trio.open_signal_receiver(*numbers) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == REOPEN:
-                server.reopen_access_log()
-                continue
-            log.info(DRAINING, signal.Signals(number).name, server.config.drain_timeout)
-            manager.tell(STOPPING, "finishing what is being sent")
-            server.drain()
-            break
-        async for number in signals:
-            if number not in (signal.SIGHUP, REOPEN):  # a terminal that goes away may send another
-                everything.cancel()
-
-
 def _summary(stats: Stats) -> str:
     return (
         f"{stats.requests} requests, {stats.bytes_sent} bytes, {stats.resident} resident "
         f"windows, {stats.misses} misses, {stats.jobs} jobs for helpers"
     )
-
-
-def _explain(config: Config, error: OSError) -> str:
-    """What is wrong, and how to mend it."""
-    if isinstance(error, CannotListen) or error.errno is None:  # a sentence, and not the kernel's
-        return str(error)
-    root, place = os.fspath(config.root), config.access_log
-    if place is not None and error.filename == place:
-        return f"cannot write the access log {place}: {error.strerror}; see --access-log"
-    if error.errno == errno.EAGAIN:
-        return f"cannot serve {root}: {error.strerror}; allow more processes, see ulimit -u"
-    if config.sites and error.filename is not None:  # of which site it is, only the error says
-        return f"cannot serve {os.fsdecode(error.filename)}: {error.strerror}; see its [[site]]"
-    return f"cannot serve {root}: {error.strerror}; give a readable folder with --root"

@@ -470,7 +470,7 @@ class Process:
         1,
         "processes that serve, each with helpers, limits and caches of its own; auto: one for each "
         "processor; more than one, or one with --user or --confine, are replaced, one by one, on "
-        "SIGHUP",
+        "SIGHUP, by which a single process reloads in place",
         metavar="N|auto",
         least=1,
         most=1024,

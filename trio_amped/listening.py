@@ -96,12 +96,17 @@ async def open_binds(binds: Sequence[Bind]) -> list[Opened]:
     with contextlib.ExitStack() as undo:
         opened: list[Opened] = []
         for number, bind in enumerate(binds):
-            with _blamed(bind):
-                new = await _open(number, bind, passed.get(number, ()))
+            new = await open_bind(number, bind, passed.get(number, ()))
             undo.callback(close_all, new)
             opened += new
         undo.pop_all()
     return opened
+
+
+async def open_bind(number: int, bind: Bind, passed: Sequence[int] = ()) -> list[Opened]:
+    """Listen at one bind, or at the descriptors that were `passed` for it. Raises CannotListen."""
+    with _blamed(bind):
+        return await _open(number, bind, passed)
 
 
 def close_all(opened: Sequence[Opened]) -> None:

@@ -136,12 +136,17 @@ def to_stderr(level: str, shape: LogShape = "text") -> Iterator[Callable[[int], 
     handler.start()
     root = logging.getLogger()
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    set_level(level)
     try:
         yield begin_with
     finally:
         root.removeHandler(handler)
         handler.finish()
+
+
+def set_level(level: str) -> None:
+    """Say so much from now on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def _write(text: str, patience: float | None = None) -> bool:

@@ -50,9 +50,9 @@ class ServiceManager:
             log.warning("the service manager cannot be told %s: %s", state, error.strerror)
 
     def tell_reloading(self) -> None:
-        """Tell that a restart begins now; READY=1 is to follow (Type=notify-reload)."""
+        """Tell that a reload begins now; READY=1 is to follow (Type=notify-reload)."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self.tell(f"RELOADING=1\nMONOTONIC_USEC={now}", "starting the workers anew")
+        self.tell(f"RELOADING=1\nMONOTONIC_USEC={now}", "reading the settings anew")
 
     async def feed(self) -> None:
         """Keep the watchdog quiet, twice in its time, for as long as the event loop runs."""

@@ -6,6 +6,7 @@ folders that it serves (landlock(7)). Nothing here waits for the disk, but to op
 
 import ctypes
 import grp
+import logging
 import os
 import pwd
 import stat
@@ -15,6 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+log = logging.getLogger("trio_amped")
 
 # include/uapi/linux/prctl.h and capability.h
 _PR_SET_DUMPABLE: Final = 4
@@ -139,6 +142,12 @@ import os, sys
 prefix, place = sys.argv[1:]
 sys.exit(sys.base_prefix != prefix or not os.access(place, os.R_OK | os.X_OK))
 """
+
+
+def warn_of_root() -> None:
+    """Say whose rights a server has that is root, and how to have others."""
+    if os.geteuid() == 0:
+        log.warning("as root it can read every file; --user NAME serves as somebody else")
 
 
 def check_log(user: User, path: str | os.PathLike[str]) -> None:

@@ -8,17 +8,22 @@ import logging
 import math
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from .access_log import STDOUT, Keeper, keeping
+from . import logs
 from .config import Config
-from .listening import Opened, beside, close_all, open_binds
+from .generation import Generation
+from .listening import Opened, close_all, open_binds
 from .notify import READY, STOPPING, ServiceManager
+from .rebinding import beyond, rebind, spread_over
+from .reloading import GENERATIONS, NOT_USED, PATIENCE, Fresh, ReadAgain, explain, tell_refusal
 from .semantics.printable import printable
 from .stats import Stats
+from .terminal import Terminal
 from .worker_process import DRAIN, REOPEN, RETIRE, SIGNALS, STOP, Worker
 
 log = logging.getLogger("trio_amped")
@@ -31,16 +36,13 @@ _TOO_MANY: Final = (
 _FAILURES: Final = 5  # for each worker, while none lasts; then we give up
 _FIRST_DELAY: Final = 0.1  # seconds before a worker is replaced; doubled with each failure in a row
 _LAST_DELAY: Final = 5.0
-_GENERATIONS: Final = 4  # of workers that retire at a time
 
 
 class Seat:
-    """The place of a worker. Its listeners stay open while workers come and go: a connection that
-    waits to be accepted belongs to a listener, and is lost with the last who has it open."""
+    """The place of a worker, from 1 on."""
 
-    def __init__(self, number: int, listeners: list[Opened]) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.listeners = listeners
         self.worker: Worker | None = None
         self.retiring: list[Worker] = []  # the oldest one first
         self.delay = _FIRST_DELAY  # seconds before the next one that dies is replaced
@@ -50,46 +52,44 @@ class Seat:
 class Supervisor:
     """Serves by several workers; `stats` is the sum of their counters when they have ended."""
 
-    def __init__(self, config: Config, workers: int, options: list[str]) -> None:
-        """`options` is what the workers get on their command line: the same settings."""
+    def __init__(self, fresh: Fresh, workers: int, read_again: ReadAgain) -> None:
         self.stats = Stats()
         self.uncounted = 0  # workers that did not live to send their counters
-        self._config = config
-        self._size = workers
-        self._options = options
+        self._fresh = fresh
+        self._read_again = read_again
         self._manager = ServiceManager.of_this_process()
-        self._seats: list[Seat] = []
-        self._workers: set[Worker] = set()  # all that have not ended
+        self._terminal = Terminal()
+        self._seats = [Seat(number) for number in range(1, workers + 1)]
+        self._workers: dict[Worker, Generation] = {}  # all that have not ended
         self._failures = 0  # while no worker has lasted
         self._has_served = trio.Event()
         self._restarting = trio.Lock()  # held by whoever starts all workers
         self._ending = trio.Event()
+        self._reading = trio.CancelScope()  # of the settings, which has no use at the end
         self._unusable: OSError | None = None
-        self._log: Keeper | None = None  # of the access log
         self._status = 0
 
     async def run(self) -> int:
         """Serve until a signal ends it; the exit status. Raises OSError like Server.serve."""
-        async with contextlib.AsyncExitStack() as stack:
-            await self._open_log(stack)
-            listeners = await listen(self._config, self._size)
-            self._seats = [Seat(number, each) for number, each in enumerate(listeners, 1)]
+        with contextlib.ExitStack() as stack:
+            sets = await listen(self._fresh.config, len(self._seats))
+            for each in sets:
+                stack.callback(close_all, each)
+            self._now = await self._generation(self._fresh, sets)
+            stack.callback(lambda: self._now.close())
             return await self._run()
 
-    async def _open_log(self, stack: contextlib.AsyncExitStack) -> None:
-        """Open the access log for the workers, if it is a file. Raises OSError."""
-        place = self._config.access_log
-        if place is not None and place != STDOUT:
-            self._log = await stack.enter_async_context(keeping(place, self._tell_log))
+    async def _generation(self, fresh: Fresh, sets: list[list[Opened]]) -> Generation:
+        """Return what workers with these settings are started with. Raises OSError: no log."""
+        generation = Generation(fresh, sets)
+        await generation.open_log(lambda: self._tell_log(generation))
+        return generation
 
-    def _tell_log(self) -> None:
-        assert self._log is not None
-        for worker in self._workers:
-            worker.tell_log(self._log_descriptor)
-
-    def _log_descriptor(self) -> int:
-        assert self._log is not None
-        return self._log.fd
+    def _tell_log(self, generation: Generation) -> None:
+        """Tell workers that their access log has another descriptor."""
+        for worker, of_worker in self._workers.items():
+            if of_worker is generation:
+                worker.tell_log(generation.descriptor)
 
     async def _run(self) -> int:
         async with trio.open_nursery() as around:
@@ -121,13 +121,13 @@ class Supervisor:
             task_status.started()
             async for number in signals:
                 if number == REOPEN:
-                    if self._log is not None:
-                        self._log.reopen()
+                    for generation in {self._now, *self._workers.values()}:
+                        generation.reopen_log()
                 elif self._ending.is_set():
                     if number != signal.SIGHUP:
-                        self._tell_all(STOP, 0)
-                elif number != signal.SIGHUP:
-                    log.info(DRAINING, signal.Signals(number).name, self._config.drain_timeout)
+                        self._tell_all(STOP, lambda config: 0)
+                elif number != signal.SIGHUP or self._terminal.has_gone:
+                    log.info(DRAINING, signal.Signals(number).name, self._now.config.drain_timeout)
                     self._end()
                 elif not self._restarting.statistics().tasks_waiting:
                     self._nursery.start_soon(self._restart)
@@ -138,18 +138,21 @@ class Supervisor:
         self._ending.set()
         self._manager.tell(STOPPING, "finishing what is being sent")
         self._has_served.set()
-        for seat in self._seats:
-            close_all(seat.listeners)
-        self._tell_all(DRAIN, self._config.drain_timeout)
+        self._reading.cancel()
+        self._now.close_listeners()
+        self._tell_all(DRAIN, lambda config: config.drain_timeout)
 
-    def _tell_all(self, order: bytes, seconds: float) -> None:
-        for worker in self._workers:
-            worker.tell(order, seconds)
+    def _tell_all(self, order: bytes, seconds: Callable[[Config], float]) -> None:
+        for worker, generation in self._workers.items():
+            worker.tell(order, seconds(generation.config))
 
-    def _start(self, seat: Seat, announces: bool = False) -> Worker:
-        """A worker; only one that `announces` says at its start where and how it serves."""
+    def _start(
+        self, seat: Seat, generation: Generation | None = None, announces: bool = False
+    ) -> Worker:
+        """A worker, of the present generation if none is given; only one that `announces` says at
+        its start where and how it serves."""
         worker = Worker()
-        self._workers.add(worker)
+        self._workers[worker] = generation or self._now
         announces = announces or not self._has_served.is_set()
         self._nursery.start_soon(self._look_after, worker, seat, announces)
         self._nursery.start_soon(self._note_that_it_serves, worker)
@@ -163,18 +166,19 @@ class Supervisor:
     async def _look_after(self, worker: Worker, seat: Seat, announces: bool) -> None:
         """All the life of a worker."""
         if self._ending.is_set():  # since it was to be started
-            self._workers.remove(worker)
+            self._forget(worker)
             worker.is_settled.set()
             return
+        generation = self._workers[worker]
         manner = "announce" if announces else "quiet"
-        name = ",".join([str(seat.number), manner, *(str(each.number) for each in seat.listeners)])
+        opened = generation.sets[seat.number - 1]
+        name = ",".join([str(seat.number), manner, *(str(each.number) for each in opened)])
         try:
-            listeners = [each.sock for each in seat.listeners]
-            log_fd = self._log.fd if self._log else None
-            end = await worker.run(name, listeners, self._options, log_fd)
+            listeners = [each.sock for each in opened]
+            end = await worker.run(name, listeners, generation.options, generation.log_fd)
         except (OSError, MemoryError) as error:
             end = f"cannot be started: {error or 'out of memory'}"
-        self._workers.remove(worker)
+        self._forget(worker)
         if worker in seat.retiring:
             seat.retiring.remove(worker)
         self._note_counters(worker)
@@ -183,11 +187,18 @@ class Supervisor:
             self._end()
             return
         if worker.unusable:
-            end = f"cannot serve: {printable(str(worker.unusable))}"
+            end = printable(explain(generation.config, worker.unusable))
         if worker is seat.worker and not self._ending.is_set():
             await self._replace(worker, seat, end)
         elif worker.unusable or worker.counters is None:
             log.error("worker %d: %s", seat.number, end)
+
+    def _forget(self, worker: Worker) -> None:
+        """A worker is no more, and nobody writes the access log of an older generation than ours
+        when the last one of it has ended."""
+        generation = self._workers.pop(worker)
+        if generation is not self._now and generation not in self._workers.values():
+            generation.close_log()
 
     def _note_counters(self, worker: Worker) -> None:
         if worker.counters is None:
@@ -226,25 +237,48 @@ class Supervisor:
         async with self._restarting:
             if self._ending.is_set():
                 return
-            log.info("SIGHUP: starting the workers anew, one by one")
             self._manager.tell_reloading()
-            status = await self._renew_all()
+            self._reading = trio.CancelScope()
+            generation = await self._read_generation()
+            status = NOT_USED if generation is None else await self._renew_all(generation)
             if not self._ending.is_set():
                 self._manager.tell(READY, status)
 
-    async def _renew_all(self) -> str:
+    async def _read_generation(self) -> Generation | None:
+        """Read the settings again, and open what they want that is not open; None: the log says why
+        they cannot be used."""
+        config: Config | None = None
+        try:
+            with self._reading, trio.fail_after(PATIENCE), contextlib.ExitStack() as undo:
+                fresh = await self._read_again()
+                config = fresh.config
+                sets = await rebind(self._now.sets, config.binds)
+                undo.callback(close_all, beyond(sets, self._now.sets))
+                generation = await self._generation(fresh, sets)
+                undo.pop_all()
+                return generation
+        except (ValueError, OSError, trio.TooSlowError) as error:
+            tell_refusal(error, config)
+        return None
+
+    async def _renew_all(self, generation: Generation) -> str:
         """Return how it went; where a successor does not serve, it ends there."""
+        log.info("SIGHUP: starting the workers anew, one by one")
         for seat in self._seats:
-            if not await self._renew(seat):
+            if not await self._renew(seat, generation):
+                if generation is not self._now:
+                    close_all(beyond(generation.sets, self._now.sets))
+                    generation.close_log()
                 return f"worker {seat.number} could not be renewed; the old ones serve"
         log.info("all workers are new")
         return f"{len(self._seats)} workers serve, all new"
 
-    async def _renew(self, seat: Seat) -> bool:
+    async def _renew(self, seat: Seat, generation: Generation) -> bool:
         async with seat.renewing:
-            new = self._start(seat, announces=seat is self._seats[0])
+            new = self._start(seat, generation, announces=seat is self._seats[0])
             await new.is_settled.wait()
             if new.is_serving and new in self._workers and not self._ending.is_set():
+                self._adopt(generation)
                 old, seat.worker = seat.worker, new
                 if old in self._workers:
                     self._retire(old, seat)
@@ -252,14 +286,23 @@ class Supervisor:
                 log.error("worker %d is not renewed: its successor does not serve", seat.number)
         return new is seat.worker
 
+    def _adopt(self, generation: Generation) -> None:
+        """All workers that are started from now on are of this generation, whose first serves."""
+        before, self._now = self._now, generation
+        close_all(beyond(before.sets, generation.sets))
+        if before not in self._workers.values():
+            before.close_log()
+        logs.set_level(generation.log_level)
+
     def _retire(self, worker: Worker, seat: Seat) -> None:
         """Have a worker serve its clients to their end; and the oldest of too many end now."""
-        worker.tell(RETIRE, self._config.retire_timeout)
+        worker.tell(RETIRE, self._workers[worker].config.retire_timeout)
         seat.retiring.append(worker)
-        if len(seat.retiring) > _GENERATIONS:
-            timeout = self._config.drain_timeout
-            log.warning(_TOO_MANY, seat.number, _GENERATIONS, timeout)
-            seat.retiring.pop(0).tell(DRAIN, timeout)
+        if len(seat.retiring) > GENERATIONS:
+            oldest = seat.retiring.pop(0)
+            timeout = self._workers[oldest].config.drain_timeout
+            log.warning(_TOO_MANY, seat.number, GENERATIONS, timeout)
+            oldest.tell(DRAIN, timeout)
 
 
 async def listen(config: Config, count: int) -> list[list[Opened]]:
@@ -268,9 +311,9 @@ async def listen(config: Config, count: int) -> list[list[Opened]]:
     Raises CannotListen, OSError.
     """
     first = await open_binds(config.binds)
-    listeners = [first]
+    listeners: list[list[Opened]] = []
     try:
-        listeners += ([beside(each) for each in first] for _ in range(count - 1))
+        listeners += spread_over(count, first)
     except OSError:  # no more descriptors: the file of a UNIX socket must not stay
         for each in listeners:
             close_all(each)

@@ -21,7 +21,7 @@ from . import certificates, cli, logs
 from .certificates import Certificates
 from .config import ROOTS, Config
 from .listening import listener_of
-from .privileges import become, confine, landlock_version
+from .privileges import become, confine, landlock_version, warn_of_root
 from .serving.server import Server
 from .settings.effective import unpacked
 from .worker_process import BEAT, LARGEST, LOG, RETIRE, SIGNALS, STACKS, STOP
@@ -87,7 +87,7 @@ def _give_up_rights(settings: cli.Settings) -> None:
 
 def _tell_rights(settings: cli.Settings, pair: Certificates | None) -> None:
     """Say whose rights a worker has, and what it can open."""
-    cli.warn_of_root()
+    warn_of_root()
     if settings.user is not None:
         log.info("serving as %s, uid %d, gid %d", settings.user.name, os.getuid(), os.getgid())
     if settings.process.confine:
