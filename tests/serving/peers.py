@@ -75,6 +75,19 @@ def of_the_way(config: Config | None) -> Config:
     return dataclasses.replace(config or Config(), fast_lane=Ways.name != "plain")
 
 
+class Rounds(trio.abc.Instrument):
+    """How many requests were answered in each round of the event loop."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+        self._before = 0
+        self.answered: list[int] = []
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.answered.append(self._stats.requests - self._before)
+        self._before = self._stats.requests
+
+
 class Client:
     """The client's end of a stream."""
 

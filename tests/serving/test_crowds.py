@@ -14,7 +14,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.serving.cases import get
 from tests.serving.client import parse
-from tests.serving.peers import Client, fileno
+from tests.serving.peers import Client, Rounds, fileno
 from trio_amped.config import Config
 from trio_amped.serving import lane as lane_module
 from trio_amped.serving import server as serving_module
@@ -123,19 +123,6 @@ async def hall(settings: dict[str, Any], **more: Any) -> AsyncIterator[Hall]:
                 await trio.aclose_forcefully(client.stream)
         nursery.cancel_scope.cancel()
     assert place.stats.connections_open == place.disk.open_files == 0
-
-
-class Rounds(trio.abc.Instrument):
-    """How many requests were answered in each round of the event loop."""
-
-    def __init__(self, stats: Stats) -> None:
-        self._stats = stats
-        self._before = 0
-        self.answered: list[int] = []
-
-    def before_io_wait(self, timeout: float) -> None:
-        self.answered.append(self._stats.requests - self._before)
-        self._before = self._stats.requests
 
 
 HOT: Final = get("/0")

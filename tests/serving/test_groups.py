@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.serving.cases import FILES, LARGE, get
 from tests.serving.client import Answer, parse
-from tests.serving.peers import Client, Laned, fileno, has_received, on_the_lane
+from tests.serving.peers import Client, Laned, Rounds, fileno, has_received, on_the_lane
 from tests.simulated import NOW, failure
 from trio_amped.config import Answered, Config
 from trio_amped.disk.interface import OpenFile
@@ -115,6 +115,22 @@ async def test_different_misses_are_waited_for_at_once(autojump_clock: MockClock
             b"%d" % number for number in range(MANY)
         ]
         assert trio.current_time() == 2.0
+
+
+async def test_groups_for_which_the_disk_has_come_at_once_take_turns(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each round of the loop others can come before the next of them."""
+    monkeypatch.setattr(lane_module, "_TURN", 0.0)
+    files = {b"%d" % number: SimFile(A) for number in range(10)}
+    async with on_the_lane(SimDisk(files, open_latency=2.0), Config(precompressed=())) as laned:
+        clients = crowd(laned, [last(f"/{number}") for number in range(10)])
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(rounds := Rounds(laned.stats))
+        assert [each.body for each in await answers_to(clients)] == [A] * 10
+        trio.lowlevel.remove_instrument(rounds)
+        assert trio.current_time() == 2.0
+        assert max(rounds.answered) == 1
 
 
 async def test_pages_that_are_missed_after_the_file_are_loaded_at_once(

@@ -35,7 +35,7 @@ from .request_log import Begun, Noted, RequestLog
 from .room import Room, given, guest_of
 from .router import Router
 from .tls import TlsSocket
-from .transport import ClientGone, close_socket
+from .transport import ClientGone, Turns, close_socket
 from .wire import ShakesHands, Unsent, Wire
 
 log = logging.getLogger("trio_amped.serving")
@@ -98,6 +98,8 @@ class Lane:
         self._has_here = False
         self._here = Arrivals()  # what cannot be kept for longer than this moment
         self._groups: Groups = {}  # of those who wait for the disk
+        self._spent = 0.0  # seconds of work for such groups since the last turn
+        self._turns_of_groups = Turns(at_once=1)  # of those that come later than others
         self._nursery: trio.Nursery | None = None  # of a task for each of them
 
     async def run(self, listeners: list[socket.socket], proxied: Collection[int] = ()) -> None:
@@ -296,7 +298,7 @@ class Lane:
 
     def _take_turn(self) -> bool:
         """Work while there is some, but not for too long: whether there may be more."""
-        stop = self._begin_turn() + _TURN
+        stop, self._spent = self._begin_turn() + _TURN, 0.0
         while True:
             has_more = self._take_events(stop)
             self._crowd.disperse()
@@ -404,7 +406,8 @@ class Lane:
     async def _bring(self, group: Group) -> None:
         """Wait for what is missed, and answer those who have waited for it.
 
-        They take turns of their own: what comes meanwhile is not behind all of them.
+        They take turns of their own: what comes meanwhile is not behind all of them, nor behind all
+        groups for which something has come at the same time.
         """
         try:
             await group.miss.fill(group.came)
@@ -414,19 +417,27 @@ class Lane:
                 parked.misses = _MISSES
         if self._groups.get(group.miss.question) is group:
             del self._groups[group.miss.question]
-        stop = self._begin_turn() + _TURN
+        start = await self._begin_turn_of_group()
         oldest = group.parked[0]
         is_late = group.miss.is_late(group.came) and self._time_left(oldest) < _SHORT
         for parked in group.parked:
-            if time.monotonic() >= stop:
-                await trio.lowlevel.checkpoint()
-                stop = self._begin_turn() + _TURN
+            if time.monotonic() >= start + _TURN:
+                self._spent += _TURN
+                start = await self._begin_turn_of_group()
             waits_on = is_late and self._time_left(parked) > _SHORT
             self._resume(parked, None if waits_on else group)
+        self._spent += time.monotonic() - start
         if group.following:
             async with trio.open_nursery() as nursery:
                 for following in group.following.values():
                     nursery.start_soon(self._bring, following)
+
+    async def _begin_turn_of_group(self) -> float:
+        """Wait, if groups have had enough of this round of the loop; return when it begins."""
+        if self._spent >= _TURN:
+            await self._turns_of_groups.next()
+            self._spent = 0.0
+        return self._begin_turn()
 
     def _time_left(self, parked: Parked) -> float:
         """Return how many seconds more the disk has for what a request misses."""
