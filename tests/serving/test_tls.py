@@ -769,6 +769,29 @@ async def test_tasks_take_turns_for_floods_of_key_updates(
         assert sum(steps.counts) >= 5 * 100 * 27 // 1052
 
 
+async def test_tasks_that_begin_together_take_turns(of_server: ssl.SSLContext) -> None:
+    """From the first byte of a file on: each of them has its own count of bytes."""
+    turns, rounds = Turns(at_once=1), list[int]()
+
+    class Counter(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            rounds.append(0)
+
+    async def begin(sock: socket.socket) -> None:
+        pace = Pace(CONFIG, Stats())
+        await TlsTransport(TlsSocket(sock, of_server), pace, turns).turn()
+        rounds[-1] += 1
+
+    with socket.socket(socket.AF_UNIX) as sock:
+        trio.lowlevel.add_instrument(counter := Counter())
+        await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(begin, sock)
+        trio.lowlevel.remove_instrument(counter)
+    assert (sum(rounds), max(rounds)) == (5, 1)
+
+
 async def test_handshakes_that_have_begun_go_first(
     of_server: ssl.SSLContext,
     of_client: ssl.SSLContext,
