@@ -1,7 +1,7 @@
 """The rig's load, in processes of its own: `probe` (open loop) and `stream` (cold files). Blocks.
 
-    python -m bench.load probe HOST PORT PATH LENGTH RATE     until its stdin ends
-    python -m bench.load stream HOST PORT CLIENTS             a list of cold files on stdin
+    python -m bench.load probe HOST PORT PATH LENGTH RATE [tls]   until its stdin ends
+    python -m bench.load stream HOST PORT CLIENTS                 a list of cold files on stdin
 
 Both answer with one line of JSON.
 """
@@ -13,6 +13,7 @@ import queue
 import re
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -73,9 +74,11 @@ def check_head(head: bytes, length: int) -> None:
 class Channel:
     """One keep-alive connection of the probe, with at most one request under way."""
 
-    def __init__(self, host: str, port: int, path: str, length: int) -> None:
+    def __init__(self, host: str, port: int, path: str, length: int, *, has_tls: bool) -> None:
         self.socket = socket.create_connection((host, port), timeout=PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if has_tls:
+            self.socket = _encrypted(self.socket)
         self.socket.setblocking(False)
         self.due: float | None = None
         self._request = request(path, host)
@@ -89,7 +92,10 @@ class Channel:
 
     def answered(self) -> float | None:
         """Receive what is there; the time at which the request was due, if its answer is whole."""
-        data = self.socket.recv(65536)
+        try:
+            data = self.socket.recv(65536)
+        except ssl.SSLWantReadError:  # it was no data
+            return None
         if not data:
             raise BadAnswer("connection closed by the server")
         self._received += data
@@ -105,6 +111,13 @@ class Channel:
         return due
 
 
+def _encrypted(sock: socket.socket) -> ssl.SSLSocket:
+    """Have TLS on a connection, whatever the certificate is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(sock)
+
+
 class Probe:
     """An open loop: requests are due on schedule, and wait for a free connection if they must.
 
@@ -112,9 +125,11 @@ class Probe:
     flatter a server that stalls); a request that waits here is charged for that as well.
     """
 
-    def __init__(self, host: str, port: int, path: str, length: int, rate: float) -> None:
+    def __init__(
+        self, host: str, port: int, path: str, length: int, rate: float, *, has_tls: bool = False
+    ) -> None:
         self.report = ProbeReport()
-        self._open = partial(Channel, host, port, path, length)
+        self._open = partial(Channel, host, port, path, length, has_tls=has_tls)
         self._idle = [self._open() for _ in range(PROBE_CONNECTIONS)]
         self._busy: dict[int, Channel] = {}
         self._rate = rate
@@ -225,10 +240,10 @@ def main(arguments: list[str]) -> None:
     kind, host, port, *rest = arguments
     gc.disable()
     if kind == "probe":
-        path, length, rate = rest
+        path, length, rate, *tls = rest
         with suppress(OSError):
             os.nice(-10)  # its own lateness would be charged to the server
-        probe = Probe(host, int(port), path, int(length), float(rate))
+        probe = Probe(host, int(port), path, int(length), float(rate), has_tls=bool(tls))
         with suppress(ConnectionRefusedError):  # the server is gone: the errors say so
             probe.run()
         report: ProbeReport | StreamReport = probe.report

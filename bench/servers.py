@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import trustme
 
@@ -55,10 +56,10 @@ class Pair:
     key: Path
 
     @classmethod
-    def write(cls, folder: Path) -> "Pair":
-        """Make a new one, with a key that costs little, as most sites have."""
-        pair = cls(folder / "certificate.pem", folder / "key.pem")
-        kind = trustme.KeyType.ECDSA
+    def write(cls, folder: Path, key: Literal["ecdsa", "rsa"] = "ecdsa") -> "Pair":
+        """Make a new one: with a key of P-256, as most sites have, or of RSA with 2 048 bits."""
+        pair = cls(folder / f"{key}-certificate.pem", folder / f"{key}-key.pem")
+        kind = trustme.KeyType[key.upper()]
         leaf = trustme.CA(key_type=kind).issue_cert(HOST, key_type=kind)
         leaf.cert_chain_pems[0].write_to_path(pair.certificate)
         leaf.private_key_pem.write_to_path(pair.key)

@@ -103,9 +103,16 @@ def _fetched(
                 yield head, found, body
 
 
-def connected(port: int, *, tls: bool) -> socket.socket:
-    """Return a connection to a server, whatever its certificate is."""
-    sock = socket.create_connection((HOST, port), 20)
+def connected(port: int, *, tls: bool, room: int = 0) -> socket.socket:
+    """Return a connection to a server, whatever its certificate is.
+
+    `room`: bytes that the kernel keeps of what is not read; 0: as many as it likes (tcp(7)).
+    """
+    sock = socket.socket()
+    sock.settimeout(20)
+    if room:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    sock.connect((HOST, port))
     if not tls:
         return sock
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -48,7 +48,7 @@ def _may_go_first() -> bool:
 
 
 @contextlib.contextmanager
-def probing(port: int, cpus: Sequence[int]) -> Iterator[Waits]:
+def probing(port: int, cpus: Sequence[int], *, tls: bool = False) -> Iterator[Waits]:
     """Ask for the hot file at a steady rate, in an open loop, as long as the block runs."""
     # It shares its processors with the load, and goes first: else it measures how long it waits
     # for a processor itself, which is 40 ms beside a herd.
@@ -59,7 +59,7 @@ def probing(port: int, cpus: Sequence[int]) -> Iterator[Waits]:
         *(_FIRST if _may_go_first() else ()),
     ]
     command += [sys.executable, "-m", "bench.load", "probe", HOST, str(port)]
-    command += [f"/{FILE}", str(SIZE), str(RATE)]
+    command += [f"/{FILE}", str(SIZE), str(RATE), *(["tls"] if tls else [])]
     waits = Waits()
     with started(command) as process:
         time.sleep(FIRST)
