@@ -17,14 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from bench.hot.measure import Hot
 from bench.hot.probe import FILE, SIZE, probing
 from bench.machine import cores
-from bench.servers import HOST, Pair
+from bench.servers import HOST, KEYS, Pair
 from tests.rig import (
     REPOSITORY,
     FuseDisk,
@@ -160,7 +160,9 @@ def hanging(disk: FuseDisk) -> Iterator[None]:
         disk.release(*operations)
 
 
-def measure(root: Path, pairs: dict[str, Pair], name: str, way: str, seconds: float) -> list[Hot]:
+def measure(
+    root: Path, pairs: Mapping[Literal["ecdsa", "rsa"], Pair], name: str, way: str, seconds: float
+) -> list[Hot]:
     """Return how long the hot client waited with nobody beside, and with the others."""
     row, (load, cpu) = ROWS[name], cores()
     options, pin = [*row.options, *WAYS[way]], ["taskset", "--cpu-list", str(cpu)]
@@ -215,7 +217,7 @@ def main(arguments: list[str]) -> int:
     print("|---|---|---:|---:|---:|---:|---:|---:|", flush=True)
     with public_directory() as root, tempfile.TemporaryDirectory() as folder:
         make_files(root)
-        pairs = {kind: Pair.write(Path(folder), kind) for kind in ("ecdsa", "rsa")}
+        pairs = {kind: Pair.write(Path(folder), kind) for kind in KEYS}
         for name in options.row or ROWS:
             if ROWS[name].log == "hangs" and (reason := missing("fuse")):
                 print(f"{name} was skipped: {reason}", file=sys.stderr)

@@ -27,7 +27,7 @@ def cores() -> tuple[int, int]:
 def check_machine(descriptors: int) -> None:
     """Raise RuntimeError, in words, where nothing can be measured; allow so many descriptors."""
     cores()
-    require("wrk", "nginx", "taskset")
+    require("wrk", "nginx", "taskset", "openssl")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < descriptors:
         raise RuntimeError(f"{descriptors} open files are needed, {most} are allowed (ulimit -Hn)")

@@ -18,6 +18,7 @@ from tests.rig import GUARD, REPOSITORY, running_server
 
 HOST = "127.0.0.1"
 CONNECTIONS = 8192  # for which nginx has room
+KEYS: tuple[Literal["ecdsa", "rsa"], ...] = ("ecdsa", "rsa")  # kinds of them
 Wrap = Callable[[list[str]], list[str]]
 
 NGINX = """

@@ -1,11 +1,12 @@
-"""The bench of a hot client beside others: its verdict, and that each kind of others is there."""
+"""The benches of others: what a hot client waits beside them, and what they hold if they stall."""
 
 from pathlib import Path
 
 import pytest
 
-from bench import beside, floods
+from bench import beside, floods, stalled
 from bench.hot.measure import Hot
+from bench.hot.peers import OURS, PEERS
 from bench.servers import Pair
 from tests.rig import missing, public_directory
 
@@ -46,6 +47,14 @@ def test_all_answers_are_right_meanwhile(name: str, way: str, tmp_path: Path) ->
         pytest.skip(reason)
     with public_directory() as root:
         beside.make_files(root)
-        pairs = {"ecdsa": Pair.write(tmp_path)}
-        found = beside.measure(root, pairs, name, way, seconds=0.3)
+        pair = Pair.write(tmp_path)
+        found = beside.measure(root, {"ecdsa": pair}, name, way, seconds=0.3)
     assert all(0 < each.p50 <= each.p99 <= each.most for each in found)
+
+
+def test_a_client_that_stalls_holds_no_windows_of_a_file(tmp_path: Path) -> None:
+    """Of so few the memory is not exact; copies of a window would be half a MiB for each."""
+    with public_directory() as root:
+        (root / "large").write_bytes(bytes(4 << 20))
+        found = stalled.stalled(PEERS[OURS], root, Pair.write(tmp_path), 30)
+    assert found.pss < 1 << 18

@@ -27,7 +27,7 @@ from bench.hot.files import (
     zipf_sizes,
 )
 from bench.hot.herd_clients import Herd
-from bench.hot.measure import Hot, Load, check_total, read_wrk
+from bench.hot.measure import Hot, Load, check_total, read_s_time, read_wrk
 from bench.hot.peers import OURS, PEERS, Running
 from bench.hot.probe import Waits
 from bench.hot.rows import WORKLOADS
@@ -51,6 +51,14 @@ def test_what_wrk_says_is_read() -> None:
 def test_what_wrk_counts_as_errors_is_a_failed_run(kind: str) -> None:
     with pytest.raises(Wrong, match=f"3 {kind}"):
         read_wrk(SAID % NO_ERRORS.replace(f'"{kind}": 0', f'"{kind}": 3'))
+
+
+def test_what_s_time_says_is_read() -> None:
+    said = "720 connections in 0.57s; 1263.16 connections/user sec, bytes read 906480\n"
+    said += "720 connections in 3 real seconds, 1259 bytes read per connection\n"
+    assert read_s_time(said) == Load(720, 906480, 3.0)
+    with pytest.raises(Wrong, match="ERROR"):
+        read_s_time("ERROR")
 
 
 def test_wrk_without_a_result_is_a_failed_run() -> None:

@@ -76,6 +76,7 @@ FLOORS: dict[str, Bounds] = {
     "tls-64k": {TUNED: 0.6},
     "tls-1m": {TUNED: 0.6},
     "tls-close": {TUNED: 0.5},
+    "tls-full": {TUNED: 0.5},
     TLS_IDLE: {BYTES_OF_TUNED: 1.5},
 }
 

@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.hot.answers import Head, Wrong, learned, verify
@@ -63,7 +66,7 @@ def run(
     asks: Sequence[Ask] | None = None,
 ) -> Sample:
     """Load it from these cores. Raises Wrong when any answer was."""
-    use = _wrk if workload.load == "wrk" else _exact
+    use = {"wrk": _wrk, "exact": _exact, "s_time": _s_time}[workload.load]
     idle, used = idle_seconds(server.cpus), cpu_seconds(server.session)
     load = use(server, workload, heads, seconds, cpus, asks or drawn(workload))
     used = cpu_seconds(server.session) - used
@@ -93,12 +96,12 @@ def sample(server: Running, requests: float, seconds: float, used: float, idle: 
     """`used` and `idle`: seconds of the server's processes, and of its cores."""
     if not requests:
         raise Wrong("no answer at all")
-    time = seconds * len(server.cpus)
+    available = seconds * len(server.cpus)
     return Sample(
         rate=requests / seconds,
         cpu=1e6 * used / requests,
-        idle=idle / time,
-        others=max(0.0, 1 - (idle + used) / time),
+        idle=idle / available,
+        others=max(0.0, 1 - (idle + used) / available),
     )
 
 
@@ -182,6 +185,41 @@ def _exact(
     if error := result.pop("error"):
         raise Wrong(error)
     return Load(**result)
+
+
+def _s_time(
+    server: Running,
+    workload: Workload,
+    heads: Mapping[str, Head],
+    seconds: int,
+    cpus: Sequence[int],
+    asks: Sequence[Ask],
+) -> Load:
+    """Make connections anew by as many programs of OpenSSL, each of which makes one at a time."""
+    [path] = workload.paths
+    command = ["openssl", "s_time", "-connect", f"{HOST}:{server.port}", "-new", "-www", path]
+    command += ["-time", str(seconds)]
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(workload.connections) as programs:
+        run = partial(_run, command, cpus, seconds + PATIENCE)
+        outputs = [programs.submit(run) for _ in range(workload.connections)]
+        loads = [read_s_time(each.result()) for each in outputs]
+    return Load(
+        sum(load.requests for load in loads),
+        sum(load.bytes for load in loads),
+        time.perf_counter() - begun,
+    )
+
+
+def read_s_time(output: str) -> Load:
+    """Return what `openssl s_time` has counted. Raises Wrong when it has counted nothing."""
+    found = re.search(
+        r"^(\d+) connections in (\d+) real seconds, (\d+) bytes", output, re.MULTILINE
+    )
+    if found is None:
+        raise Wrong(f"no connections: {output.strip()[-300:]}")
+    connections, seconds, size = map(int, found.groups())
+    return Load(connections, connections * size, seconds)
 
 
 def _run(command: Sequence[str], cpus: Sequence[int], patience: float) -> str:

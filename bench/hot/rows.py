@@ -27,17 +27,27 @@ _CLASSIC = (
     Workload("close", "1 KiB, a connection for each request", head=plain("Connection: close")),
     Workload("pipeline", "1 KiB, 16 requests at once (for information)", depth=16),
 )
-# nginx has TLS 1.2 and 1.3 as well. wrk has no handshake for a connection that it keeps, and asks
-# for a session again where it makes one anew.
+# nginx has TLS 1.2 and 1.3 as well. wrk has no handshake for a connection that it keeps, and where
+# it makes one anew it resumes its session: by tickets, which both servers have. s_time has no
+# sessions, and asks by HTTP/1.0, without a Host.
 _TLS = (
     Workload("tls", "by TLS: 1 KiB", tls=True),
     Workload("tls-64k", "by TLS: one file of 64 KiB", ("/64k",), connections=32, tls=True),
     Workload("tls-1m", "by TLS: one file of 1 MiB", ("/1m",), connections=8, tls=True),
     Workload(
         "tls-close",
-        "by TLS: 1 KiB, a handshake for each request",
+        "by TLS: 1 KiB, a session resumed for each request",
         head=plain("Connection: close"),
         tls=True,
+    ),
+    Workload(
+        "tls-full",
+        "by TLS: 1 KiB, a whole handshake for each request, with a key of RSA-2048",
+        version="1.0",
+        connections=4,
+        load="s_time",
+        tls=True,
+        key="rsa",
     ),
 )
 _KINDS = (

@@ -18,7 +18,7 @@ from bench.hot.results import Results
 from bench.hot.rows import FRESH, HERD, IDLE, NEEDS, PAPER, TLS_IDLE, WORKERS, WORKLOADS
 from bench.hot.workloads import Workload
 from bench.machine import cores
-from bench.servers import Pair
+from bench.servers import KEYS, Pair
 from tests import rig
 
 FIRST_SECOND = 1
@@ -40,7 +40,7 @@ class Run:
         self.results = Results()
         self.rows = list(self._possible(options.only))
         self.files: dict[str, bytes] = {}
-        self.pair = Pair.write(scratch)
+        self.pairs = {key: Pair.write(scratch, key) for key in KEYS}
         self.peers: list[Peer] = []
         for peer in peers:
             if reason := peer.missing():
@@ -78,7 +78,7 @@ class Run:
                 self._each(row, number, sample)
             self._say(f"round {number + 1} of {self.rounds} is done")
         self._idle(IDLE, self.results.idle, None)
-        self._idle(TLS_IDLE, self.results.tls_idle, self.pair)
+        self._idle(TLS_IDLE, self.results.tls_idle, self.pairs["ecdsa"])
 
     def _sizes(self) -> dict[str, int]:
         touch = any(WORKLOADS[row].once for row in self._chosen(FRESH))
@@ -90,9 +90,11 @@ class Run:
     def _steady(self, number: int) -> None:
         """The rows for which the servers of the round run all the time."""
         rows = self._chosen(row for row in WORKLOADS if row not in FRESH)
-        for tls in (None, self.pair):
-            some = [row for row in rows if WORKLOADS[row].tls == (tls is not None)]
-            self._beside_each_other(number, some, tls)
+        plain = [row for row in rows if not WORKLOADS[row].tls]
+        self._beside_each_other(number, plain, None)
+        for key, pair in self.pairs.items():
+            by_tls = [row for row in rows if WORKLOADS[row].tls and WORKLOADS[row].key == key]
+            self._beside_each_other(number, by_tls, pair)
 
     def _beside_each_other(self, number: int, rows: list[str], tls: Pair | None) -> None:
         with contextlib.ExitStack() as stack:

@@ -55,7 +55,7 @@ class Workload:
     span: int = 0
     connections: int = 64
     depth: int = 1  # requests that are sent at once on a connection
-    load: Literal["wrk", "exact"] = "wrk"
+    load: Literal["wrk", "exact", "s_time"] = "wrk"
     requests: int = REQUESTS
     warms_up: bool = False  # its load runs once before, uncounted, so that caches are full
     is_fresh: bool = False  # the server is started for it, and has not been asked before
@@ -63,6 +63,7 @@ class Workload:
     may_end: bool = False  # a connection may end after an answer that did not say so
     logs: bool = False  # the server writes an access log
     tls: bool = False  # the server has TLS, with the same certificate as the others
+    key: Literal["ecdsa", "rsa"] = "ecdsa"  # of that certificate
     overlay: bool = False  # the files lie on overlayfs, and our server is not their owner
 
     @property
