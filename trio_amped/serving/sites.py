@@ -65,7 +65,7 @@ async def open_sites(config: Config) -> AsyncIterator[Sites]:
     Entering is a checkpoint; cancelling it leaves nothing behind. Leaving closes all files and ends
     all helpers, and waits a second at most for what closes slowly. Raises OSError when a root
     cannot be used. The helpers live in a nursery: what the body raises leaves in an ExceptionGroup.
-    `host`, `port`, `bind`, `trust`, `tls_cert`, `tls_key`, `max_connections`,
+    `host`, `port`, `bind`, `trust`, `forwarded_fields`, `tls_cert`, `tls_key`, `max_connections`,
     `max_connections_per_address`, `fast_lane`, `drain_timeout` and `retire_timeout` mean nothing
     here.
     """
