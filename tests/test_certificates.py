@@ -22,7 +22,7 @@ from trio.testing import MockClock
 
 from tests.rig import GUARD
 from trio_amped import certificates, cli
-from trio_amped.certificates import CertificateError, Certificates
+from trio_amped.certificates import CertificateError, Certificates, Pair
 from trio_amped.config import Config
 from trio_amped.reloading import explain
 from trio_amped.serving.server import Server
@@ -60,8 +60,8 @@ class Files:
         new.write_bytes(content)
         new.rename(path)
 
-    def read(self) -> Certificates:
-        return Certificates(str(self.certificate), str(self.key))
+    def read(self) -> Pair:
+        return Pair(str(self.certificate), str(self.key))
 
     @property
     def options(self) -> list[str]:
@@ -99,7 +99,7 @@ def serial_of(leaf: trustme.LeafCert, tmp_path: Path) -> object:
     folder.mkdir(exist_ok=True)
     files = Files(folder)
     files.put(leaf)
-    return serial(files.read().context)
+    return serial(files.read().contexts[""])
 
 
 # ------------------------------------------------------------------ what can be used
@@ -223,7 +223,7 @@ def test_the_chain_is_sent(files: Files) -> None:
     """A client that knows the root alone needs those between."""
     middle = AUTHORITY.create_child_ca(key_type=trustme.KeyType.ECDSA)
     files.put(middle.issue_cert("a.example", key_type=trustme.KeyType.ECDSA))
-    assert serial(files.read().context)
+    assert serial(files.read().contexts[""])
 
 
 @pytest.mark.parametrize("remark", ["Émis pour a.example\n", "né\r\n", "\xff BEGIN\n", ""])
@@ -237,7 +237,9 @@ def test_what_is_around_the_blocks_is_for_people(
     said = remark.encode(encoding) + b"\n"
     files.certificate.write_bytes(said + files.certificate.read_bytes() + said)
     assert pair.reload_if_changed()
-    assert serial(pair.context) == serial(files.read().context) == serial_of(new, tmp_path)
+    assert (
+        serial(pair.contexts[""]) == serial(files.read().contexts[""]) == serial_of(new, tmp_path)
+    )
 
 
 # ------------------------------------------------------------------ when they are replaced
@@ -249,7 +251,7 @@ def test_a_file_that_is_cut_off_meanwhile(
 ) -> None:
     """Written in place, after OpenSSL has read the old one."""
     pair = files.read()
-    before, real = pair.context, pair._load
+    before, real = pair.contexts[""], pair._load
 
     def load(context: ssl.SSLContext) -> None:
         real(context)
@@ -258,20 +260,20 @@ def test_a_file_that_is_cut_off_meanwhile(
     monkeypatch.setattr(pair, "_load", load)
     with pytest.raises(CertificateError, match="no certificate in PEM is in it; see --tls-cert"):
         pair.reload()
-    assert pair.context is before
+    assert pair.contexts[""] is before
 
 
 def test_a_bug_does_not_end_the_server(
     files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pair = files.read()
-    before = pair.context
+    before = pair.contexts[""]
     files.put(issued())
     with monkeypatch.context() as patched:
         patched.setattr(certificates, "_try", lambda *_: 1 / 0)
         for _ in range(2):
             assert not pair.reload_if_changed()
-    assert pair.context is before
+    assert pair.contexts[""] is before
     [record] = caplog.records
     assert record.getMessage() == "a bug: the certificate stays what it was"
     files.put(issued())
@@ -280,11 +282,11 @@ def test_a_bug_does_not_end_the_server(
 
 def test_a_reload(files: Files, tmp_path: Path) -> None:
     pair, new = files.read(), issued()
-    before = pair.context
+    before = pair.contexts[""]
     files.put(new)
     pair.reload()
-    assert pair.context is not before, "connections that are here keep theirs"
-    assert serial(pair.context) == serial_of(new, tmp_path)
+    assert pair.contexts[""] is not before, "connections that are here keep theirs"
+    assert serial(pair.contexts[""]) == serial_of(new, tmp_path)
 
 
 @pytest.mark.parametrize("first", ["certificate", "key"])
@@ -294,7 +296,7 @@ def test_of_two_renames_one_comes_first(
     """The pair between them does not match: the old one stays, and it is tried again."""
     caplog.set_level(logging.INFO, "trio_amped")
     pair, new = files.read(), issued()
-    before = pair.context
+    before = pair.contexts[""]
     assert not pair.reload_if_changed()
     steps = [files.put_certificate, files.put_key]
     if first == "key":
@@ -302,13 +304,13 @@ def test_of_two_renames_one_comes_first(
     steps[0](new)
     for _ in range(2):
         assert not pair.reload_if_changed()
-        assert pair.context is before
+        assert pair.contexts[""] is before
     said = f"the certificate stays what it was: the key {files.key} is not that of"
     [record] = caplog.records
     assert record.getMessage().startswith(said), "once, and not each time"
     steps[1](new)
     assert pair.reload_if_changed()
-    assert serial(pair.context) == serial_of(new, tmp_path)
+    assert serial(pair.contexts[""]) == serial_of(new, tmp_path)
     assert not pair.reload_if_changed()
     told = f"new connections get the new certificate in {files.certificate}"
     assert caplog.records[-1].getMessage() == told
@@ -317,13 +319,13 @@ def test_of_two_renames_one_comes_first(
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_used_changes_nothing(name: str, files: Files) -> None:
     pair = files.read()
-    before = pair.context
+    before = pair.contexts[""]
     spoil, _ = BAD[name]
     spoil(files)
     with pytest.raises(CertificateError):
         pair.reload()
     assert not pair.reload_if_changed()
-    assert pair.context is before
+    assert pair.contexts[""] is before
     if files.key.is_dir():
         files.key.rmdir()
     files.put(issued())
@@ -333,7 +335,8 @@ def test_what_cannot_be_used_changes_nothing(name: str, files: Files) -> None:
 async def test_the_files_are_watched_by_a_thread(
     files: Files, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
-    pair = files.read()
+    certs = Certificates(Config(tls_cert=files.certificate, tls_key=files.key))
+    [pair] = certs._pairs.values()
     looked = trio.Event()
     looks = 0
     token = trio.lowlevel.current_trio_token()
@@ -349,16 +352,16 @@ async def test_the_files_are_watched_by_a_thread(
         return is_new
 
     monkeypatch.setattr(pair, "reload_if_changed", look)
-    before = pair.context
+    before = certs.context()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(pair.watch)
+        nursery.start_soon(certs.watch)
         await trio.testing.wait_all_tasks_blocked()
         files.put(issued())
         assert looks == 0
         mock_clock.jump(10)
         with trio.fail_after(GUARD):
             await looked.wait()
-        assert pair.context is not before
+        assert certs.context() is not before
         nursery.cancel_scope.cancel()
 
 
@@ -372,13 +375,13 @@ async def test_what_may_not_be_read_any_more_is_not_watched(
     error: OSError,
     is_watched: bool,
     files: Files,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
 ) -> None:
     """What is missing may be about to be replaced."""
-    pair = files.read()
-    pair.watch_if_allowed()
-    assert pair.is_watched
+    certs = Certificates(Config(tls_cert=files.certificate, tls_key=files.key))
+    certs.watch_if_allowed()
+    assert certs.is_watched
 
     def refuse(path: str, mode: str) -> Any:
         if path == str(getattr(files, which)):
@@ -387,20 +390,11 @@ async def test_what_may_not_be_read_any_more_is_not_watched(
 
     with monkeypatch.context() as patched:
         patched.setattr(certificates, "open", refuse, raising=False)
-        pair.watch_if_allowed()
-    assert pair.is_watched == is_watched
-    watching: list[Certificates] = []
-
-    async def watch() -> None:
-        watching.append(pair)
-
-    monkeypatch.setattr(pair, "watch", watch)
-    server = Server(Config(root=tmp_path, port=0))
-    server.certificates = pair
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve)
-        nursery.cancel_scope.cancel()
-    assert watching == [pair] * is_watched
+        certs.watch_if_allowed()
+    assert certs.is_watched == is_watched
+    with trio.move_on_after(5) as before_it_looks:
+        await certs.watch()
+    assert before_it_looks.cancelled_caught == is_watched
 
 
 # ------------------------------------------------------------------ who reads, and how often
@@ -413,13 +407,13 @@ def test_one_process_reads_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     read: list[object] = []
-    real = Certificates.reload
+    real = Pair.reload
 
-    def reload(pair: Certificates) -> None:
+    def reload(pair: Pair) -> None:
         read.append(pair)
         real(pair)
 
-    monkeypatch.setattr(Certificates, "reload", reload)
+    monkeypatch.setattr(Pair, "reload", reload)
     for name in ("collect_rarely", "_allow_descriptors"):
         monkeypatch.setattr(cli, name, lambda: None)
     missing = tmp_path / "missing"

@@ -48,6 +48,23 @@ async def test_several_sites_each_with_its_gate(root: Path) -> None:
     assert [line[:5] for line in served[1::2]] == ["gate ", "gate "]
 
 
+async def test_what_is_served_by_tls_and_where_alone(root: Path) -> None:
+    pair: dict[str, Any] = {"tls_cert": "c.pem", "tls_key": "k.pem"}
+    sites = [Site(root, hosts=["h"], **pair), Site(root / "a", only_at=["[::1]:8443"])]
+    binds = ["*:443", "*:80,plain", "[::1]:8443,client-ca=ca.pem"]
+    served, found = await look(Config(sites=sites, bind=binds, redirect_http=443))
+    assert found == []
+    assert served[::2] == [
+        f"{root} at https://*:443/, http://*:80/, https://[::1]:8443/ for h",
+        f"{root}/a at https://[::1]:8443/",
+    ]
+
+
+def test_hsts_without_tls(root: Path) -> None:
+    assert odd(root, hsts="300") == ["hsts is never sent: it is for TLS, and there is no tls_cert"]
+    assert odd(root, hsts="300", tls_cert="c.pem", tls_key="k.pem") == []
+
+
 async def test_pages_that_are_missing(root: Path) -> None:
     _, found = await look(Config(root=root, error_pages=["404=/lost.html"], fallback="/a"))
     assert found == [

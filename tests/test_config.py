@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_amped
+from trio_amped import cli
 from trio_amped.config import Answered, Config, Site
+from trio_amped.places import has_tls
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SECONDS = [name for name, field in FIELDS.items() if isinstance(field.default, float)]
@@ -57,6 +59,12 @@ def test_every_setting_has_a_help_that_says_its_unit(name: str) -> None:
 
 
 NEVER = math.inf
+WITH_REDIRECT = {
+    "tls_cert": "c.pem",
+    "tls_key": "k.pem",
+    "bind": ["*:443", "*:80,plain"],
+    "hosts": ["a.example"],
+}
 NUMBERS = {  # default, least, most: what users rely on
     "port": (8000, 0, 65_535),
     "max_helpers": (16, 1, 1024),
@@ -65,6 +73,7 @@ NUMBERS = {  # default, least, most: what users rely on
     "max_open_files": (10_000, 1, 1 << 20),
     "max_connections": (4096, 1, 1 << 20),
     "max_connections_per_address": (None, 1, 1 << 20),
+    "redirect_http": (None, 1, 65535),
     "max_head": (16 * 1024, 256, 1 << 20),
     "max_target": (8 * 1024, 16, 1 << 20),
     "max_fields": (100, 1, 10_000),
@@ -143,7 +152,8 @@ def test_types_are_checked(names: list[str], wrong: list[Any], kind: str) -> Non
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_a_bound_may_be_none(name: str) -> None:
     assert getattr(make(**{name: None}), name) is None
-    assert getattr(make(**{name: 1}), name) == 1
+    more = WITH_REDIRECT if name == "redirect_http" else {}
+    assert getattr(make(**{name: 1}, **more), name) == 1
     with pytest.raises(ValueError, match=f"^{name} must be at least 1$"):
         make(**{name: 0})
 
@@ -269,7 +279,8 @@ def test_the_settings_of_a_site_cannot_be_beside_sites(settings: dict[str, Any])
         ({"prefix": "a"}, "prefix must be the path of a folder, as in a URL, not 'a'"),
         (
             {"hosts": ["a:1"]},
-            "hosts must be names or addresses, without a port or a wildcard, not 'a:1'",
+            "hosts must be names or addresses, without a port; a wildcard is the whole first "
+            r"label, \*.example.org; not 'a:1'",
         ),
         ({"hosts": "a"}, "hosts must be a list of strings, not one string"),
         ({"fallback": 5}, "fallback must be the path of a page, or an async callable"),
@@ -304,3 +315,61 @@ async def _asynchronous(answer: Answered) -> None: ...
 def test_what_is_for_programs_is_checked_too(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Config(**settings)
+
+
+# ------------------------------------------------------------------ TLS, and its listeners
+
+PAIR: dict[str, Any] = {"tls_cert": "c.pem", "tls_key": "k.pem"}
+REDIRECT = "redirect_http must be given with tls_cert, and with a plain bind beside another one"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"redirect_http": 443, "hosts": ["a"]}, REDIRECT),
+        ({"redirect_http": 443, "hosts": ["a"], **PAIR}, REDIRECT),
+        ({"redirect_http": 443, "hosts": ["a"], "bind": ["*:80,plain"]}, REDIRECT),
+        ({**WITH_REDIRECT, "redirect_http": 443, "hosts": []}, "redirect_http .* with hosts: "),
+        ({**PAIR, "bind": ["*:80,plain"]}, "tls_cert must be given with a bind that is not plain"),
+        (
+            {"bind": ["*:443,client-ca=a.pem"]},
+            r"bind must not be '\*:443,client-ca=a\.pem' without tls_cert and tls_key",
+        ),
+        (
+            {"bind": ["*:80"], "only_at": ["*:8"]},
+            r"only_at must be among the binds, \*:80; not '\*:8'",
+        ),
+        ({"only_at": ["*:8"]}, r"only_at must be among the binds, 127\.0\.0\.1:8000; not"),
+        (
+            {"bind": ["*:1", "*:2"], "sites": [Site("a"), Site("b", only_at=["*:2"])]},
+            "prefix must not be that of two sites: /",
+        ),
+        ({"sites": [Site("a")], "hsts": "300"}, "hsts must be given to the sites, not beside"),
+    ],
+)
+def test_listeners_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(**settings)
+
+
+def test_listeners_that_can_be() -> None:
+    make(**WITH_REDIRECT, redirect_http=443)
+    make(bind=["*:80,plain"])
+    make(**PAIR, sites=[Site("a"), Site("b", prefix="/b")])
+    two = [Site("a", only_at=["*:1"]), Site("b", only_at=["*:2"])]
+    make(bind=["*:1", "*:2"], sites=two)
+    config = make(bind=["*:1", "*:2,plain"], sites=[Site("a", hosts=["a"], **PAIR)])
+    assert [has_tls(config, bind) for bind in config.binds] == [True, False]
+
+
+@pytest.mark.parametrize("values", [{"tls_cert": "a"}, {"tls_key": "a"}])
+def test_the_pair_of_a_site_is_whole(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^tls_(cert|key) must be given together with tls_"):
+        Site("a", **values)
+
+
+def test_the_redirect_has_a_port_that_need_not_be_said() -> None:
+    options = ["--tls-cert=c", "--tls-key=k", "--bind=*:443", "--bind=*:80,plain", "--hosts=a"]
+    assert cli.parse([*options, "--redirect-http"]).config.redirect_http == 443
+    assert cli.parse([*options, "--redirect-http", "8443"]).config.redirect_http == 8443
+    assert cli.parse(options).config.redirect_http is None

@@ -19,12 +19,15 @@ LEAVES: Final = frozenset({"config", "deadlines", "description", "stats"})
 MAY_IMPORT: Final = {
     "semantics": frozenset[str](),
     "disk": LEAVES | {"semantics"},
-    "serving": LEAVES | {"semantics", "disk", "listening", "access_log", "urls", "certificates"},
+    "serving": LEAVES
+    | {"access_log", "binds", "certificates", "disk", "listening", "places", "semantics"}
+    | {"urls"},
     # Not a room: the serving room for clients whom an ASGI server awaits.
     "asgi": LEAVES | {"semantics", "disk", "serving"},
     # The serving room, for the tests of others.
     "testing": LEAVES | {"semantics", "disk", "serving"},
-    "config": frozenset({"binds", "description", "semantics"}),
+    "config": frozenset({"binds", "description", "places", "semantics"}),
+    "places": frozenset({"binds", "config", "semantics"}),
     "description": frozenset[str](),
     "settings": frozenset({"config", "description", "semantics"}),
     "binds": frozenset[str](),
@@ -45,14 +48,15 @@ MAY_IMPORT: Final = {
     | {"supervisor", "terminal", "worker_process"},
     "access_log": frozenset[str](),
     "listening": frozenset({"binds", "semantics"}),
-    "certificates": frozenset({"config", "semantics"}),
+    "certificates": frozenset({"config", "places", "semantics"}),
     "notify": frozenset({"semantics"}),
     "worker_process": frozenset({"stats"}),
     "worker": LEAVES
     | {"certificates", "cli", "listening", "logs", "privileges", "serving", "settings"}
     | {"worker_process"},
     "privileges": frozenset[str](),
-    "checking": LEAVES | {"access_log", "binds", "listening", "semantics", "disk", "serving"},
+    "checking": LEAVES
+    | {"access_log", "binds", "disk", "listening", "places", "semantics", "serving"},
     "init": frozenset[str](),
 }
 # What a room may not import of others.

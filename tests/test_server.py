@@ -20,11 +20,10 @@ import trio_amped
 from tests.real.support import MIB, SMALL, WINDOW, children, content, descriptors, evict, put
 from tests.rig import GUARD, FuseDisk, fuse_disk, needs, public_directory
 from tests.rig.server import COMMON_OPTIONS
+from tests.serving.peers import plain_entrance
 from trio_amped import Config
 from trio_amped.disk import helper
 from trio_amped.serving.handover import Handover
-from trio_amped.serving.router import Router
-from trio_amped.testing import SimDisk
 
 pytestmark = pytest.mark.usefixtures("as_long_as_it_takes", "nobody_renames")
 
@@ -421,7 +420,7 @@ async def test_a_drain_without_a_deadline_is_a_drain(
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with ours:
-        await server._handle(Handover(theirs, b""), Router(server.config, [SimDisk({})]))
+        await server._handle(Handover(theirs, plain_entrance(), b""))
     assert trio.current_time() == 0
 
 

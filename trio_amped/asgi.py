@@ -132,7 +132,7 @@ class StaticFiles:
                 if self._otherwise:
                     for root in router.roots:
                         root.application = _leave
-                opening.router = router
+                opening.routers = {tls: router.at(None, is_secure=tls) for tls in (False, True)}
                 opening.is_over.set()
                 try:
                     yield
@@ -157,15 +157,15 @@ class StaticFiles:
             async with self._open(opening):
                 await trio.sleep_forever()
         except Exception:
-            if opening.router:  # those who wait raise it otherwise
+            if opening.routers:  # those who wait raise it otherwise
                 log.exception("a bug: the disk is closed until the next request")
 
-    async def _router(self) -> Router:
+    async def _router(self, is_secure: bool) -> Router:
         opening = self._current()
         if opening is None:
             opening = self._begin()
             trio.lowlevel.spawn_system_task(self._keep_open, opening, name="trio_amped.asgi")
-        return opening.router or await opening.result()
+        return (opening.routers or await opening.result())[is_secure]
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The disk is open while the server lives."""
@@ -186,7 +186,7 @@ class StaticFiles:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Whether there was an answer: what is not found is left to `otherwise`."""
-        router = await self._router()
+        router = await self._router(scope.get("scheme") == "https")
         self.stats.requests += 1
         extensions = scope.get("extensions") or {}
         outlet = _Outlet(send, self.stats, can_send_files=_ZERO_COPY in extensions)
@@ -208,17 +208,17 @@ class _Opening:
     """The disk in one run of trio: being opened, open, or why not."""
 
     def __init__(self) -> None:
-        self.router: Router | None = None
+        self.routers: dict[bool, Router] = {}  # for requests without TLS, and with
         self.failure: Exception | None = None
         self.is_over = trio.Event()
         self.is_closed = False
 
-    async def result(self) -> Router:
+    async def result(self) -> dict[bool, Router]:
         """Raises OSError."""
         await self.is_over.wait()
-        if self.router is None or self.is_closed:
+        if not self.routers or self.is_closed:
             raise self.failure or OSError("opening the disk was cancelled")
-        return self.router
+        return self.routers
 
 
 class _Outlet:

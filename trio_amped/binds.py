@@ -50,7 +50,9 @@ class Bind(NamedTuple):
 
     `ipv6_only`: not for IPv4 as well, at `[::]`. `mode` and `owner` (`USER`, `USER:GROUP` or
     `:GROUP`, names or numbers) are those of a UNIX socket's file; None, "": as they come. `proxy`:
-    each connection of a trusted peer begins with a header of the PROXY protocol.
+    each connection of a trusted peer begins with a header of the PROXY protocol. `plain`: without
+    TLS, where the server has certificates. `client_ca`: a file of authorities (PEM); clients need a
+    certificate of one of them; "": they need none.
     """
 
     text: str  # as it was given, for messages
@@ -59,6 +61,13 @@ class Bind(NamedTuple):
     mode: int | None = None
     owner: str = ""
     proxy: bool = False
+    plain: bool = False
+    client_ca: str = ""
+
+    @property
+    def address(self) -> str:
+        """The text without options, by which a site names a bind."""
+        return self.text.partition(",")[0]
 
 
 def read_binds(texts: Sequence[str]) -> list[Bind]:
@@ -96,6 +105,8 @@ def read_bind(text: str) -> Bind:
                 else f"the option {name} takes no value"
             )
         bind = apply(bind, value)
+    if bind.plain and bind.client_ca:
+        raise ValueError("the option client-ca is for TLS, and plain is none")
     return bind
 
 
@@ -159,6 +170,16 @@ def _with_proxy(bind: Bind, _: str) -> Bind:
     return bind._replace(proxy=True)
 
 
+def _with_plain(bind: Bind, _: str) -> Bind:
+    return bind._replace(plain=True)
+
+
+def _with_client_ca(bind: Bind, value: str) -> Bind:
+    if not value or "\0" in value:
+        raise ValueError("the option client-ca needs a file: client-ca=/PATH")
+    return bind._replace(client_ca=value)
+
+
 def _with_ipv6_only(bind: Bind, _: str) -> Bind:
     if not isinstance(bind.place, Tcp) or bind.place.host != DUAL:
         raise ValueError("the option ipv6only is for [::], which is for IPv4 as well without it")
@@ -189,6 +210,8 @@ def _with_owner(bind: Bind, value: str) -> Bind:
 _OPTIONS: Final[dict[str, tuple[bool, Callable[[Bind, str], Bind]]]] = {
     "proxy": (False, _with_proxy),
     "ipv6only": (False, _with_ipv6_only),
+    "plain": (False, _with_plain),
+    "client-ca": (True, _with_client_ca),
     "mode": (True, _with_mode),
     "owner": (True, _with_owner),
 }

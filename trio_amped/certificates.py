@@ -1,4 +1,4 @@
-"""The certificate and key of a server: read, tried, and read again when the files change.
+"""The certificates and keys of a server: read, tried, and read again when the files change.
 
 Reading waits for the disk, so the event loop has a thread do it. Awaits that thread.
 """
@@ -9,12 +9,15 @@ import logging
 import os
 import re
 import ssl
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import trio
 
 from .config import Config
+from .places import pair_of, pairs_of
 from .semantics.printable import printable
+from .semantics.routing import at_host, read_hosts
 
 log = logging.getLogger("trio_amped")
 
@@ -38,21 +41,25 @@ class _Encrypted(ValueError):
     """A key that has a passphrase."""
 
 
-class Certificates:
-    """A certificate, with its key, in the context of new connections.
+class Pair:
+    """A certificate, with its key, in the contexts of new connections.
 
-    It has TLS 1.2 and 1.3, and HTTP/1.1 by ALPN (RFC 7301); no renegotiation, in which a client of
-    1.2 could ask for one handshake after the other. Session tickets are OpenSSL's: their keys are
-    made with the context, so each process has its own, and after a reload none is known.
+    A context has TLS 1.2 and 1.3, and HTTP/1.1 by ALPN (RFC 7301); no renegotiation, in which a
+    client of 1.2 could ask for one handshake after the other. Session tickets are OpenSSL's: their
+    keys are made with the context, so each process has its own, and after a reload none is known.
     """
 
-    def __init__(self, certificate: str, key: str) -> None:
-        """Read the files, PEM both: the certificate is followed by those of its issuers.
+    def __init__(self, certificate: str, key: str, authorities: Sequence[str] = ()) -> None:
+        """Read the files, PEM all: the certificate is followed by those of its issuers.
 
-        Waits for the disk. Raises CertificateError.
+        `authorities`: files of those who have signed the certificates of clients, for a context
+        each. Waits for the disk. Raises CertificateError.
         """
         self._certificate = certificate
         self._key = key
+        self._authorities = authorities
+        self.contexts: dict[str, ssl.SSLContext] = {}
+        """By the authorities of clients; "": for clients without a certificate."""
         self._stamps: _Stamps = ()
         self._refused: _Stamps = ()
         self.is_watched = True
@@ -68,7 +75,16 @@ class Certificates:
         context = new_context()
         self._load(context)
         _try(context, self._certificate)
-        self.context, self._stamps, self._refused = context, stamps, ()
+        contexts = {"": context}
+        for path in self._authorities:
+            contexts[path] = new_context()
+            self._load(contexts[path])
+            _ask_clients(contexts[path], path)
+        self.contexts, self._stamps, self._refused = contexts, stamps, ()
+
+    @property
+    def _files(self) -> Sequence[str]:
+        return self._certificate, self._key, *self._authorities
 
     def _load(self, context: ssl.SSLContext) -> None:
         try:
@@ -98,7 +114,7 @@ class Certificates:
 
         What is missing may be on its way. Waits for the disk.
         """
-        for path in (self._certificate, self._key):
+        for path in self._files:
             try:
                 with open(path, "rb"):
                     pass
@@ -108,24 +124,13 @@ class Certificates:
                 pass
 
     def _look(self) -> _Stamps:
-        """Return the stamps of both files; what is missing is found when it is read."""
+        """Return the stamps of the files; what is missing is found when it is read."""
         stamps = []
-        for path in (self._certificate, self._key):
+        for path in self._files:
             with contextlib.suppress(OSError):
                 status = os.stat(path)
                 stamps.append((status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size))
         return tuple(stamps)
-
-    async def watch(self) -> None:
-        """Reload whenever the files have changed, for ever. A pair that cannot be used is tried
-        again, and said once."""
-        thread = trio.CapacityLimiter(1)  # a disk that hangs has this one thread
-        while True:
-            await trio.sleep(_LOOK)
-            with contextlib.suppress(RuntimeError):  # no thread can be started; later, perhaps
-                await trio.to_thread.run_sync(
-                    self.reload_if_changed, abandon_on_cancel=True, limiter=thread
-                )
 
     def reload_if_changed(self) -> bool:
         """Reload where the files are not those that were read; return whether that was done.
@@ -150,11 +155,75 @@ class Certificates:
         return False
 
 
+class Certificates:
+    """The certificates of a server, one of which each client is shown: by the name it asks for."""
+
+    def __init__(self, config: Config) -> None:
+        """Read all files. Waits for the disk. Raises CertificateError."""
+        authorities = tuple(
+            dict.fromkeys(each.client_ca for each in config.binds if each.client_ca)
+        )
+        self._pairs = {each: Pair(*each, authorities) for each in pairs_of(config)}
+        self._default = self._pairs[pairs_of(config)[0]]
+        self._by_host = {
+            host: self._pairs[pair]
+            for site in config.sites
+            if (pair := pair_of(site))
+            for host in read_hosts(site.hosts)
+        }
+
+    def context(self, client_ca: str = "") -> ssl.SSLContext:
+        """Return the context of a new connection, for clients of these authorities.
+
+        It never changes to one that asks clients for less: OpenSSL takes `verify_mode` from here
+        when a connection begins, and the certificate and the authorities when the name is known.
+        """
+        context = self._default.contexts[client_ca]
+        if len(self._pairs) > 1 and context.sni_callback is None:
+
+            def show(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+                connection.context = self._pair_for(name).contexts[client_ca]
+
+            context.sni_callback = show
+        return context
+
+    def _pair_for(self, name: str | None) -> Pair:
+        """Return what a client is shown that asks for this name (RFC 6066 3); None: for none."""
+        if name is None:
+            return self._default
+        return at_host(self._by_host, name.lower().encode()) or self._default
+
+    def watch_if_allowed(self) -> None:
+        """Watch only the files that this process may still open. Waits for the disk."""
+        for pair in self._pairs.values():
+            pair.watch_if_allowed()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether this process may read all files again."""
+        return all(pair.is_watched for pair in self._pairs.values())
+
+    async def watch(self) -> None:
+        """Reload whenever files have changed, for ever, where that is allowed. A pair that cannot
+        be used is tried again, and said once."""
+        thread = trio.CapacityLimiter(1)  # a disk that hangs has this one thread
+        while any(pair.is_watched for pair in self._pairs.values()):
+            await trio.sleep(_LOOK)
+            with contextlib.suppress(RuntimeError):  # no thread can be started; later, perhaps
+                await trio.to_thread.run_sync(
+                    self.reload_if_changed, abandon_on_cancel=True, limiter=thread
+                )
+
+    def reload_if_changed(self) -> None:
+        """Reload each pair whose files have changed. Waits for the disk."""
+        for pair in self._pairs.values():
+            if pair.is_watched:
+                pair.reload_if_changed()
+
+
 def load(config: Config) -> Certificates | None:
     """Return what a config asks for; None: no TLS. Waits for the disk. Raises CertificateError."""
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    return Certificates(os.fspath(config.tls_cert), os.fspath(config.tls_key))
+    return Certificates(config) if pairs_of(config) else None
 
 
 async def read(config: Config) -> Certificates | None:
@@ -176,6 +245,25 @@ def new_context() -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _ask_clients(context: ssl.SSLContext, authorities: str) -> None:
+    """Have a context refuse clients without a certificate of these. Raises CertificateError.
+
+    Without tickets: whoever came back with one would not be asked again (RFC 8446 2.2). Of TLS 1.3
+    the option alone would leave tickets whose state is here.
+    """
+    try:
+        context.load_verify_locations(authorities)
+    except ssl.SSLError:
+        why = f"no certificates in PEM: {authorities}"
+        raise CertificateError(f"{why}; see the option client-ca of --bind") from None
+    except (OSError, ValueError, TypeError) as error:
+        why = f"cannot read {authorities}: {getattr(error, 'strerror', None) or error}"
+        raise CertificateError(f"{why}; see the option client-ca of --bind") from error
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
 
 
 def _no_password() -> str:

@@ -20,6 +20,7 @@ from .binds import EVERY_HOST, Bind, Tcp, Unix
 from .config import Config, Site
 from .disk.kernel import owns
 from .listening import is_listened_at
+from .places import has_tls, is_at, pairs_of
 from .semantics.printable import printable
 from .serving.router import open_router
 from .stats import Stats
@@ -49,8 +50,7 @@ async def look(config: Config) -> Report:
     report = Report([], [])
     with _warnings_in(report.odd):
         for site in config.all_sites:  # each by itself: a router tells of equal gates once
-            only = dataclasses.replace(config, sites=[site]) if config.sites else config
-            async with open_router(only, Stats()) as router:
+            async with open_router(_only(config, site), Stats()) as router:
                 report.served.append(f"{printable(os.fspath(site.root))} at {_url(config, site)}")
                 report.served.extend(router.how)
                 await router.roots[0].check_pages()
@@ -79,6 +79,14 @@ def mounts_below(root: str, table: str = "/proc/self/mountinfo") -> list[str]:
     return sorted(each for each in points if each.startswith(above))
 
 
+def _only(config: Config, site: Site) -> Config:
+    """Return the config for one of its sites, wherever that is served."""
+    if not config.sites:
+        return config
+    there = dataclasses.replace(site, only_at=())
+    return dataclasses.replace(config, sites=[there], bind=(), redirect_http=None)
+
+
 @contextlib.contextmanager
 def _warnings_in(lines: list[str]) -> Iterator[None]:
     """Inside, what the server would warn of goes to these lines."""
@@ -98,7 +106,7 @@ def _warnings_in(lines: list[str]) -> Iterator[None]:
 
 
 def _place(bind: Bind, prefix: str, scheme: str) -> str:
-    address = bind.text.partition(",")[0]
+    address = bind.address
     if not isinstance(bind.place, Tcp):
         return f"{address} at {prefix}"
     host, _, port = address.rpartition(":")
@@ -106,8 +114,9 @@ def _place(bind: Bind, prefix: str, scheme: str) -> str:
 
 
 def _url(config: Config, site: Site) -> str:
-    scheme = "http" if config.tls_cert is None else "https"
-    at = ", ".join(_place(bind, site.prefix, scheme) for bind in config.binds)
+    binds = [bind for bind in config.binds if is_at(site, bind)]
+    schemes = ["https" if has_tls(config, bind) else "http" for bind in binds]
+    at = ", ".join(map(_place, binds, [site.prefix] * len(binds), schemes))
     return f"{at} for {', '.join(site.hosts)}" if site.hosts else at
 
 
@@ -115,6 +124,8 @@ def oddities(config: Config, site: Site) -> Iterator[str]:
     """Say what is odd about the files of a site. Waits for the disk."""
     root = os.fspath(site.root)
     index = os.path.join(root, "index.html")
+    if site.hsts and not pairs_of(config):
+        yield "hsts is never sent: it is for TLS, and there is no tls_cert"
     if not (site.listing or site.fallback or os.path.exists(index)):
         yield f"{printable(root)} has no index.html, and no listing: its first page is 404"
     asks_kernel = config.gate in ("auto", "mincore")

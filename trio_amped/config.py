@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from .binds import Bind, Unix, read_binds, short_bind
 from .description import check, settings_of
 from .description import setting as _setting
+from .places import check_places
 from .semantics.access_line import NAMED, LogFormat
 from .semantics.cors import Cors
 from .semantics.forwarding import ForwardedFields, Forwarding
@@ -67,6 +68,10 @@ _POSITIVE: Final = 0.001  # seconds: the least that a deadline can be
 _MOST: Final = (
     1 << 20
 )  # of what takes a descriptor: as many as a process can have (proc(5), nr_open)
+
+
+_OF_ALL_SITES: Final = {"tls_cert", "tls_key"}
+"""The settings of a site that are allowed beside several as well."""
 
 
 def _is_path(value: object) -> bool:
@@ -160,6 +165,31 @@ class Site:
         metavar="NAME,...",
     )
 
+    tls_cert: str | os.PathLike[str] | None = _setting(
+        None,
+        "serve by TLS, with the certificate in this file (PEM; followed by those of its issuers, "
+        "the nearest first), which is read again when it is replaced; of several sites, each may "
+        "have one for clients that ask for its hosts, and the first is for all others; an ECDSA "
+        "key costs half of what an RSA key costs",
+        metavar="FILE",
+    )
+    tls_key: str | os.PathLike[str] | None = _setting(
+        None, "the key of that certificate (PEM, without a passphrase)", metavar="FILE"
+    )
+    hsts: str | None = _setting(
+        None,
+        "have browsers use nothing but TLS for these hosts, for so long (Strict-Transport-Security)"
+        "; a mistake lasts as long: begin with 300",
+        metavar="SECONDS[;includeSubDomains][;preload]",
+    )
+    only_at: Sequence[str] = _setting(
+        (),
+        "the addresses, as --bind has them, at which alone the files are; elsewhere its hosts are "
+        "421; none: at all",
+        separator=",",
+        metavar="ADDRESS,...",
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if not isinstance(self.root, str | os.PathLike):
@@ -171,7 +201,19 @@ class Site:
         if not (self.fallback is None or isinstance(self.fallback, str) or callable(self.fallback)):
             raise ValueError("fallback must be the path of a page, or an async callable")
         Routes([(self.hosts, self.prefix)])
+        self._check_pair()
         self.policy()
+
+    def _check_pair(self) -> None:
+        for name in ("tls_cert", "tls_key"):
+            value = getattr(self, name)
+            if value is not None and not _is_path(value):
+                raise ValueError(f"{name} must be a path")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, other = "tls_cert", "tls_key"
+            if self.tls_cert is None:
+                given, other = other, given
+            raise ValueError(f"{given} must be given together with {other}")
 
     @property
     def application(self) -> Application | None:
@@ -191,6 +233,7 @@ class Site:
             fallback=self.fallback if isinstance(self.fallback, str) else None,
             error_pages=self.error_pages,
             hidden=self.hidden,
+            hsts=self.hsts,
         )
 
 
@@ -210,7 +253,7 @@ class Config(Site):
         "where to listen, instead of --host and --port: HOST:PORT, [IPV6]:PORT, *:PORT (all "
         "addresses), unix:/PATH, fd:NUMBER, systemd or systemd:NAME (sockets that it passes); "
         "options follow: ,ipv6only (else [::] is for IPv4 too) ,mode=660 ,owner=USER:GROUP ,proxy "
-        "(see --trust)",
+        "(see --trust) ,plain (no TLS) ,client-ca=FILE (who signs certificates of clients)",
         metavar="ADDRESS[,OPTION]...",
     )
     trust: Sequence[str] = _setting(
@@ -226,15 +269,15 @@ class Config(Site):
         "(X-Forwarded-For, -Proto, -Host), or forwarded (Forwarded, RFC 7239); name what it "
         "writes, since it passes the other on as a client has sent it",
     )
-    tls_cert: str | os.PathLike[str] | None = _setting(
+    redirect_http: int | None = _setting(
         None,
-        "serve by TLS, with the certificate in this file (PEM; followed by those of its issuers, "
-        "the nearest first), which is read again when it is replaced; an ECDSA key costs half "
-        "of what an RSA key costs",
-        metavar="FILE",
-    )
-    tls_key: str | os.PathLike[str] | None = _setting(
-        None, "the key of that certificate (PEM, without a passphrase)", metavar="FILE"
+        "have clients of plain binds ask again by TLS, at this port of the host that they have "
+        "asked for, which must be among --hosts; of files, they get what proves to an authority "
+        "that the host is ours (ACME): /.well-known/acme-challenge/",
+        metavar="PORT",
+        least=1,
+        most=65535,
+        bare="443",
     )
     sites: Sequence[Site] = _setting(
         (), "several sites, instead of the settings of one here", option=None
@@ -360,15 +403,6 @@ class Config(Site):
             LogFormat(self.access_log_format)
         except ValueError as error:
             raise ValueError(f"access_log_format {error}") from None
-        for name in ("tls_cert", "tls_key"):
-            value = getattr(self, name)
-            if value is not None and not _is_path(value):
-                raise ValueError(f"{name} must be a path")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            given, other = "tls_cert", "tls_key"
-            if self.tls_cert is None:
-                given, other = other, given
-            raise ValueError(f"{given} must be given together with {other}")
         hook = self.on_request
         if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
             raise ValueError("on_request must be a function that is called, and not awaited")
@@ -376,6 +410,7 @@ class Config(Site):
         self._check_trust()
         if self.sites:
             self._check_sites()
+        check_places(self)
 
     def _check_binds(self) -> None:
         try:
@@ -390,10 +425,9 @@ class Config(Site):
             type(each) is Site for each in self.sites
         ):
             raise ValueError("sites must be a list of Site")
-        for name in settings_of(Site):
+        for name in settings_of(Site).keys() - _OF_ALL_SITES:
             if getattr(self, name) != settings_of(Config)[name].default:
                 raise ValueError(f"{name} must be given to the sites, not beside them")
-        Routes([(site.hosts, site.prefix) for site in self.sites])
 
     @property
     def head_limits(self) -> Limits:

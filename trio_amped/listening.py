@@ -62,29 +62,24 @@ class Opened(NamedTuple):
     is_ours: bool
     file: SocketFile | None = None
 
-    def listener(self) -> "trio.SocketListener | ProxiedListener":
+    def listener(self) -> "BindListener":
         """Return the listener of this socket, which has the socket from now on."""
-        return listener_of(self.sock, self.bind)
+        return BindListener(self.sock, self.bind)
 
 
-class ProxiedListener(trio.abc.Listener[trio.SocketStream]):
-    """A listener whose trusted peers begin each connection with a PROXY protocol header."""
+class BindListener(trio.abc.Listener[trio.SocketStream]):
+    """The listener of a bind, which says how connections begin: by PROXY protocol, by TLS."""
 
-    def __init__(self, listener: trio.SocketListener) -> None:
-        self.socket = listener.socket
-        self._listener = listener
+    def __init__(self, sock: socket.socket, bind: Bind) -> None:
+        self.socket = trio.socket.from_stdlib_socket(sock)
+        self.bind = bind
+        self._listener = trio.SocketListener(self.socket)
 
     async def accept(self) -> trio.SocketStream:
         return await self._listener.accept()
 
     async def aclose(self) -> None:
         await self._listener.aclose()
-
-
-def listener_of(sock: socket.socket, bind: Bind) -> trio.SocketListener | ProxiedListener:
-    """Return the listener of a socket, as its bind has it."""
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    return ProxiedListener(listener) if bind.proxy else listener
 
 
 async def open_binds(binds: Sequence[Bind]) -> list[Opened]:

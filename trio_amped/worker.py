@@ -20,7 +20,7 @@ import trio
 from . import certificates, cli, logs
 from .certificates import Certificates
 from .config import ROOTS, Config
-from .listening import listener_of
+from .listening import BindListener
 from .privileges import become, confine, landlock_version, warn_of_root
 from .serving.server import Server
 from .settings.effective import unpacked
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, TypeError) as error:  # a user is no more; a newer version lacks a setting
         return cli.fail(str(error))
     binds = config.binds
-    listeners = [listener_of(sock, binds[int(n)]) for sock, n in zip(socks, which, strict=True)]
+    listeners = [BindListener(sock, binds[int(n)]) for sock, n in zip(socks, which, strict=True)]
     cli.collect_rarely()
     try:
         pair = certificates.load(settings.config)  # the key may be root's alone

@@ -16,6 +16,7 @@ from fuzz.world.disk import WorldDisk
 from tests.serving.peers import WAYS, Stream
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.entrance import Entrance
 from trio_amped.serving.handover import Handover
 from trio_amped.serving.lane import Lane
 from trio_amped.serving.router import Router
@@ -40,6 +41,7 @@ class Host:
         self.config = config = dataclasses.replace(config, fast_lane=way != "plain")
         self.server = Server(config)
         self.site = Router(config, [disk] * len(config.all_sites))
+        self.entrance = Entrance(self.site)
         self.lane: Lane | None = None
         self.sites: Sites | None = None
         self.scope = trio.CancelScope()
@@ -70,7 +72,7 @@ class Host:
             ours, theirs = socket.socketpair()
             theirs.setblocking(False)
             if self.lane:
-                self.lane.adopt(theirs)
+                self.lane.adopt(theirs, self.entrance)
             else:
                 self._start(lambda: self._serve_socket(theirs), scope)
             return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -109,7 +111,7 @@ class Host:
             return
         deadline = trio.current_time() + self.config.head_timeout
         try:
-            await self.server._handle(Handover(sock, b"", deadline), self.site)
+            await self.server._handle(Handover(sock, self.entrance, b"", deadline))
         finally:
             self.server.stats.connections_open -= 1
 

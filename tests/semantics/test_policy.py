@@ -278,3 +278,47 @@ def test_the_defaults_are_plain() -> None:
     assert (chosen.fallback, chosen.error_pages, chosen.lists_directories) == (None, {}, False)
     assert chosen.sidecars(b"a.js") == {}
     assert Policy(listing=True).lists_directories
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", b"max-age=0"),
+        ("0300", b"max-age=300"),
+        ("300;includesubdomains", b"max-age=300; includeSubDomains"),
+        (
+            " 31536000 ; preload;  INCLUDESUBDOMAINS",
+            b"max-age=31536000; preload; includeSubDomains",
+        ),
+    ],
+)
+def test_hsts(text: str, value: bytes) -> None:
+    """RFC 6797 6.1: the names of directives are in any case."""
+    assert policy(hsts=text).hsts == ((b"Strict-Transport-Security", value),)
+    assert policy().hsts == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *(
+            (text, r"hsts must be SECONDS\[; includeSubDomains\]\[; preload\], not ")
+            for text in (
+                *("", "-1", "1.5", "a year", "1; a", "1;", "1; preload=1", "12345678901"),
+                *("1; includeSubDomains; includesubdomains", "max-age=1", "1\r\nX: y", "\u0661"),
+            )
+        ),
+        ("300; includeSubDomains; preload", "hsts must be at least 31536000; includeSubDomains"),
+        ("31536000; preload", "hsts must be at least 31536000; includeSubDomains with preload"),
+    ],
+)
+def test_hsts_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        policy(hsts=text)
+
+
+def test_hsts_and_a_rule_for_the_same_field() -> None:
+    rule = "*: strict-transport-security: max-age=1"
+    assert policy(headers=[rule])
+    with pytest.raises(ValueError, match=r"^hsts must not be given beside a header rule"):
+        policy(headers=[rule], hsts="1")

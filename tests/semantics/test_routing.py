@@ -60,9 +60,61 @@ def test_a_request_is_for_one_site(host: str, path: str, number: int | None) -> 
 
 def test_a_host_that_is_none_of_ours() -> None:
     routes = Routes([(("a.example",), "/")])
-    assert routes.at_host(b"b.example") == []
-    assert routes.at_host(b"") == []
+    assert not routes.at_host(b"b.example")
+    assert not routes.at_host(b"")
     assert routes.at_host(b"a.example:1") == [Place(0, b"")]
+
+
+WILD: Sequence[tuple[Sequence[str], str]] = [
+    (("*.a.example", "a.example"), "/"),
+    (("b.a.example",), "/"),
+    (("*.b.a.example",), "/b/"),
+]
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+@pytest.mark.parametrize(
+    ("host", "number"),
+    [
+        ("a.example", 0),
+        ("x.a.example", 0),
+        ("X-1_y.A.example.:8000", 0),
+        ("b.a.example", 1),
+        ("x.b.a.example", 2),
+        ("y.x.a.example", 3),
+        (".a.example", 3),
+        ("*.a.example", 3),
+        ("x;y.a.example", 3),
+        ("x%2Fy.a.example", 3),
+        ("example", 3),
+        ("xa.example", 3),
+        ("", 3),
+    ],
+)
+def test_a_wildcard_is_one_label(host: str, number: int, anywhere: bool) -> None:
+    """As in certificates; the name itself stands before a wildcard for it."""
+    routes = Routes([*WILD, ((), "/")] if anywhere else WILD)
+    places = [place.number for place in routes.at_host(host.encode())]
+    assert places == ([] if number == 3 and not anywhere else [number])
+    assert routes.names(host_name(host.encode())) == (number < 3)
+
+
+def test_what_another_listener_serves_is_nowhere() -> None:
+    """It is not for the site of all other hosts."""
+    sites = [(("a",), "/"), (("*.a",), "/"), (("b",), "/"), ((), "/")]
+    routes = Routes(sites, served=[2, 3])
+    for host, numbers in {"a": [], "x.a": [], "b": [2], "c": [3]}.items():
+        assert [place.number for place in routes.at_host(host.encode())] == numbers
+        assert routes.names(host.encode()) == (host == "b")
+    assert not Routes([((), "/")], served=[]).at_host(b"a")
+
+
+def test_two_sites_at_one_place_of_two_listeners() -> None:
+    sites = [(("a",), "/"), (("a",), "/")]
+    for number in (0, 1):
+        assert Routes(sites, served=[number]).at_host(b"a") == [Place(number, b"")]
+    with pytest.raises(ValueError, match="prefix must not be that of two sites: a/"):
+        Routes(sites, served=[0, 1])
 
 
 def test_the_host_makes_no_difference_where_none_is_named() -> None:
@@ -85,8 +137,11 @@ def test_the_host_makes_no_difference_where_none_is_named() -> None:
         ([((), "/%zz")], "prefix must be the path of a folder"),
         ([((), "/\xe9")], "prefix must be the path of a folder"),
         ([((), "http://h/a")], "prefix must be the path of a folder"),
-        ([(("a:80",), "/")], "hosts must be names or addresses, without a port or a wildcard"),
-        ([(("*.a",), "/")], r"hosts must be names or addresses, .* a wildcard, not '\*.a'"),
+        ([(("a:80",), "/")], "hosts must be names or addresses, without a port"),
+        *(
+            ([((host,), "/")], "hosts must be names or addresses, .* a wildcard is the whole first")
+            for host in ("*", "*.", "*a.b", "a.*", "a.*.b", "*.*.b", "*.a:80", "**.a")
+        ),
         ([(("",), "/")], "hosts must be names"),
         ([(("a b",), "/")], "hosts must be names"),
         ([((), "/a"), ((), "/a/")], "prefix must not be that of two sites: /a/"),

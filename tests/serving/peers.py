@@ -23,6 +23,7 @@ from tests.serving.tls_client import TlsClient
 from trio_amped import certificates
 from trio_amped.config import Config
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.entrance import Entrance
 from trio_amped.serving.lane import Lane
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
@@ -224,13 +225,19 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
+def plain_entrance(config: Config | None = None) -> Entrance:
+    """That of clients without TLS, to a site without files."""
+    return Entrance(Router(config or Config(), [SimDisk({})]))
+
+
 class Laned:
     """A server whose fast lane is at work, and its clients."""
 
-    def __init__(self, server: Server, lane: Lane) -> None:
+    def __init__(self, server: Server, lane: Lane, entrance: Entrance) -> None:
         self.server = server
         self.stats = server.stats
         self.lane = lane
+        self.entrance = entrance
         self.clients: list[Client] = []
 
     async def connect_by_tls(self, context: ssl.SSLContext) -> Client:
@@ -246,7 +253,7 @@ class Laned:
         """A new client, whose connection the lane owns, at least after a handshake."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        self.lane.adopt(theirs)
+        self.lane.adopt(theirs, self.entrance)
         client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         self.clients.append(client)
         return client
@@ -273,13 +280,14 @@ async def on_the_lane(
     `context`: it has TLS.
     """
     server = Server(config or Config())
-    if context is not None:
-        server._context = lambda: context
     disk.has_real_descriptors = True
     async with trio.open_nursery() as nursery:
         sites = Router(server.config, [disk])
-        lane = await nursery.start(server._serve_by_lane, list(listeners), sites)
-        laned = Laned(server, lane)
+        router = sites.at(None, is_secure=context is not None)
+        entrance = Entrance(router, None if context is None else lambda: context)
+        bound = [(each, entrance) for each in listeners]
+        lane = await nursery.start(server._serve_by_lane, bound, sites)
+        laned = Laned(server, lane, entrance)
         async with sites.swept():
             try:
                 yield laned

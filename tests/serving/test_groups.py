@@ -396,13 +396,13 @@ async def test_a_crowd_that_asks_for_the_same_is_not_looked_into(
     """The others come to their turn sooner: of those who send the same head one tells for all."""
     monkeypatch.setattr(lane_module, "_TURN", math.inf)  # a crowd is read at once
     async with on_the_lane(SimDisk(FILES), Config(precompressed=())) as laned:
-        looks, at_hand = [], laned.lane._replies.at_hand
+        looks, at_hand = [], laned.entrance.replies.at_hand
 
         def noted(match: Match) -> Reply | None:
             looks.append(match)
             return at_hand(match)
 
-        monkeypatch.setattr(laned.lane._replies, "at_hand", noted)
+        monkeypatch.setattr(laned.entrance.replies, "at_hand", noted)
         clients = crowd(laned, [last("/new.txt")] * MANY)
         assert [each.body for each in await answers_to(clients)] == [b"just written"] * MANY
         assert len(looks) == MANY + 1

@@ -902,7 +902,7 @@ async def test_an_answer_of_which_a_part_is_taken(
         theirs.setblocking(False)
         tight = Tight(fileno=theirs.detach())
         tight.room = room
-        laned.lane.adopt(tight)
+        laned.lane.adopt(tight, laned.entrance)
         client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         laned.clients.append(client)
         await client.send(requests)

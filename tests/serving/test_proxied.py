@@ -23,7 +23,7 @@ from tests.serving.cases import PATIENT, get
 from tests.serving.client import parse
 from trio_amped import Answered, Config, Server
 from trio_amped.binds import Bind, read_bind
-from trio_amped.listening import ProxiedListener, listener_of
+from trio_amped.listening import BindListener
 
 CLOSE: Final = "Connection: close"
 BODY: Final = bytes(range(251)) * 40_000
@@ -83,8 +83,7 @@ async def at_work(root: Path, bind: Bind = BEHIND, **settings: Any) -> AsyncIter
     desk = Desk(Config(root=root, port=0, gate="never", revalidate=math.inf, **settings))
     with desk.queue:
         async with trio.open_nursery() as nursery:
-            listener = listener_of(desk.queue.dup(), bind)
-            assert isinstance(listener, ProxiedListener) == bind.proxy
+            listener = BindListener(desk.queue.dup(), bind)
             await nursery.start(desk.server.serve, [listener])
             yield desk
             for stream in desk.streams:
@@ -301,7 +300,7 @@ async def by_tcp(
     server = Server(config)
     sock = socket.create_server(("127.0.0.1", 0))
     address = sock.getsockname()
-    listener: trio.abc.Listener[Any] = listener_of(sock, BEHIND)
+    listener: trio.abc.Listener[Any] = BindListener(sock, BEHIND)
     if context is not None:
         listener = trio.SSLListener(listener, context)
     with trio.fail_after(GUARD):

@@ -142,7 +142,7 @@ async def test_a_client_that_leaves_the_lane(autojump_clock: MockClock) -> None:
         ours.setblocking(False)
         with client:
             client.sendall(get("/a.txt"))
-        laned.lane.adopt(ours)
+        laned.lane.adopt(ours, laned.entrance)
         assert laned.stats.by_lane == 1
     [call] = calls
     assert call[:7] == ("GET", "/a.txt", 200, 0, 0.0, "", 0)

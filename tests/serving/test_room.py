@@ -12,6 +12,7 @@ from trio.testing import MockClock, memory_stream_pair
 
 from tests.rig import GUARD
 from tests.serving.cases import PATIENT
+from tests.serving.peers import plain_entrance
 from trio_amped import Server
 from trio_amped.serving.arrivals import BoundedListener
 from trio_amped.serving.room import Guests, Room, guest_of
@@ -154,7 +155,7 @@ async def test_streams_without_an_address_are_not_counted() -> None:
         streams = [memory_stream_pair()[0] for _ in range(2)]
         unix = trio.SocketStream(trio.socket.from_stdlib_socket(theirs.dup()))
         room = Room(Stats(), 100, 1)
-        bounded = BoundedListener(Once(*streams, unix), room)
+        bounded = BoundedListener(Once(*streams, unix), room, plain_entrance())
         for _ in range(3):
             async with await bounded.accept() as arrival:
                 await arrival.enter()
@@ -169,7 +170,7 @@ async def test_who_waits_for_a_place_counts_and_stops_counting_when_cancelled() 
         room.enter()
         with trio.CancelScope() as scope:
             async with (
-                await BoundedListener(Once(stream), room).accept() as arrival,
+                await BoundedListener(Once(stream), room, plain_entrance()).accept() as arrival,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(arrival.enter)

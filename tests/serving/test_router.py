@@ -14,8 +14,10 @@ from tests.serving.cases import get
 from tests.serving.client import Answer, parse
 from tests.serving.peers import Client
 from tests.simulated import DIRECTORY
+from trio_amped.binds import Bind
 from trio_amped.config import Config, Site
 from trio_amped.serving.connection import Connection
+from trio_amped.serving.entrance import Entrance
 from trio_amped.serving.router import Router
 from trio_amped.serving.server import Server
 from trio_amped.serving.transport import Pace
@@ -51,18 +53,23 @@ WAYS = ["plain", "recognised", "lane"]
 
 
 async def ask(
-    wires: Sequence[bytes], way: str, config: Config = SITES, on: Sequence[SimDisk] | None = None
+    wires: Sequence[bytes],
+    way: str,
+    config: Config = SITES,
+    on: Sequence[SimDisk] | None = None,
+    bind: Bind | None = None,
+    is_secure: bool = False,
 ) -> list[Answer]:
-    """What one connection answers, in one of the ways."""
+    """What one connection answers, in one of the ways; `bind`, `is_secure`: how it has come."""
     on = on or disks()
     for disk in on:
         disk.has_real_descriptors = True
     config = dataclasses.replace(config, fast_lane=way != "plain")
-    server, sites = Server(config), Router(config, on)
+    server, sites = Server(config), Router(config, on).at(bind, is_secure=is_secure)
     async with sites.swept(), trio.open_nursery() as nursery:
         if way == "lane":
             lane = await nursery.start(server._serve_by_lane, [], sites)
-            client = peers.Laned(server, lane).connect()
+            client = peers.Laned(server, lane, Entrance(sites)).connect()
         else:
             stream, transport = peers.by_memory(Pace(config, server.stats))
             client = Client(stream)

@@ -18,16 +18,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.rig import GUARD
 from tests.serving.cases import LARGE, PATIENT, get
 from tests.serving.client import Answer, parse
+from tests.serving.peers import plain_entrance
 from tests.simulated import failure
 from trio_amped import Config, Server, Site, serve
 from trio_amped.serving import server as server_module
 from trio_amped.serving.arrivals import BoundedListener
 from trio_amped.serving.handover import Handover
 from trio_amped.serving.room import Room
-from trio_amped.serving.router import Router
 from trio_amped.serving.transport import Transport, transport_of
 from trio_amped.stats import Stats
-from trio_amped.testing import SimDisk
 
 
 @pytest.fixture
@@ -195,7 +194,7 @@ async def test_a_connection_that_was_accepted_while_draining(autojump_clock: Moc
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with ours:
-        await server._handle(Handover(theirs, b""), Router(server.config, [SimDisk({})]))
+        await server._handle(Handover(theirs, plain_entrance(), b""))
     assert trio.current_time() == 0
 
 
@@ -213,7 +212,7 @@ class FailingListener:
 async def test_no_room_is_taken_when_accepting_fails() -> None:
     stats = Stats()
     listener, room = FailingListener(), Room(stats, 1)
-    bounded = BoundedListener(listener, room)  # type: ignore[arg-type]
+    bounded = BoundedListener(listener, room, plain_entrance())  # type: ignore[arg-type]
     for _ in range(2):
         with pytest.raises(OSError, match="Too many open files"):
             await bounded.accept()
@@ -224,7 +223,7 @@ async def test_a_connection_that_waits_for_room_is_closed_when_cancelled() -> No
     stats = Stats(connections_open=1)
     room = Room(stats, 1)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    bounded = BoundedListener(listener, room)
+    bounded = BoundedListener(listener, room, plain_entrance())
     async with await trio.open_tcp_stream(*listener.socket.getsockname()) as client:
         async with await bounded.accept() as arrival, trio.open_nursery() as nursery:
             nursery.start_soon(arrival.enter)

@@ -101,7 +101,7 @@ async def test_a_connection_that_is_cancelled(autojump_clock: MockClock) -> None
     with trio.move_on_after(5.0):
         await handle_connection(server, sites)
     assert disk.opened == disk.open_files == 1  # it is kept, and nothing else is left
-    sites._router.close()
+    sites._routers[False].close()
     assert disk.open_files == 0
     assert await client.receive_some() == b""
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from trio_amped.config import Config, Process, Site
 from trio_amped.description import Setting, settings_of
+from trio_amped.places import pair_of
 from trio_amped.settings.given import SETTINGS
 
 _TEXTS: Final = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
@@ -26,12 +27,16 @@ _SPECIAL: Final[dict[str, st.SearchStrategy[Any]]] = {
     "access_log_format": st.sampled_from(["json", "common", '$request "$status" \\ é']),
     "tls_cert": st.none() | _TEXTS.filter(bool),
     "tls_key": st.none() | _TEXTS.filter(bool),
+    "hsts": st.sampled_from([None, "300", "31536000; includeSubDomains; preload"]),
+    "only_at": st.just(()) | st.just(("*:1",)),
+    "redirect_http": st.none() | st.integers(1, 65535),
     "fallback": st.sampled_from([None, "/index.html", "/%C3%A9"]),
     "error_pages": st.lists(st.sampled_from(["404=/404.html", "500=/a%20b"]), unique=True),
     "hidden": st.lists(st.sampled_from([".zarray", ".é", ".a b"]), unique=True),
     "host": st.sampled_from(["::1", "localhost", "127.0.0.1"]),
     "bind": st.lists(
-        st.sampled_from(["*:1", "[::1]:0", "unix:/a,mode=660", "fd:3", "systemd"]), unique=True
+        st.sampled_from(["*:1", "[::1]:0", "unix:/a,mode=660", "fd:3,plain", "systemd"]),
+        unique=True,
     ),
     "trust": st.lists(st.sampled_from(["10.0.0.0/8", "::1"])),
     "confine": st.lists(_TEXTS),
@@ -77,12 +82,24 @@ def configs() -> st.SearchStrategy[Config]:
     """Of one site, or of two at different places."""
     of_site = frozenset(settings_of(Site))
     sites = st.tuples(_some(Site, frozenset({"prefix"})), _some(Site, frozenset({"prefix"})))
-    several = st.builds(
-        lambda values, found: Config(**_paired(values), sites=_two(*found)),
-        _some(Config, of_site),
-        sites,
+    several = st.builds(_several, _some(Config, of_site), sites)
+    return _some(Config).map(_one) | several
+
+
+def _one(values: dict[str, Any]) -> Config:
+    return Config(**_with_tls(_at_home(_paired(values), values)))
+
+
+def _several(values: dict[str, Any], found: tuple[dict[str, Any], dict[str, Any]]) -> Config:
+    one, two = (_at_home(_paired(each), values) for each in found)
+    if set(one.get("hosts") or [""]) & set(two.get("hosts") or [""]):  # it has one certificate
+        two = {name: each for name, each in two.items() if not name.startswith("tls_")}
+    sites = (
+        Site(**{"root": "a", **one, "prefix": "/1"}),
+        Site(**{"root": "b", **two, "prefix": "/2"}),
     )
-    return _some(Config).map(lambda values: Config(**_paired(values))) | several
+    has_tls = any(map(pair_of, sites))
+    return Config(**_with_tls(values, has_tls=has_tls, has_hosts=False), sites=sites)
 
 
 def _paired(values: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +109,23 @@ def _paired(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _two(one: dict[str, Any], two: dict[str, Any]) -> tuple[Site, Site]:
-    return (
-        Site(**{"root": "a", **one, "prefix": "/1"}),
-        Site(**{"root": "b", **two, "prefix": "/2"}),
-    )
+def _at_home(site: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A site is at a bind that there is."""
+    if "*:1" in values.get("bind", ()):
+        return site
+    return {name: each for name, each in site.items() if name != "only_at"}
+
+
+def _with_tls(
+    values: dict[str, Any], *, has_tls: bool = False, has_hosts: bool = True
+) -> dict[str, Any]:
+    """With TLS a bind is not plain; a redirect needs one of each kind, and a host."""
+    values = _paired(values)
+    has_tls = has_tls or "tls_cert" in values
+    binds = values.get("bind", ())
+    if has_tls and binds == ("fd:3,plain",):
+        values = {**values, "bind": ("fd:3",)}
+    is_mixed = has_tls and "fd:3,plain" in binds and len(binds) > 1
+    if not is_mixed or not (has_hosts and values.get("hosts")):
+        values = {name: each for name, each in values.items() if name != "redirect_http"}
+    return values

@@ -19,6 +19,10 @@ SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
 _IMMUTABLE: Final = (b"Cache-Control", b"max-age=31536000, immutable")  # RFC 8246
 _USUAL: Final = (NOSNIFF,)
 _HEADER_FORM: Final = "GLOB: Name: value"
+_HSTS: Final = b"Strict-Transport-Security"
+_HSTS_FORM: Final = "SECONDS[; includeSubDomains][; preload]"
+_DIRECTIVES: Final = {"includesubdomains": "includeSubDomains", "preload": "preload"}
+_A_YEAR: Final = 31_536_000  # seconds
 _TYPE_FORM: Final = "GLOB: TYPE/SUBTYPE"
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _FIELD_VALUE: Final = re.compile(r"[\t -~]*")
@@ -51,12 +55,19 @@ class Policy:
         fallback: str | None = None,
         error_pages: Sequence[str] = (),
         hidden: Sequence[str] = (),
+        hsts: str | None = None,
     ) -> None:
         self.lists_directories = listing
         with _option("precompressed"):
             self._codings = tuple(map(_coding, precompressed))
         with _option("headers"):
             self._header_rules = tuple(map(_header_rule, headers))
+        with _option("hsts"):
+            self.hsts: Headers = () if hsts is None else ((_HSTS, _hsts(hsts)),)
+            """Strict-Transport-Security, for any answer by TLS (RFC 6797 7.1, 7.2)."""
+            names = [name.lower() for _, (name, _) in self._header_rules]
+            if self.hsts and _HSTS.lower() in names:
+                raise ValueError("must not be given beside a header rule for the same field")
         with _option("immutable"):
             self._hashed_are_immutable = HASHED in immutable
             self._immutable = tuple(Glob(each) for each in immutable if each != HASHED)
@@ -147,6 +158,19 @@ def _header_rule(rule: str) -> tuple[Glob, tuple[bytes, bytes]]:
     if name.lower() in _OURS:
         raise ValueError(f"must not set {name}: the server itself does")
     return glob, (name.encode(), value.encode())
+
+
+def _hsts(text: str) -> bytes:
+    """Return the value of the field of RFC 6797 6.1, in its usual spelling."""
+    seconds, *words = (each.strip() for each in text.split(";"))
+    wanted = [word.lower() for word in words]
+    unknown = set(wanted) - _DIRECTIVES.keys()
+    if not re.fullmatch("[0-9]{1,10}", seconds) or unknown or len(set(wanted)) < len(wanted):
+        raise ValueError(f"must be {_HSTS_FORM}, not {text!r}")
+    if "preload" in wanted and (int(seconds) < _A_YEAR or "includesubdomains" not in wanted):
+        # Browsers take no other host into the list that they are shipped with (hstspreload.org).
+        raise ValueError(f"must be at least {_A_YEAR}; includeSubDomains with preload")
+    return "; ".join([f"max-age={int(seconds)}", *(_DIRECTIVES[word] for word in wanted)]).encode()
 
 
 def _media_type_rule(rule: str) -> tuple[Glob, bytes]:

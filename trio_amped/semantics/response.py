@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
 from .body import Body, FileSpan
 from .dates import format_date
@@ -148,11 +148,13 @@ def with_headers(response: Response, headers: Headers) -> Response:
     return Response.of(response.status, merged, response.body)
 
 
-def redirect(location: bytes, method: bytes, cors: Headers = ()) -> Response:
-    """301 to `location` (RFC 9110 15.4.2). Not for ever: it may be a file some day."""
-    brief = _brief(301, (), method == b"HEAD")
+def redirect(
+    location: bytes, method: bytes, cors: Headers = (), *, status: Literal[301, 308] = 301
+) -> Response:
+    """Redirect to `location` (RFC 9110 15.4.2, 15.4.9). Not for ever: it may be a file some day."""
+    brief = _brief(status, (), method == b"HEAD")
     there = ((b"Location", location), _FOR_A_MINUTE, *cors)
-    return Response(301, brief.fields + render(there), brief.body)
+    return Response(status, brief.fields + render(there), brief.body)
 
 
 def options() -> Response:

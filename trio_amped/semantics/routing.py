@@ -1,13 +1,18 @@
 """Owns which of several sites a request is for: by host, then by the start of its path. Pure."""
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from .errors import HttpError
 from .target import Target, host_name, is_host, parse_target
 
+_T = TypeVar("_T")
+
 _ANY: Final = b""
 """The host of the sites that name none."""
+_LABEL: Final = re.compile(rb"[a-z0-9_-]+")
+"""What a wildcard stands for: one label, as in certificates (RFC 9525 6.3)."""
 
 
 class Place(NamedTuple):
@@ -20,15 +25,23 @@ class Place(NamedTuple):
 class Routes:
     """Where the sites are, each told by its hosts and its prefix.
 
-    Raises ValueError, naming the setting first, for what is none, and for two sites at one place.
+    `served`: the numbers of those that a listener serves; None: all. The host of any other one is
+    at no place there, and not among those of a site that names none. Raises ValueError, naming the
+    setting first, for what is none, and for two sites at one place.
     """
 
-    def __init__(self, sites: Sequence[tuple[Sequence[str], str]]) -> None:
+    def __init__(
+        self,
+        sites: Sequence[tuple[Sequence[str], str]],
+        served: Collection[int] | None = None,
+    ) -> None:
         self._by_host: dict[bytes, list[Place]] = {}
         for number, (hosts, prefix) in enumerate(sites):
             place = Place(number, read_prefix(prefix))
-            for host in dict.fromkeys(map(_host, hosts)) or (_ANY,):
+            for host in read_hosts(hosts):
                 places = self._by_host.setdefault(host, [])
+                if served is not None and number not in served:
+                    continue
                 if any(other.prefix == place.prefix for other in places):
                     where = f"{host.decode()}{prefix}"
                     raise ValueError(f"prefix must not be that of two sites: {where}")
@@ -40,7 +53,30 @@ class Routes:
         """The sites that a Host field is for, in their order; none for a host that is not ours."""
         if not self.asks_host:
             return self._by_host[_ANY]
-        return self._by_host.get(host_name(host), self._by_host.get(_ANY, []))
+        return at_host(self._by_host, host_name(host)) or ()
+
+    def names(self, name: bytes) -> bool:
+        """Return whether a site that is served names this host (`host_name`), or a wildcard."""
+        found = at_host(self._by_host, name)
+        return bool(found) and found is not self._by_host.get(_ANY)
+
+
+def at_host(by_host: Mapping[bytes, _T], name: bytes) -> _T | None:
+    """Return what is at a host: at its name, or at a wildcard for its first label, or at any.
+
+    The keys of `by_host` are those of `read_hosts`, and `name` is as `host_name` has it.
+    """
+    if b"*" not in name and (found := by_host.get(name)) is not None:
+        return found
+    label, dot, domain = name.partition(b".")
+    if dot and _LABEL.fullmatch(label) and (found := by_host.get(b"*." + domain)) is not None:
+        return found
+    return by_host.get(_ANY)
+
+
+def read_hosts(hosts: Sequence[str]) -> Sequence[bytes]:
+    """Return the hosts of a site as they are keys of `at_host`. Raises ValueError."""
+    return tuple(dict.fromkeys(map(_host, hosts))) or (_ANY,)
 
 
 def longest(places: Sequence[Place], target: Target) -> Place | None:
@@ -62,8 +98,10 @@ def read_prefix(prefix: str) -> bytes:
 
 def _host(name: str) -> bytes:
     host = name.encode("utf-8", "surrogateescape").lower().removesuffix(b".")
-    if not is_host(host) or host_name(host) != host or b"*" in host:
+    domain = host.removeprefix(b"*.")
+    if not is_host(domain) or host_name(domain) != domain or b"*" in domain:
         raise ValueError(
-            f"hosts must be names or addresses, without a port or a wildcard, not {name!r}"
+            "hosts must be names or addresses, without a port; a wildcard is the whole first "
+            f"label, *.example.org; not {name!r}"
         )
     return host

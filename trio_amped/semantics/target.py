@@ -124,6 +124,15 @@ def target_host(target: bytes) -> bytes | None:
     return absolute["authority"] if absolute else None
 
 
+def https_location(name: bytes, port: int, target: bytes) -> bytes:
+    """The Location of a target, which `read_target` has read, at a host and a port by TLS.
+
+    Its path is as it was sent: what it decodes to may be spelled in several ways.
+    """
+    authority = name if port == 443 else b"%b:%d" % (name, port)
+    return b"https://%b%b" % (authority, _origin_form(target))
+
+
 def parse_target(target: bytes) -> Target:
     """What `target` names, as `read_target`; 404 if no file may be named like this on any site."""
     read = read_target(target)

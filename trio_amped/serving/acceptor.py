@@ -6,7 +6,7 @@ import logging
 import math
 import select
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import trio
@@ -15,6 +15,7 @@ from ..config import Config
 from ..semantics.proxy_protocol import Preface
 from .clients import Whose, address_of, whose
 from .clock import Clock
+from .entrance import Entrance
 from .proxies import Proxies, take_now
 from .room import Room
 from .transport import close_socket, end_by_reset, peer_name
@@ -31,6 +32,7 @@ class Forwarded(NamedTuple):
     to come; and whose it is."""
 
     sock: socket.socket
+    entrance: Entrance
     rest: bytes
     deadline: float
     whose: Whose
@@ -41,6 +43,7 @@ class _Arriving(NamedTuple):
     `guest` whom it is counted for so far."""
 
     sock: socket.socket
+    entrance: Entrance
     name: object
     guest: str
     preface: Preface
@@ -70,18 +73,16 @@ class Acceptor:
         self._room = room
         self._clock = clock
         self._when_busy = when_busy
-        self._listeners: dict[int, socket.socket] = {}
+        self._listeners: dict[int, tuple[socket.socket, Entrance]] = {}
         self._not_before = 0.0
         self._proxies = Proxies(config, room)
         self._forwarding = config.forwarding
         self._patience = config.head_timeout
-        self._proxied: Collection[int] = ()
         self._arriving: dict[int, _Arriving] = {}
 
-    def begin(self, listeners: list[socket.socket], proxied: Collection[int] = ()) -> None:
-        """Accept from these from now on; `proxied`: those whose connections have a preface."""
-        self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._proxied = proxied
+    def begin(self, listeners: Sequence[tuple[socket.socket, Entrance]]) -> None:
+        """Accept from these from now on."""
+        self._listeners = {each[0].fileno(): each for each in listeners}
         self.resume()
 
     def has(self, fd: int) -> bool:
@@ -128,14 +129,14 @@ class Acceptor:
         """
         self._pause()
         self._not_before = math.inf
-        for listener in self._listeners.values():
+        for listener, _ in self._listeners.values():
             listener.close()
 
     def meet(self, sock: socket.socket) -> Whose:
         """Return whose a connection is that was accepted elsewhere, and is counted for nobody."""
         return whose("", peer_name(sock), self._forwarding)
 
-    def accept(self, fd: int) -> list[tuple[socket.socket, Whose]]:
+    def accept(self, fd: int) -> list[tuple[socket.socket, Entrance, Whose]]:
         """Return the next connections of a listener, and whose each is.
 
         They do not block, and have entered the room. What proxies forward is in `forwarded`
@@ -149,10 +150,11 @@ class Acceptor:
         if not self._room.has_place:
             self._pause()
             return []
-        return list(self._accepted(self._listeners[fd]))
+        return list(self._accepted(*self._listeners[fd]))
 
-    def _accepted(self, listener: socket.socket) -> Iterator[tuple[socket.socket, Whose]]:
-        is_proxied = listener.fileno() in self._proxied
+    def _accepted(
+        self, listener: socket.socket, entrance: Entrance
+    ) -> Iterator[tuple[socket.socket, Entrance, Whose]]:
         for _ in range(_MOST):
             if not self._room.has_place:
                 return
@@ -179,15 +181,18 @@ class Acceptor:
                 self._room.guests.leave(guest)
                 continue
             self._room.enter()
-            if is_proxied:
-                self._expect_preface(sock, name, guest)
+            if entrance.is_proxied:
+                self._expect_preface(sock, entrance, name, guest)
             else:
-                yield sock, whose(guest, name, self._forwarding)
+                yield sock, entrance, whose(guest, name, self._forwarding)
 
-    def _expect_preface(self, sock: socket.socket, name: object, guest: str) -> None:
+    def _expect_preface(
+        self, sock: socket.socket, entrance: Entrance, name: object, guest: str
+    ) -> None:
         now, fd = trio.current_time(), sock.fileno()
         preface = self._proxies.expect(name)
-        self._arriving[fd] = _Arriving(sock, name, guest, preface, now, now + self._patience)
+        until = now + self._patience
+        self._arriving[fd] = _Arriving(sock, entrance, name, guest, preface, now, until)
         try:
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
         except OSError as error:  # ENOSPC, ENOMEM; epoll_ctl(2)
@@ -223,7 +228,8 @@ class Acceptor:
             return
         self._forget(fd)
         told = Whose(guest, address_of(preface.source or name))
-        self.forwarded.append(Forwarded(sock, preface.rest, arriving.deadline, told))
+        came = Forwarded(sock, arriving.entrance, preface.rest, arriving.deadline, told)
+        self.forwarded.append(came)
 
     def _forget(self, fd: int) -> _Arriving:
         """Return a connection, whose owner is now the caller."""

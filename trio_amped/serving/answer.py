@@ -21,8 +21,8 @@ from ..semantics.response import (
 )
 from .clock import Clock
 from .resources import Found
-from .root import DocumentRoot, IsDirectory
-from .router import Route
+from .root import IsDirectory
+from .router import Moved, Route
 
 log = logging.getLogger("trio_amped.serving")
 
@@ -35,26 +35,27 @@ def answer(
     `came`: what misses have brought before. Raises Miss, and HttpError for an error, which
     `answer_error` answers.
     """
-    root, target = route.root, route.check()
+    headers = route.headers(asked.origin)
+    if isinstance(route.below, Moved):
+        return redirect(route.below.location, asked.method, headers, status=308), None
     try:
-        found = root.find(asked, target, came)
+        found = route.root.find(asked, route.check(), came)
     except IsDirectory:  # its URL ends in a slash, so that relative links in its index work
         assert route.target is not None
         location = route.target.slash_location()
-        return redirect(location, asked.method, root.policy.cors.headers(asked.origin)), None
-    cors = root.policy.cors.headers(asked.origin)
-    return select_response(asked, found.form, clock.wall, cors), found
+        return redirect(location, asked.method, headers), None
+    return select_response(asked, found.form, clock.wall, headers), found
 
 
 def answer_error(
-    error: HttpError, asked: Asked, root: DocumentRoot, came: Arrivals | None
+    error: HttpError, asked: Asked, route: Route, came: Arrivals | None
 ) -> tuple[Response, Found | None]:
     """Return the response for an error: a page of the site, or else a line of text. Raises Miss."""
-    cors = root.policy.cors.headers(asked.origin)
-    page = root.error_page(asked, error.status, came)
+    headers = route.headers(asked.origin)
+    page = route.root.error_page(asked, error.status, came)
     if page is None:
-        return error_response(error, asked.method, cors), None
-    response = with_headers(error_response(error, asked.method), cors)
+        return error_response(error, asked.method, headers), None
+    response = with_headers(error_response(error, asked.method), headers)
     return with_page(response, page.form.representation, asked.method), page
 
 

@@ -4,32 +4,26 @@ from typing import Any
 
 import trio
 
-from ..listening import ProxiedListener
 from ..semantics.forwarding import Forwarding
 from .clients import Whose, whose
+from .entrance import Entrance
 from .room import Room
 from .transport import end_by_reset, peer_name, socket_of
 
 
 class Arrival(trio.abc.AsyncResource):
-    """A stream that was accepted, and whose it is; `is_proxied`: a proxy is to tell.
-
-    `has_tls`: its client is expected to shake hands.
-    """
+    """A stream that was accepted by an entrance, and whose it is, unless a proxy is to tell."""
 
     def __init__(
         self,
         stream: trio.abc.Stream,
         whose: Whose,
         room: Room,
-        *,
-        is_proxied: bool = False,
-        has_tls: bool = False,
+        entrance: Entrance,
     ) -> None:
         self.stream = stream
         self.whose = whose
-        self.is_proxied = is_proxied
-        self.has_tls = has_tls
+        self.entrance = entrance
         self.has_entered = trio.Event()
         self._room = room
 
@@ -59,14 +53,13 @@ class BoundedListener(trio.abc.Listener[Arrival]):
         self,
         listener: trio.abc.Listener[Any],
         room: Room,
+        entrance: Entrance,
         forwarding: Forwarding | None = None,
-        *,
-        has_tls: bool = False,
     ) -> None:
         """`forwarding`: what reads whose the requests of trusted proxies are."""
         self._listener = listener
         self._forwarding = forwarding
-        self._has_tls = has_tls
+        self._entrance = entrance
         self._room = room
         self._last: trio.Event | None = None  # the last one that was accepted has entered
 
@@ -85,22 +78,15 @@ class BoundedListener(trio.abc.Listener[Arrival]):
             name = sock and peer_name(sock)
             guest = self._room.guests.admit(name)
             if guest is not None:
-                by_header = is_proxied(self._listener)  # then fields say nothing
+                by_header = self._entrance.is_proxied  # then fields say nothing
                 client = whose(guest, name, None if by_header else self._forwarding)
-                return Arrival(
-                    stream, client, self._room, is_proxied=by_header, has_tls=self._has_tls
-                )
+                return Arrival(stream, client, self._room, self._entrance)
             if sock is not None:
                 end_by_reset(sock)
             await trio.aclose_forcefully(stream)
 
     async def aclose(self) -> None:
         await self._listener.aclose()
-
-
-def is_proxied(listener: trio.abc.Listener[Any]) -> bool:
-    """Return whether proxies tell whose a connection is, before TLS."""
-    return isinstance(bare(listener), ProxiedListener)
 
 
 def bare(listener: trio.abc.Listener[Any]) -> trio.abc.Listener[Any]:

@@ -95,7 +95,7 @@ async def _answer(
             body = _body(response, found, route.root, came, responder)
             await _prepare(body)  # the page gate
         except HttpError as error:
-            response, body = await _answer_error(error, asked, route.root, came, responder)
+            response, body = await _answer_error(error, asked, route, came, responder)
             log_refusal(target, error)
         await responder.respond(response, body)  # the page gate, for every window
 
@@ -107,11 +107,11 @@ def _choose(
     has_application = route.application is not None
     check_request(request, any_method=has_application or route.is_misdirected)
     if route.is_misdirected:  # which methods there are is not for us to say
-        route.check()
+        return answer(asked, route, router.clock, came)
     if request.method == b"OPTIONS" and not has_application:
         if request.target != b"*":
             route.check()
-        return _options(request, asked, route.root), None
+        return _options(request, asked, route), None
     if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
         return None
     try:
@@ -123,12 +123,12 @@ def _choose(
         if has_application and error.status == 404:
             return None
         raise
-    return _options(request, asked, route.root), None  # of what is there: its CORS is ours
+    return _options(request, asked, route), None  # of what is there: its CORS is ours
 
 
-def _options(request: Request, asked: Asked, root: DocumentRoot) -> Response:
-    cors = root.policy.cors
-    return with_headers(options(), cors.headers(asked.origin) + cors.preflight(request))
+def _options(request: Request, asked: Asked, route: Route) -> Response:
+    preflight = route.root.policy.cors.preflight(request)
+    return with_headers(options(), route.headers(asked.origin) + preflight)
 
 
 def _body(
@@ -157,18 +157,18 @@ async def _prepare(body: BodySender) -> None:
 
 
 async def _answer_error(
-    error: HttpError, asked: Asked, root: DocumentRoot, came: Arrivals, responder: Responder
+    error: HttpError, asked: Asked, route: Route, came: Arrivals, responder: Responder
 ) -> tuple[Response, BodySender]:
     """Return the answer for an error: a page of the site, or else a line of text."""
 
     def choose() -> Chosen:
-        root.clock.update()
-        return answer_error(error, asked, root, came)
+        route.root.clock.update()
+        return answer_error(error, asked, route, came)
 
     with contextlib.suppress(HttpError):
         response, page = await answered(choose, came)
-        body = _body(response, page, root, came, responder)
+        body = _body(response, page, route.root, came, responder)
         await _prepare(body)
         return response, body
-    response = error_response(error, asked.method, root.policy.cors.headers(asked.origin))
+    response = error_response(error, asked.method, route.headers(asked.origin))
     return response, BodySender(responder.transport, None, None, response.body)

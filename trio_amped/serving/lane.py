@@ -10,10 +10,9 @@ import logging
 import math
 import select
 import socket
-import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -28,6 +27,7 @@ from .acceptor import Acceptor, Forwarded
 from .clients import Whose
 from .connection import Unfinished
 from .crowd import MANY, Crowd
+from .entrance import Entrance
 from .handover import Handover
 from .parked import Group, Groups, Parked
 from .replies import Replies, Reply
@@ -67,16 +67,12 @@ class Lane:
         room: Room,
         hand_over: Callable[[Handover], None],
         log: RequestLog,
-        context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
-        """`context`: of the connections that it accepts, if they have TLS."""
         self._config = config
         self._stats = stats
         self._match = router.recogniser.match
-        self._replies = Replies(router)
         self._room = room
         self._hand_over = hand_over
-        self._context = context
         self._shaking: deque[Parked] = deque()  # those whose handshakes can go on
         self._clock = router.clock
         self._limits = config.head_limits
@@ -102,12 +98,9 @@ class Lane:
         self._turns_of_groups = Turns(at_once=1)  # of those that come later than others
         self._nursery: trio.Nursery | None = None  # of a task for each of them
 
-    async def run(self, listeners: list[socket.socket], proxied: Collection[int] = ()) -> None:
-        """Accept and answer until cancelled; then listeners are closed, and tasks have the rest.
-
-        `proxied`: the descriptors of those whose trusted peers tell first whose a connection is.
-        """
-        self._acceptor.begin(listeners, proxied)
+    async def run(self, listeners: Sequence[tuple[socket.socket, Entrance]]) -> None:
+        """Accept and answer until cancelled; then listeners are closed, and tasks have the rest."""
+        self._acceptor.begin(listeners)
         self._has_work.set()
         try:
             async with trio.open_nursery() as nursery:
@@ -119,9 +112,9 @@ class Lane:
         finally:
             self.stop_accepting()
             for came in self._acceptor.end_prefaces():
-                self._hand_over(
-                    Handover(*self._encrypted(came), came.deadline, None, None, came.whose)
-                )
+                wire, rest = _encrypted(came)
+                first = wire, came.entrance, rest, came.deadline
+                self._hand_over(Handover(*first, None, None, came.whose))
             for fd in list(self._parked):
                 self._hand_over(Handover.at_the_end(self._unpark(fd)))
             self._crowd.came.clear()
@@ -145,55 +138,51 @@ class Lane:
             log.error("the connections cannot be watched: %s", error.strerror)
             await trio.sleep(_PAUSE)
 
-    def park(self, sock: Wire, received: bytes, whose: Whose) -> None:
-        """Take over a connection that a task is done with; `received` is to be answered yet.
+    def park(self, done: Handover, received: bytes) -> None:
+        """Take a connection back that a task is done with; `received` is to be answered yet.
 
         It is closed if the lane has ended meanwhile.
         """
         if self._epoll.closed:
-            close_socket(sock)
-            self._room.leave(whose.guest)
+            close_socket(done.sock)
+            self._room.leave(done.whose.guest)
             return
         deadline = trio.current_time() + self._config.keep_alive_timeout
-        parked = self._own(sock, deadline, whose, is_new=False)
+        parked = self._own(done.sock, done.entrance, deadline, done.whose, is_new=False)
         parked.rest = received
-        self._watch(sock.fileno(), parked)
+        self._watch(done.sock.fileno(), parked)
 
-    def adopt(self, sock: socket.socket) -> None:
+    def adopt(self, sock: socket.socket, entrance: Entrance) -> None:
         """Take over a new connection, which does not block, and is counted for nobody."""
         self._room.enter()
-        self._begin(sock, self._acceptor.meet(sock))
+        self._begin(sock, entrance, self._acceptor.meet(sock))
         self._begin_moment()
         self._go_on_shaking_soon()
 
-    def _begin(self, sock: socket.socket, whose: Whose) -> None:
+    def _begin(self, sock: socket.socket, entrance: Entrance, whose: Whose) -> None:
         """Most have sent something already, and some are closed at once: those need not be
         watched."""
         fd, deadline = sock.fileno(), trio.current_time() + self._config.head_timeout
-        wire = TlsSocket(sock, self._context()) if self._context else sock
-        parked = self._own(wire, deadline, whose, is_new=True)
+        wire = TlsSocket(sock, entrance.context()) if entrance.context else sock
+        parked = self._own(wire, entrance, deadline, whose, is_new=True)
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
     def _forward(self, came: Forwarded) -> None:
         """The same, where a proxy has told whose the connection is."""
-        wire, rest = self._encrypted(came)
+        wire, rest = _encrypted(came)
         fd = wire.fileno()
-        parked = self._own(wire, came.deadline, came.whose, is_new=True)
+        parked = self._own(wire, came.entrance, came.deadline, came.whose, is_new=True)
         parked.rest = rest
         self._receive(fd, parked)
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
-    def _encrypted(self, came: Forwarded) -> tuple[Wire, bytes]:
-        """Return the connection behind a preface, and what it begins with; by TLS nothing yet."""
-        if self._context is None:
-            return came.sock, came.rest
-        return TlsSocket(came.sock, self._context(), came.rest), b""
-
-    def _own(self, sock: Wire, deadline: float, whose: Whose, *, is_new: bool) -> Parked:
-        parked = self._parked[sock.fileno()] = Parked(sock, deadline, is_new, whose)
+    def _own(
+        self, sock: Wire, entrance: Entrance, deadline: float, whose: Whose, *, is_new: bool
+    ) -> Parked:
+        parked = self._parked[sock.fileno()] = Parked(sock, entrance, deadline, is_new, whose)
         self._has_work.set()
         return parked
 
@@ -456,8 +445,8 @@ class Lane:
     def _accept(self, fd: int) -> None:
         accepted = self._acceptor.accept(fd)
         self._begin_moment()
-        for sock, whose in accepted:
-            self._begin(sock, whose)
+        for sock, entrance, whose in accepted:
+            self._begin(sock, entrance, whose)
         if self._acceptor.forwarded:
             self._take_forwarded()
 
@@ -542,7 +531,8 @@ class Lane:
             self._receive(fd, parked)
         elif parked.sock.unsent or parked.deadline <= self._clock.now:
             self._unpark(fd)
-            self._hand_over(Handover(parked.sock, b"", parked.deadline, None, None, parked.whose))
+            first = parked.sock, parked.entrance, b"", parked.deadline
+            self._hand_over(Handover(*first, None, None, parked.whose))
         if self._parked.get(fd) is parked:
             self._watch(fd, parked)
 
@@ -559,6 +549,7 @@ class Lane:
         `among`: those that the first of them has waited with.
         """
         stats, crowd, start = self._stats, self._crowd, 0
+        replies = parked.entrance.replies
         for _ in range(_PIPELINED):
             match = self._match(received, start)
             if match is None:
@@ -570,7 +561,7 @@ class Lane:
                 parked.hear(match[0])
             reply = None
             if not (crowd.is_here and crowd.has_missed(match[0])):
-                reply = self._replies.at_hand(match)
+                reply = replies.at_hand(match)
             if (crowd.is_here and not crowd.goes_first(match, reply)) or (
                 reply and (span := reply.rest) and span.length > _LARGE and not self._goes_first()
             ):
@@ -578,7 +569,7 @@ class Lane:
                 return
             if reply is None:
                 try:
-                    reply = self._make(match, among)
+                    reply = self._make(replies, match, among)
                 except Miss as miss:
                     if parked.misses == _MISSES:
                         break
@@ -622,21 +613,20 @@ class Lane:
         first_deadline = parked.deadline if parked.is_new else None
         came = among.came.copy() if among else None
         rest, asked_at = received[start:], parked.asked_at if parked.misses else None
-        self._hand_over(
-            Handover(parked.sock, rest, first_deadline, None, came, parked.whose, asked_at)
-        )
+        first = parked.sock, parked.entrance, rest, first_deadline
+        self._hand_over(Handover(*first, None, came, parked.whose, asked_at))
 
     def _goes_first(self) -> bool:
         """Return whether one more large answer can be sent before what else has come."""
         self._large -= 1
         return self._large >= 0
 
-    def _make(self, match: Match, among: Group | None) -> Reply | None:
+    def _make(self, replies: Replies, match: Match, among: Group | None) -> Reply | None:
         """Make an answer that is not kept. Raises Miss."""
         if among:
-            return self._replies.make(match, among.came)
+            return replies.make(match, among.came)
         self._has_here = True
-        return self._replies.make(match, self._here)
+        return replies.make(match, self._here)
 
     def _lose(self, fd: int, error: Exception, begun: Begun | None) -> None:
         """End a connection whose client is gone."""
@@ -672,7 +662,8 @@ class Lane:
         parked = self._unpark(fd)
         client = parked.meet().address if parked.is_proxy else ""
         unfinished = Unfinished(target, rest, disk, file, reply.closes, begun, client)
-        self._hand_over(Handover(parked.sock, received, None, unfinished, None, parked.whose))
+        first = parked.sock, parked.entrance, received, None
+        self._hand_over(Handover(*first, unfinished, None, parked.whose))
 
     def _finish(self, fd: int) -> None:
         """End our side, and wait for the end of theirs: to close on what they send meanwhile is a
@@ -693,3 +684,10 @@ class Lane:
 
     def _is_allowed(self, head: bytes) -> bool:
         return self._limits.allow(len(head), head.index(b"\n") + 1, head.count(b"\n"))
+
+
+def _encrypted(came: Forwarded) -> tuple[Wire, bytes]:
+    """Return the connection behind a preface, and what it begins with; by TLS nothing yet."""
+    if came.entrance.context is None:
+        return came.sock, came.rest
+    return TlsSocket(came.sock, came.entrance.context(), came.rest), b""

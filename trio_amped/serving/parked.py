@@ -8,6 +8,7 @@ from ..semantics.body import Body
 from ..stats import Stats
 from . import sending
 from .clients import Peer, Whose
+from .entrance import Entrance
 from .replies import Reply
 from .tls import TlsSocket
 from .transport import tls_of
@@ -25,6 +26,7 @@ class Parked:
         "asked_at",
         "client",
         "deadline",
+        "entrance",
         "is_new",
         "is_proxy",
         "lingers",
@@ -38,8 +40,11 @@ class Parked:
         "whose",
     )
 
-    def __init__(self, sock: Wire, deadline: float, is_new: bool, whose: Whose) -> None:
+    def __init__(
+        self, sock: Wire, entrance: Entrance, deadline: float, is_new: bool, whose: Whose
+    ) -> None:
         self.sock = sock
+        self.entrance = entrance
         self.send: Callable[[Any, Reply, Stats], Body] = sending.send  # what it takes of an answer
         if isinstance(sock, TlsSocket):
             self.send = sending.send_encrypted

@@ -22,6 +22,7 @@ from ..semantics.response import (
     respond,
     wire_head,
 )
+from ..semantics.target import Target
 from .answer import answer, answer_error, log_refusal
 from .resources import Found, Place
 from .root import DocumentRoot
@@ -103,7 +104,8 @@ class Replies:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._clock = router.clock
-        self._only = router.only
+        only = router.only
+        self._only = only if only and only.keeps_answers(router.is_secure) else None
         number = router.recogniser.numbers_of
         self._groups = number(("plain", "method", "accept_encoding", "usual", "renewing"))
         self._of_a_copy = number(("if_none_match", "if_modified_since"))
@@ -211,7 +213,7 @@ class Replies:
     ) -> Reply | None:
         """Return ranges of a file that is kept, if they are in memory."""
         assert isinstance(place, Found)
-        response = respond(ranges, asked, place.form, root.policy.cors.headers(None))
+        response = respond(ranges, asked, place.form, root.headers(None, self._router.is_secure))
         try:
             return self._with_body(root, response, place, _NOTHING, closes=closes)
         except PageMiss:
@@ -232,7 +234,7 @@ class Replies:
             if route.application is not None:
                 return None
             closes = closes or error.status in NOT_UNDERSTOOD
-            reply = self._error(error, asked, route.root, came, closes=closes)
+            reply = self._error(error, asked, route, came, closes=closes)
             log_refusal(match, error)
             if reply is not None:
                 reply.error = error.with_traceback(None)
@@ -244,17 +246,17 @@ class Replies:
         self,
         error: HttpError,
         asked: Asked,
-        root: DocumentRoot,
+        route: Route,
         came: Arrivals,
         *,
         closes: bool,
     ) -> Reply | None:
         """Return the answer for an error, with a page of the site if there is one."""
         with contextlib.suppress(HttpError):
-            response, page = answer_error(error, asked, root, came)
-            return self._with_body(root, response, page, came, closes=closes)
-        response = error_response(error, asked.method, root.policy.cors.headers(asked.origin))
-        return self._with_body(root, response, None, came, closes=closes)
+            response, page = answer_error(error, asked, route, came)
+            return self._with_body(route.root, response, page, came, closes=closes)
+        response = error_response(error, asked.method, route.headers(asked.origin))
+        return self._with_body(route.root, response, None, came, closes=closes)
 
     def _with_body(
         self,
@@ -343,9 +345,12 @@ class Replies:
 
 
 def _located(route: Route) -> Located | None:
-    """Return which file a request leads to, and of which root; None: there can be none."""
+    """Return which file a request leads to, and of which root; None: there can be none, or its
+    answers are not kept."""
     below = route.below
-    if isinstance(below, HttpError) or below.refusal(route.root.policy.shown) is not None:
+    if not isinstance(below, Target) or below.refusal(route.root.policy.shown) is not None:
+        return None
+    if not route.root.keeps_answers(route.is_secure):
         return None
     return route.root, below.file_path(), below.is_directory
 

@@ -54,6 +54,15 @@ class DocumentRoot:
         self._prefix = read_prefix(site.prefix)
         self.clock = clock
 
+    def headers(self, origin: bytes | None, is_secure: bool) -> Headers:
+        """Return the fields of any answer to a request with this Origin; `is_secure`: by TLS."""
+        fields = self.policy.cors.headers(origin)
+        return fields + self.policy.hsts if is_secure else fields  # RFC 6797 7.2
+
+    def keeps_answers(self, is_secure: bool) -> bool:
+        """Return whether answers are kept: without TLS they lack a field of those that are."""
+        return is_secure or not self.policy.hsts
+
     async def check_pages(self) -> None:
         """Say in the log which pages are not there, before a client finds out."""
         asked = Asked(b"GET")

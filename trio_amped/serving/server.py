@@ -5,24 +5,27 @@ import logging
 import os
 import select
 import socket
-import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import trio
 
 from .. import certificates
+from ..binds import Bind
 from ..certificates import Certificates
 from ..config import Config
 from ..disk.descriptors import have_room
 from ..disk.misses import Arrivals
-from ..listening import ProxiedListener, open_binds, remove_files
+from ..listening import BindListener, open_binds, remove_files
+from ..places import pairs_of
 from ..semantics.printable import printable
 from ..stats import Stats
 from ..urls import urls_of
-from .arrivals import Arrival, BoundedListener, bare, is_proxied
+from .arrivals import Arrival, BoundedListener, bare
 from .clients import Whose
 from .connection import Connection, Unfinished
+from .entrance import Entrance
 from .handover import Handover
 from .lane import Lane
 from .proxies import Greeter
@@ -41,6 +44,7 @@ from .transport import (
 
 log = logging.getLogger("trio_amped")
 
+Entrances: TypeAlias = Sequence[tuple[trio.abc.Listener[Any], Entrance]]
 Address: TypeAlias = tuple[str, int] | str
 """Where a listener listens: (host, port), or the path of a UNIX socket."""
 
@@ -84,7 +88,6 @@ class Server:
         self._turns = Turns()  # of those who send
         self._turns_beside_lane = Turns()  # of tasks that answer: its clients have theirs between
         self.certificates: Certificates | None = None  # read before it serves, or by then
-        self._context: Callable[[], ssl.SSLContext] | None = None  # that plain listeners have now
 
     async def serve(
         self,
@@ -117,7 +120,7 @@ class Server:
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             await stack.enter_async_context(self.request_log.opened())
-            if self.certificates is None and config.tls_cert is not None:
+            if self.certificates is None and pairs_of(config):
                 self.certificates = await certificates.read(config)
             router = await stack.enter_async_context(open_router(self.config, self.stats))
             roots = ", ".join(os.fspath(site.root) for site in self.config.all_sites)
@@ -132,35 +135,46 @@ class Server:
             await stack.enter_async_context(self._watching())
             task_status.started([_address(listener) for listener in listeners])
             with self._serving:
+                entrances = [(each, self._entrance(each, router)) for each in listeners]
                 if self._has_lane(listeners):
-                    await self._serve_by_lane(listeners, router)
+                    await self._serve_by_lane(entrances, router)
                 else:
-                    await self._serve_by_tasks(listeners, router)
+                    await self._serve_by_tasks(entrances)
 
     def _has_lane(self, listeners: Sequence[trio.abc.Listener[Any]]) -> bool:
         return self.config.fast_lane and hasattr(select, "epoll") and any(map(_is_plain, listeners))
 
-    async def _serve_by_tasks(
-        self,
-        listeners: Sequence[trio.abc.Listener[Any]],
-        router: Router,
-    ) -> None:
+    def _entrance(self, listener: trio.abc.Listener[Any], router: Router) -> Entrance:
+        """Return what the connections of a listener have in common."""
+        bind = _bind_of(listener)
+        router = router.at(bind, is_secure=self._is_secure(listener))
+        is_proxied = bind is not None and bind.proxy
+        if not self._has_tls(listener):
+            return Entrance(router, is_proxied=is_proxied)
+        assert self.certificates is not None
+        context = partial(self.certificates.context, bind.client_ca if bind else "")
+        return Entrance(router, context, is_proxied=is_proxied)
+
+    def _has_tls(self, listener: trio.abc.Listener[Any]) -> bool:
+        """Return whether the streams of a listener get TLS of ours."""
+        bind = _bind_of(listener)
+        return self.certificates is not None and _is_plain(listener) and not (bind and bind.plain)
+
+    def _is_secure(self, listener: trio.abc.Listener[Any]) -> bool:
+        return isinstance(listener, trio.SSLListener) or self._has_tls(listener)
+
+    async def _serve_by_tasks(self, listeners: Entrances) -> None:
         """A task for each connection. Accept until drained; then wait for the connections."""
         async with trio.open_nursery() as connections:
-            await self._accept(listeners, connections, router)
+            await self._accept(listeners, connections)
 
-    async def _accept(
-        self,
-        listeners: Sequence[trio.abc.Listener[Any]],
-        connections: trio.Nursery,
-        router: Router,
-    ) -> None:
+    async def _accept(self, listeners: Entrances, connections: trio.Nursery) -> None:
         """Start a task for each connection."""
 
         async def handler(arrival: Arrival) -> None:
             await arrival.enter()
             try:
-                await self._serve_arrival(arrival, router)
+                await self._serve_arrival(arrival)
             except OSError as error:
                 log.error("a connection cannot be served: %s", error.strerror)
             finally:
@@ -169,30 +183,28 @@ class Server:
                 else:
                     self._room.leave(arrival.whose.guest)
 
-        has_tls, forwarding = self._context is not None, self.config.forwarding
-        bounded = [
-            BoundedListener(each, self._room, forwarding, has_tls=has_tls and _is_plain(each))
-            for each in listeners
-        ]
+        forwarding = self.config.forwarding
+        bounded = [BoundedListener(each, self._room, how, forwarding) for each, how in listeners]
         with self._accepting_by_tasks:
             await trio.serve_listeners(handler, bounded, handler_nursery=connections)
 
-    async def _serve_arrival(self, arrival: Arrival, router: Router) -> None:
+    async def _serve_arrival(self, arrival: Arrival) -> None:
         """Serve a connection, of which a proxy may have to tell whose it is. Raises OSError."""
         first_deadline = trio.current_time() + self.config.head_timeout
         received = b""
-        if arrival.is_proxied:
+        entrance = arrival.entrance
+        if entrance.is_proxied:
             preface = await self._greeter.greet(arrival, first_deadline)
             if preface is None:
                 return
             received = preface.rest
         transport = self._transport(arrival, received)
-        connection = self._connection(transport, arrival.whose, router, first_deadline)
-        await self._run(connection, b"" if arrival.has_tls else received)
+        connection = self._connection(transport, arrival.whose, entrance, first_deadline)
+        await self._run(connection, b"" if entrance.context else received)
 
     async def _serve_by_lane(
         self,
-        listeners: Sequence[trio.abc.Listener[Any]],
+        listeners: Entrances,
         router: Router,
         *,
         task_status: trio.TaskStatus[Lane] = trio.TASK_STATUS_IGNORED,
@@ -206,12 +218,12 @@ class Server:
         async def handle(handover: Handover) -> None:
             left = None
             try:
-                left = await self._handle(handover, router, parks=True)
+                left = await self._handle(handover, parks=True)
             finally:
                 if left is None:
                     lane.make_room(handover.whose)
                 else:
-                    lane.park(handover.sock, left, handover.whose)
+                    lane.park(handover, left)
 
         async with trio.open_nursery() as connections:
             lane = self._lane = Lane(
@@ -221,17 +233,15 @@ class Server:
                 self._room,
                 lambda handover: connections.start_soon(handle, handover),
                 self.request_log,
-                self._context,
             )
             self._room.givers.insert(0, lane.give_way)
             task_status.started(lane)
-            others = [listener for listener in listeners if not _is_plain(listener)]
+            others = [each for each in listeners if not _is_plain(each[0])]
             if others:
-                connections.start_soon(self._accept, others, connections, router)
+                connections.start_soon(self._accept, others, connections)
             with self._accepting_by_lane:
-                plain = [(_plain(each), each) for each in listeners if _is_plain(each)]
-                proxied = {sock.fileno() for sock, each in plain if is_proxied(each)}
-                await lane.run([sock for sock, _ in plain], proxied)
+                plain = [(_plain(each), how) for each, how in listeners if _is_plain(each)]
+                await lane.run(plain)
 
     def _transport(self, arrival: Arrival, received: bytes) -> Transport:
         """Return the transport of a stream that was accepted, and of which `received` has come.
@@ -239,29 +249,26 @@ class Server:
         Raises OSError, and has closed it then.
         """
         pace, peer = Pace(self.config, self.stats), arrival.whose.address
-        if not arrival.has_tls:
+        context = arrival.entrance.context
+        if context is None:
             return transport_of(arrival.stream, pace, self._turns, peer)
-        assert self._context
         assert isinstance(arrival.stream, trio.SocketStream)
         sock = detached(arrival.stream)
         prepare(sock)
-        wire = TlsSocket(sock, self._context(), received)
+        wire = TlsSocket(sock, context(), received)
         return TlsTransport(wire, pace, self._turns, peer)
 
     def _urls(self, listener: trio.abc.Listener[Any]) -> str:
-        return _urls(listener, has_tls=self.certificates is not None)
+        return _urls(listener, "https" if self._is_secure(listener) else "http")
 
     @contextlib.asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
-        """Where plain listeners have TLS: read the files again when they are replaced."""
+        """Read the files of certificates again when they are replaced."""
         if not self.certificates:
             yield
             return
-        pair = self.certificates
-        self._context = lambda: pair.context
         async with trio.open_nursery() as nursery:
-            if pair.is_watched:
-                nursery.start_soon(pair.watch)
+            nursery.start_soon(self.certificates.watch)
             yield
             nursery.cancel_scope.cancel()
 
@@ -332,15 +339,14 @@ class Server:
     async def _handle(
         self,
         handover: Handover,
-        router: Router,
         *,
         parks: bool = False,
     ) -> bytes | None:
         """Serve a connection; None: it is closed, otherwise it is to be parked with these bytes."""
         pace = Pace(self.config, self.stats)
         transport = transport_over(handover.sock, pace, self._turns, handover.whose.address)
-        deadline = handover.first_deadline
-        connection = self._connection(transport, handover.whose, router, deadline, parks=parks)
+        whose, entrance, deadline = handover.whose, handover.entrance, handover.first_deadline
+        connection = self._connection(transport, whose, entrance, deadline, parks=parks)
         begun = handover.unfinished, handover.came, handover.asked_at
         return await self._run(connection, handover.received, *begun)
 
@@ -348,7 +354,7 @@ class Server:
         self,
         transport: Transport,
         whose: Whose,
-        router: Router,
+        entrance: Entrance,
         first_deadline: float | None,
         *,
         parks: bool = False,
@@ -356,7 +362,7 @@ class Server:
         return Connection(
             transport,
             self.config,
-            router,
+            entrance.router,
             self.stats,
             parks=parks,
             first_deadline=first_deadline,
@@ -386,12 +392,12 @@ class Server:
 
 
 def _is_plain(listener: trio.abc.Listener[Any]) -> bool:
-    return type(listener) in (trio.SocketListener, ProxiedListener)
+    return type(listener) in (trio.SocketListener, BindListener)
 
 
 def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
     """The socket of a plain listener, whose connections get the options that it has."""
-    assert isinstance(listener, trio.SocketListener | ProxiedListener)
+    assert isinstance(listener, trio.SocketListener | BindListener)
     sock = socket.socket(fileno=listener.socket.detach())
     sock.setblocking(False)
     prepare(sock)
@@ -401,7 +407,13 @@ def _plain(listener: trio.abc.Listener[Any]) -> socket.socket:
 def _socket(listener: trio.abc.Listener[Any]) -> trio.socket.SocketType | None:
     """Return the socket below a listener; None where none is known."""
     below = bare(listener)
-    return below.socket if isinstance(below, trio.SocketListener | ProxiedListener) else None
+    return below.socket if isinstance(below, trio.SocketListener | BindListener) else None
+
+
+def _bind_of(listener: trio.abc.Listener[Any]) -> Bind | None:
+    """Return the bind of a listener, also below TLS; None for one that a program has made."""
+    below = bare(listener)
+    return below.bind if isinstance(below, BindListener) else None
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Address | None:
@@ -411,10 +423,10 @@ def _address(listener: trio.abc.Listener[Any]) -> Address | None:
     return name[:2] if isinstance(name, tuple) else os.fsdecode(name)
 
 
-def _urls(listener: trio.abc.Listener[Any], *, has_tls: bool) -> str:
+def _urls(listener: trio.abc.Listener[Any], scheme: str) -> str:
     """Return what a person can open, or at least which listener it is."""
     if (sock := _socket(listener)) is None:
         return f"a {type(listener).__name__}"
-    is_secure = isinstance(listener, trio.SSLListener) or (has_tls and _is_plain(listener))
-    urls = urls_of(sock, "https" if is_secure else "http")
-    return ", ".join(urls) + " (by PROXY protocol)" * is_proxied(listener)
+    bind = _bind_of(listener)
+    is_proxied = bind is not None and bind.proxy
+    return ", ".join(urls_of(sock, scheme)) + " (by PROXY protocol)" * is_proxied

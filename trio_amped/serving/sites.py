@@ -21,7 +21,7 @@ class Sites:
     ) -> None:
         self.config = config
         self.stats = stats
-        self._router = router
+        self._routers = {tls: router.at(None, is_secure=tls) for tls in (False, True)}
         self._log = log or RequestLog(config)
         self._turns = Turns()
         self._connections: set[Connection] = set()
@@ -41,7 +41,7 @@ class Sites:
         connection = Connection(
             transport_of(stream, Pace(self.config, self.stats), self._turns),
             self.config,
-            self._router,
+            self._routers[isinstance(stream, trio.SSLStream)],
             self.stats,
             first_deadline=trio.current_time() + self.config.head_timeout,
             log=self._log,
@@ -65,7 +65,8 @@ async def open_sites(config: Config) -> AsyncIterator[Sites]:
     Entering is a checkpoint; cancelling it leaves nothing behind. Leaving closes all files and ends
     all helpers, and waits a second at most for what closes slowly. Raises OSError when a root
     cannot be used. The helpers live in a nursery: what the body raises leaves in an ExceptionGroup.
-    `host`, `port`, `bind`, `trust`, `forwarded_fields`, `tls_cert`, `tls_key`, `max_connections`,
+    `host`, `port`, `bind`, `trust`, `forwarded_fields`, `tls_cert`, `tls_key`, `redirect_http`,
+    `max_connections`,
     `max_connections_per_address`, `fast_lane`, `drain_timeout` and `retire_timeout` mean nothing
     here.
     """
