@@ -51,6 +51,7 @@ NOT_RUN: Final = {
     ),
     r"make (bench(-cold|-listing|-asgi)?|experiments)\b.*": "it takes long",
     r"make packages": "it installs, as root",
+    r"(certbot|lego)\b.*": "it asks Let's Encrypt; tests/clients/test_acme.py does not",
     r"python -m fuzz (run|repro|minimise|cover|report|mutants)\b.*": (
         "a campaign takes long, or there must have been one"
     ),
@@ -74,6 +75,7 @@ PLANTED: Final = {
         "media/a.mp4": b"a",
         "docs/404.html": b"<!doctype html>",
     },
+    "https.md": {"site/index.html": b"<!doctype html>"},
     "embedding.md": {
         "site/index.html": b"<!doctype html>",
         "site/hello.txt": b"Hello.\n",
@@ -96,6 +98,10 @@ VOLATILE: Final = "|".join(
 SERVES: Final = re.compile(
     r"(python -m trio_amped|trio-amped(?! check| config)|make serve|python \w+\.py)\b"
 )
+
+
+SAYS_WHERE: Final = re.compile(r"--(port|bind)\b|(names|staff)\.toml")
+"""A command that says where to listen, as these files do."""
 
 
 class Block(NamedTuple):
@@ -254,7 +260,7 @@ class Reader:
         text = re.sub(r"\b8000\b", str(self.port), text)
         text = text.replace("/srv/", f"{self.folder}/srv/")
         command, *comment = re.split(r"(?= +#)", text, maxsplit=1)
-        if re.match(r"python -m trio_amped|trio-amped", text) and "--port" not in text:
+        if re.match(r"python -m trio_amped|trio-amped", text) and not SAYS_WHERE.search(text):
             command += f" --port {self.port}"
         if text.startswith("make serve"):
             tools = shlex.quote(str(Path(sys.executable).parent))
