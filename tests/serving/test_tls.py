@@ -723,6 +723,7 @@ async def test_floods_of_key_updates_have_a_part_of_each_turn(
     autojump_clock: MockClock,
 ) -> None:
     """One portion here: others are answered between two, and who floods is answered in the end."""
+    monkeypatch.setattr(lane_module, "_TURN", 3600.0)
     monkeypatch.setattr(lane_module, "_LATER", 0.0)
     steps = Steps(monkeypatch)
     async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
@@ -806,6 +807,7 @@ async def test_handshakes_that_have_begun_go_first(
         order.append(wire.fileno())
         return real(wire)
 
+    monkeypatch.setattr(lane_module, "_TURN", 3600.0)  # all have come in one
     async with on_the_lane(SimDisk(FILES), CONFIG, context=of_server) as laned:
         begun = laned.connect()
         assert isinstance(begun.stream, trio.SocketStream)
