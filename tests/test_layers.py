@@ -87,7 +87,8 @@ LISTENS: Final = frozenset(
 HELPER: Final = frozenset(
     {"disk.__init__", "disk.helper", "disk.kernel", "disk.opening", "disk.messages"}
     | {"disk.loading", "disk.names"}
-    | {"disk.directories", "semantics.__init__", "semantics.listing"}
+    | {"disk.directories", "semantics.__init__", "semantics.icons", "semantics.listing"}
+    | {"semantics.look", "semantics.media_types"}
 )
 
 

@@ -219,11 +219,12 @@ def _possible(
     paths = [path, path + b".br", path + b".gz", b"404.html"]
     found: list[list[Form | None]] = [[*disk.versions.get(each, [None]), *unseen] for each in paths]
     folder = path.removesuffix(b"index.html")
-    found.append([*(Listed(text, 0) for text in disk.listings.get(folder, ())), None])
+    listed = [folder, folder + b".gz"]
+    found += [[*(Listed(text, 0) for text in disk.listings.get(each, ())), None] for each in listed]
     folders = {each: None for each, size in scene.files.items() if size == FOLDER}
     for seen in [folders, *({} for _ in unseen)]:
         for forms in product(*found):
-            there = zip([*paths, folder], forms, strict=True)
+            there = zip([*paths, *listed], forms, strict=True)
             files: reference.Files = seen | {each: form for each, form in there if form}
             yield reference.answer(head, files, NOW)
 

@@ -1,6 +1,8 @@
 """Listings of directories whose names come from anybody."""
 
+import gzip
 import json
+import re
 import unicodedata
 from html.parser import HTMLParser
 from typing import Any, Final
@@ -13,25 +15,27 @@ from trio_amped.semantics.listing import Entry, View
 from trio_amped.semantics.target import parse_target
 
 _ELEMENTS: Final = {
-    *("html", "meta", "title", "style", "svg", "symbol", "path", "use", "main", "h1", "p", "i"),
+    *("html", "meta", "title", "style", "main", "h1", "p", "i", "form", "input", "button"),
     *("table", "thead", "tbody", "tr", "th", "td", "a", "bdi", "time"),
 }
 _ATTRIBUTES: Final = {
-    *("lang", "charset", "name", "content", "class", "id", "viewbox", "d", "fill-rule"),
+    *("lang", "charset", "name", "content", "class", "id", "role", "type", "value", "maxlength"),
+    *("placeholder", "aria-label", "form", "formaction"),
     *("scope", "aria-sort", "href", "title", "datetime"),
 }
 _TURNING: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class Page(HTMLParser):
-    """What a browser finds in a listing: the links of its rows and their texts, and of its head."""
+    """What a browser finds in a listing: its links with their texts, what its columns ask for."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
         self.rows: list[tuple[str, str]] = []
-        self.columns: list[str] = []
+        self.columns: list[dict[str, str]] = []
         self.title = ""
         self._place: list[str] = []
+        self._hidden: dict[str, str] = {}
         self.feed(page)
         self.close()
 
@@ -39,10 +43,14 @@ class Page(HTMLParser):
         assert tag in _ELEMENTS, f"a name became <{tag}>"
         found = dict(attributes)
         assert found.keys() <= _ATTRIBUTES, f"a name became an attribute: {attributes}"
-        if tag == "a" and "td" in self._place:
+        if tag == "a":
+            assert "td" in self._place, "a link that is no name"
             self.rows.append((found["href"] or "", ""))
-        elif tag == "a" and "th" in self._place:
-            self.columns.append(found["href"] or "")
+        elif tag in ("input", "button") and "th" in self._place:
+            asked = {found["name"] or "": found["value"] or ""}
+            if tag == "button":
+                self.columns.append(asked | self._hidden)
+            self._hidden = self._hidden | asked if tag == "input" else {}
         self._place.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -64,7 +72,8 @@ def check_listing(path: bytes, entries: list[Entry], view: View) -> None:
     """A listing shows each name once, as text, with a link that leads back to it."""
     arranged = view.arranged(entries)
     _check_order(view, arranged)
-    page = b"".join(view.render(path, arranged, is_cut=False)).decode()
+    content = b"".join(view.render(path, arranged, is_cut=False))
+    page = (gzip.decompress(content) if view.coding else content).decode()
     rows = _rows_of_json(page) if view.kind == "json" else _rows_of_html(view, path, page)
     assert len(rows) == len(entries)
     for entry, (href, text) in zip(arranged, rows, strict=True):
@@ -77,12 +86,19 @@ def check_listing(path: bytes, entries: list[Entry], view: View) -> None:
         if view.kind == "json":
             assert text == name
         else:
-            _check_shown(text, name + "/" * entry.is_directory)
+            assert text.endswith("/") or not entry.is_directory
+            _check_shown(text[: len(text) - entry.is_directory], name)
 
 
 def _check_shown(text: str, name: str) -> None:
     """What is in a name is seen, in its order."""
-    for shown, character in zip(text, name, strict=True):
+    blanks = "".join(character for character in name if unicodedata.category(character) == "Zs")
+    start = len(name) - len(name.lstrip(blanks or "\0"))
+    end = max(start, len(name.rstrip(blanks or "\0")))
+    for place, (shown, character) in enumerate(zip(text, name, strict=True)):
+        if not start <= place < end:  # which nobody would see
+            assert shown == "\N{OPEN BOX}"
+            continue
         assert shown == character or (shown.isprintable() and not character.isprintable())
         assert unicodedata.category(shown) not in ("Cc", "Zl", "Zp")
         assert unicodedata.bidirectional(shown) not in _TURNING
@@ -98,11 +114,13 @@ def _rows_of_html(view: View, path: bytes, page: str) -> list[tuple[str, str]]:
     shown = "".join(f"/{name}" for name in names if name) + "/"
     if shown.isprintable():
         assert found.title == f"Index of {shown}"
-    for column, href in zip(("name", "size", "time"), found.columns, strict=True):
-        turns = (view.sort, view.order) == (column, "asc")
-        assert href == f"?sort={column}&order={'desc' if turns else 'asc'}"
     if path:
-        assert found.rows.pop(0) == ("../", "..")
+        assert found.rows.pop(0) == ("../", "Parent folder")
+    assert len(found.columns) == (3 if found.rows else 0)
+    for column, asked in zip(("name", "size", "time"), found.columns, strict=False):
+        turns = (view.sort, view.order) == (column, "asc")
+        wanted = {"sort": column, "order": "desc" if turns else "asc", "filter": view.filter}
+        assert {"order": "asc", "filter": ""} | asked == wanted
     return found.rows
 
 
@@ -117,7 +135,7 @@ def _check_order(view: View, arranged: list[Entry]) -> None:
     assert kinds == sorted(kinds, reverse=True)
     for is_directory in (True, False):
         part = [entry for entry in arranged if entry.is_directory is is_directory]
-        keys: list[Any] = [entry.name.lower() for entry in part]
+        keys: list[Any] = [_natural(entry.name) for entry in part]
         if view.sort == "size":
             keys = [0 if is_directory else entry.size for entry in part]
         elif view.sort == "time":
@@ -125,10 +143,31 @@ def _check_order(view: View, arranged: list[Entry]) -> None:
         assert keys == sorted(keys, reverse=view.order == "desc")
 
 
+def _natural(name: bytes) -> list[tuple[int, int]]:
+    """The place of each character, and of each number as a whole, which is where 0 would be."""
+    parts = re.findall("(?s)[0-9]+|.", name.decode("utf-8", "replace").casefold())
+    return [(ord("0"), int(part)) if "0" <= part[0] <= "9" else (ord(part), 0) for part in parts]
+
+
 _TOKENS: Final = st.sampled_from(
     [
         *(b"<script>", b"</a>", b"<b ", b"<!--", b"-->", b"&lt;", b"&amp", b"'", b'"', b">"),
-        *(b"javascript:", b"a", b"B", b"index", b"%2F", b"%", b"?", b"#", b";", b":", b" "),
+        *(
+            b"javascript:",
+            b"a",
+            b"B",
+            b"index",
+            b"1",
+            b"02",
+            b"10",
+            b"%2F",
+            b"%",
+            b"?",
+            b"#",
+            b";",
+            b":",
+            b" ",
+        ),
         *(b"..", b"=", b"\n", b"\r", b"\t", b"\x7f", b"\xff", b"\xc3\xa9"),
         *(b"\xe2\x80\xae", b"\xe2\x80\xa8"),  # right to left; a line separator
     ]
@@ -165,6 +204,9 @@ TARGETS: Final = (
                 st.sampled_from(["name", "size", "time"]),
                 st.sampled_from(["asc", "desc"]),
                 _PATHS.map(quote),
+                st.just(""),
+                st.sampled_from(["", "gzip"]),
+                st.sampled_from(["", "a", "<b>", '"', "&"]),
             ),
         },
     ),

@@ -137,7 +137,7 @@ class WorldDisk(SimDisk):
         self.busy = 0  # jobs under way
         self.reached: set[str] = set()
         self.versions: dict[bytes, list[Form | None]] = {}  # None: there was no file
-        self.listings: dict[bytes, list[bytes]] = {}  # what was shown, by the path with its slash
+        self.listings: dict[bytes, list[bytes]] = {}  # what was shown, see reference.Files
         for path in self.entries:
             self._note_version(path)
 
@@ -248,10 +248,12 @@ class WorldDisk(SimDisk):
 
     def rendered(self, path: bytes, view: View) -> bytes:
         """Noted as one more version of the listing; what HEAD does not ask for, as it would be."""
-        content = super().rendered(path, view)
-        shown = super().rendered(path, View()) if view == NOTHING else content
-        self.listings.setdefault(path + b"/" if path else b"", []).append(shown)
-        return content
+        plain = View() if view == NOTHING else view._replace(coding="")
+        for ending, coding in ((b"", ""), (b".gz", "gzip")):
+            shown = super().rendered(path, plain._replace(coding=coding))
+            name = (path + b"/" if path else b"") + ending
+            self.listings.setdefault(name, []).append(shown)
+        return super().rendered(path, view)
 
     async def ready(self, file: OpenFile, offset: int, end: int) -> int:
         number = self._begin("ready")

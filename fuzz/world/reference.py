@@ -27,7 +27,8 @@ _CODINGS: Final = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # in the orde
 LINE_SLACK: Final = 32  # Policy: a request line may be longer than its target by so much
 
 Files = Mapping[bytes, Form | None]
-"""None: a directory; with a slash at its end, what it shows where it has no index."""
+"""None: a directory; with a slash at its end, what it shows where it has no index, and with .gz
+behind that, the same in gzip."""
 _TAGS: Final = ("if-match", "if-none-match")
 _DATES: Final = ("if-modified-since", "if-unmodified-since")
 _PAGE: Final = b"404.html"  # Policy: what is sent with that status, where it is there
@@ -120,8 +121,8 @@ def answer(head: bytes | int, files: Files, now: float) -> Expected:
         if files.get(path, b"") is None:
             raise Refused(301)
         index = path + b"index.html" if path[-1:] in (b"", b"/") else path
-        listing = files.get(path)
-        if index not in files and listing is not None:
+        if index not in files and files.get(path) is not None:
+            listing = replace(resource(path, files), media_type=media_type(b"x.html"))
             return Expected(method, _listing(method, fields, listing, now), closes, index)
         found = reference.answer(method, fields, resource(index, files), now)
         return Expected(method, found, closes, index)
@@ -136,19 +137,21 @@ def _of(page: Form) -> dict[str, str]:
     return {"content-type": media_type(_PAGE), "content-length": str(len(page.content))}
 
 
-def _listing(method: str, fields: Fields, listing: Form, now: float) -> Answer:
+def _listing(method: str, fields: Fields, listing: Resource, now: float) -> Answer:
     """It has no date, so no condition on one counts (RFC 9110 13.1.3, 13.1.4).
 
     Policy: HEAD without any precondition leaves out what only the content tells (9.3.2).
     """
     kept = [field for field in fields if field[0] not in _DATES]
-    found = reference.answer(method, kept, Resource(listing, media_type(b"x.html")), now)
+    found = reference.answer(method, kept, listing, now)
     unknown = {"last-modified"}
     names = [name for name, _ in fields]
     has_date = any(names.count(name) == 1 for name in _DATES)  # twice is malformed: none
     if method == "HEAD" and not has_date and not any(name in names for name in _TAGS):
         unknown |= {"etag", "content-length"}
     shown = {name: value for name, value in found.fields.items() if name not in unknown}
+    if "vary" in shown:
+        shown["vary"] = "Accept, Accept-Encoding"
     return replace(found, fields=shown)
 
 

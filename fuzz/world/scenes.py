@@ -51,7 +51,8 @@ class Listed(Form):
     """What a directory shows: known by its content, as it has no date."""
 
     def etag(self, now: float) -> str:
-        return f'"{SimDisk.digest(self.content).hex()}"'
+        suffix = "" if self.coding == "identity" else f"-{self.coding}"
+        return f'"{SimDisk.digest(self.content).hex()}-{len(self.content):x}{suffix}"'
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ class Scene:
             for path, size in self.files.items()
         }
         folders = [path for path, size in self.files.items() if size == FOLDER]
-        shown = {path + b"/": self.disk().rendered(path, View()) for path in folders}
-        shown[b""] = self.disk().rendered(b"", View())  # the root
-        return files | {path: Listed(text, 0) for path, text in shown.items()}
+        disk = self.disk()
+        for path in (b"", *folders):  # the root, too
+            disk.rendered(path, View())
+        return files | {path: Listed(text, 0) for path, (text,) in disk.listings.items()}
 
     def with_reach(self, least: int) -> "Scene":
         """The same with a disk that never has less than so many bytes at a time."""

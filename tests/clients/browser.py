@@ -122,6 +122,12 @@ class Browser:
         """Click the `number`th element as a user would: it must be there to be seen."""
         self.driver.find_elements("css selector", selector)[number].click()
 
+    def press(self, selector: str, number: int = 0) -> None:
+        """Click a button of a form, and wait for the page that it leads to."""
+        self.run("window.isBefore = true")
+        self.click(selector, number)
+        self.wait("!window.isBefore && document.readyState == 'complete'")
+
     def texts(self, selector: str) -> list[str]:
         """The text in each of these elements, with all its spaces."""
         script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"

@@ -1,12 +1,15 @@
 """How a directory is shown: its order, HTML that no name can break, JSON."""
 
+import gzip
 import json
 import re
 from base64 import b64encode
 from hashlib import sha256
+from html import unescape
 from html.parser import HTMLParser
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode, urljoin, urlsplit
 
 import pytest
 from hypothesis import given
@@ -19,9 +22,11 @@ from trio_amped.semantics.listing import (
     Entry,
     View,
 )
+from trio_amped.semantics.look import shown
 
 DAY: Final = 86_400
 HOST: Final = "http://host.example"
+POLICY: Final = CONTENT_SECURITY_POLICY.decode()
 
 
 def file(name: bytes, size: int = 0, mtime: int = 0) -> Entry:
@@ -36,7 +41,7 @@ def folder(name: bytes, size: int = 0, mtime: int = 0) -> Entry:
 
 
 class Row(NamedTuple):
-    """A line of the table, but for its icon."""
+    """A line of the table."""
 
     href: str
     text: str
@@ -44,6 +49,7 @@ class Row(NamedTuple):
     title: str | None
     date: str
     datetime: str | None
+    kind: str | None
 
 
 class Document(HTMLParser):
@@ -82,11 +88,15 @@ class Document(HTMLParser):
 
     @property
     def shape(self) -> list[tuple[str, dict[str, str | None]]]:
-        """All but what the links lead to: what no name may change."""
+        """All but what the links lead to, and of which kind a name is: what no name may change."""
         return [
             (
                 tag,
-                {name: value for name, value in attributes.items() if name != "href" or tag != "a"},
+                {
+                    name: value
+                    for name, value in attributes.items()
+                    if (tag, name) not in (("a", "href"), ("tr", "class"))
+                },
             )
             for tag, attributes in self.elements
         ]
@@ -118,11 +128,11 @@ class Document(HTMLParser):
         found = []
         for end, (tag, attributes) in enumerate(self.elements):
             if tag == "time":
-                tags, (*_, link, _, size, _, _) = zip(
-                    *self.elements[end - 8 : end + 1], strict=True
+                tags, (row, _, link, _, size, _, _) = zip(
+                    *self.elements[end - 6 : end + 1], strict=True
                 )
-                assert " ".join(tags) == "tr td svg use a bdi td td time"
-                *_, name, size_text, _, date = self.texts[end - 8 : end + 1]
+                assert " ".join(tags) == "tr td a bdi td td time"
+                _, _, _, name, size_text, _, date = self.texts[end - 6 : end + 1]
                 found.append(
                     Row(
                         link["href"] or "",
@@ -131,8 +141,32 @@ class Document(HTMLParser):
                         size.get("title"),
                         date,
                         attributes["datetime"],
+                        row.get("class"),
                     )
                 )
+        return found
+
+    @property
+    def presses(self) -> list[tuple[str, str]]:
+        """What each button asks for, as a browser resolves it, and the text right behind it.
+
+        Those who only follow links do not see them.
+        """
+        found, fields = [], list[tuple[str, str]]()
+        for number, (tag, attributes) in enumerate(self.elements):
+            value = attributes.get("value") or ""
+            if tag == "form":
+                assert not {"action", "method"} & set(attributes)
+                fields = []
+            elif tag == "input":
+                fields.append((attributes["name"] or "", value))
+            elif tag == "button":
+                own = [] if "form" in attributes else list(fields)
+                own += [(attributes["name"] or "", value)] if "name" in attributes else []
+                text = self.texts[number]
+                if self.elements[number + 1 : number + 2] == [("bdi", {})]:
+                    text += self.texts[number + 1]
+                found.append((f"{attributes.get('formaction') or ''}?{urlencode(own)}", text))
         return found
 
 
@@ -184,6 +218,46 @@ def only_row(entry: Entry) -> Row:
 def test_views(query: bytes | None, sort: str, order: str) -> None:
     assert View.select(query, prefers_json=False) == View("html", sort, order)
     assert View.select(query, prefers_json=True) == View("json", sort, order)
+    assert View.select(query, False, gzip=True) == View("html", sort, order, coding="gzip")
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (b"filter=a", "a"),
+        (b"filter=a%20b+c", "a b c"),
+        (b"filter=%C3%A4%ff%00", "\xe4\ufffd\0"),
+        (b"filter=" + b"a" * 300, "a" * 255),
+        (b"filter=", ""),
+        (b"filter", ""),
+        (b"FILTER=a", ""),
+    ],
+    ids=["a", "blanks", "bytes", "too long", "empty", "no value", "capitals"],
+)
+def test_filters(query: bytes, expected: str) -> None:
+    view = View.select(query, prefers_json=False)
+    assert view == View(filter=expected)
+    assert b"\0" not in view.pack()
+    assert View.unpack(view.pack()) == view
+    assert view.is_plain == (not expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "expected"),
+    [
+        ("", b"a", True),
+        ("b", b"abc", True),
+        ("B", b"abc", True),
+        ("b", b"aBc", True),
+        ("\xc4", "\xe4".encode(), True),
+        ("d", b"abc", False),
+        ("*", b"abc", False),
+        ("*", b"a*", True),
+        ("\ufffd", b"\xff", True),
+    ],
+)
+def test_what_a_filter_leaves(wanted: str, name: bytes, expected: bool) -> None:
+    assert View(filter=wanted).hides(name) != expected
 
 
 @given(st.binary() | st.lists(st.sampled_from([b"sort", b"=", b"&", b"size", b"%"])).map(b"".join))
@@ -233,6 +307,39 @@ HERE: Final = (
 def test_order(sort: str, order: str, expected: str) -> None:
     arranged = View("html", sort, order).arranged(HERE)
     assert " ".join(entry.name.decode() for entry in arranged) == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "img1 img2 img10 img10a img11 img100",
+        "1 2 3.9 3.10 10 10.1",
+        "a a-1 a.txt a0 A1 a1b a9b a10 a_ b",
+        "a1b2 a1b10 a2b1 a10b1",
+        "0 00 000 001 01 1 002 2",
+        f"a2 a{'1' * 199} a{'0' * 50}{'2' * 199} a{'1' * 200}",
+    ],
+    ids=lambda names: names[:10],
+)
+def test_numbers_are_ordered_by_their_value(names: str) -> None:
+    entries = [file(name.encode()) for name in names.split()]
+    for kind in ("html", "json"):
+        assert View(kind).arranged(reversed(entries)) == entries
+        assert View(kind, order="desc").arranged(entries) == entries[::-1]
+
+
+@given(st.lists(st.text("01289ab-.\xb2\u0664", min_size=1), min_size=2, max_size=2, unique=True))
+def test_the_natural_order(names: list[str]) -> None:
+    """Each number is one character, where 0 would be, and the larger ones are behind."""
+
+    def place(name: str) -> list[tuple[int, int]]:
+        parts = re.findall("[0-9]+|.", name.casefold())
+        return [(0x30, int(part)) if part[0] in "0123456789" else (ord(part), 0) for part in parts]
+
+    first, second = names
+    if place(first) < place(second):
+        found = View().arranged([file(second.encode()), file(first.encode())])
+        assert [entry.name.decode() for entry in found] == names
 
 
 ENTRIES: Final = st.lists(
@@ -287,34 +394,20 @@ NAMES: Final = (
 ANY: Final = st.lists(st.builds(Entry, NAMES, st.booleans(), st.just(5), st.just(0)), max_size=4)
 
 
-def shown(name: bytes) -> str:
-    """A name for people, who see all that is in it, and see it in its order."""
-    return "".join(map(visible, name.decode("utf-8", "replace")))
+@pytest.mark.parametrize("name", ODD, ids=repr)
+def test_names_are_seen_as_they_are(name: bytes) -> None:
+    row = only_row(file(name))
+    assert row.text == unescape(shown(name))
+    assert row.text.strip()
 
 
-def visible(character: str) -> str:
-    if character < " ":
-        return chr(0x2400 + ord(character))
-    if character == "\x7f":
-        return "\N{SYMBOL FOR DELETE}"
-    is_odd = re.fullmatch("[\x80-\x9f\u2028-\u202e\u2066-\u2069]", character)
-    return "\N{REPLACEMENT CHARACTER}" if is_odd else character
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("\x01\t\n\x1f", "\u2401\u2409\u240a\u241f"),
-        (" ~\x7f", " ~\u2421"),
-        ("\x80\x9f\xa0", "\ufffd\ufffd\xa0"),
-        ("\u2027\u2028\u2029\u202a\u202e\u202f", "\u2027\ufffd\ufffd\ufffd\ufffd\u202f"),
-        ("\u2065\u2066\u2069\u206a", "\u2065\ufffd\ufffd\u206a"),
-        ("photo\u202egpj.exe", "photo\ufffdgpj.exe"),
-    ],
-    ids=ascii,
-)
-def test_names_are_seen_as_they_are(name: str, expected: str) -> None:
-    assert only_row(file(name.encode())).text == shown(name.encode()) == expected
+@given(st.text(min_size=1))
+def test_no_filter_is_markup(text: str) -> None:
+    plain, found = document(view=View(filter="x")), document(view=View(filter=text))
+    assert [tag for tag, _ in found.elements] == [tag for tag, _ in plain.elements]
+    assert found.others == []
+    ((_, summary),) = found.all("p")
+    assert summary == f"No names with “{unescape(shown(text.encode()))}” here"
 
 
 @given(ANY, st.lists(NAMES, max_size=3))
@@ -325,10 +418,14 @@ def test_no_name_is_markup(entries: list[Entry], parents: list[bytes]) -> None:
     assert found.shape == document(*harmless, path=b"/".join(b"x" for _ in parents)).shape
     assert found.others == []
     assert [row.text for row in found.rows] == [
-        shown(entry.name) + "/" * entry.is_directory for entry in entries
+        unescape(shown(entry.name)) + "/" * entry.is_directory for entry in entries
     ]
     ((_, title),) = found.all("title")
-    assert title == "Index of " + "".join(f"/{shown(parent)}" for parent in parents) + "/"
+    assert title == f"Index of {path_shown(parents)}"
+
+
+def path_shown(names: list[bytes]) -> str:
+    return unescape(shown(b"".join(b"/" + name for name in names) + b"/"))
 
 
 @given(st.lists(NAMES, min_size=1, max_size=2), st.lists(NAMES, max_size=2))
@@ -338,11 +435,12 @@ def test_a_prefix_is_seen_and_no_link(prefix: list[bytes], parents: list[bytes])
     view = View.select(None, False, b"/".join(prefix))
     assert View.unpack(view.pack()) == view
     found, plain = document(path=path, view=view), document(path=path)
-    assert [href for href, _ in found.all("a")] == [href for href, _ in plain.all("a")]
+    assert [href for href, _ in found.links] == [href for href, _ in plain.links]
+    assert [asks for asks, _ in found.presses] == [asks for asks, _ in plain.presses]
     ((_, title),) = found.all("title")
-    assert title == "Index of " + "".join(f"/{shown(name)}" for name in prefix + parents) + "/"
+    assert title == f"Index of {path_shown(prefix + parents)}"
     (_, first), *_ = found.all("bdi")
-    assert first == "/".join(map(shown, prefix))
+    assert first == f"/{unescape(shown(b'/'.join(prefix)))}/"
     json = View.select(None, True, b"/".join(prefix))
     assert render(json, path=path) == render(View("json"), path=path)
 
@@ -361,54 +459,56 @@ def test_every_link_leads_to_its_name(entries: list[Entry], parents: list[bytes]
 
 
 @given(st.lists(NAMES, max_size=4))
-def test_every_parent_has_its_link(parents: list[bytes]) -> None:
+def test_every_parent_has_its_button(parents: list[bytes]) -> None:
     """Also where the server is below a prefix of somebody else's."""
     path = b"/".join(parents)
     for prefix in ("/", "/prefix/deep/"):
         base = HOST + prefix + quote_from_bytes(path) + "/" * bool(path) + "?sort=size"
-        links = document(path=path).links
-        crumbs, rest = links[: len(parents) + 1], links[len(parents) + 1 :]
-        assert [text for _, text in crumbs] == ["/", *map(shown, parents)]
-        for depth, (href, _) in enumerate(crumbs):
-            above = "".join(f"{quote_from_bytes(parent)}/" for parent in parents[:depth])
-            assert urljoin(base, href) == HOST + prefix + above
-        ups = [href for href, text in rest if text == ".."]
-        assert len(ups) == bool(parents)
-        for href in ups:
-            above = "".join(f"{quote_from_bytes(parent)}/" for parent in parents[:-1])
-            assert urljoin(base, href) == HOST + prefix + above
+        presses = document(path=path).presses
+        above = list(accumulate((f"{quote_from_bytes(each)}/" for each in parents), initial=""))
+        assert [urljoin(base, asks) for asks, _ in presses] == [
+            HOST + prefix + each for each in above[:-1]
+        ]
+        names = ["/", *(unescape(shown(each)) for each in parents)]
+        assert [text for _, text in presses] == names[:-1]
+        (here,) = document(path=path).all("bdi")[-1:]
+        assert here == ({}, names[-1])
+
+
+@given(ANY, st.lists(NAMES, max_size=3), st.sampled_from(["", "x"]))
+def test_links_are_the_names_and_the_way_up(
+    entries: list[Entry], parents: list[bytes], wanted: str
+) -> None:
+    """Programs take each link for a file or a folder: none leads here, or further up."""
+    found = document(*entries, path=b"/".join(parents), view=View(filter=wanted))
+    up = [("../", "Parent folder")] if parents else []
+    assert found.links == up + [(row.href, row.text) for row in found.rows]
+    assert not {"action", "src", "data", "cite", "ping"} & {
+        name for _, attributes in found.elements for name in attributes
+    }
 
 
 def test_nothing_runs_and_nothing_is_fetched() -> None:
     found = document(*(make(name, 1, DAY) for name in ODD for make in (file, folder)), path=b"a/b")
     ((_, style),) = found.all("style")
     assert not re.search(r"url|@import|expression|[<\\]", style)
-    allowed = {"a", "bdi", "h1", "html", "i", "main", "meta", "p", "path", "style", "svg", "symbol"}
-    allowed |= {"table", "tbody", "td", "th", "thead", "time", "title", "tr", "use"}
+    allowed = {"a", "bdi", "button", "form", "h1", "html", "i", "input", "main", "meta", "p"}
+    allowed |= {"style", "table", "tbody", "td", "th", "thead", "time", "title", "tr"}
     assert {tag for tag, _ in found.elements} == allowed
-    ids = {attributes["id"] for _, attributes in found.elements if "id" in attributes}
     for tag, attributes in found.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         assert not {"src", "srcset", "action", "xlink:href", "http-equiv"} & set(attributes)
         href = attributes.get("href")
-        if href is not None and tag != "a":
-            assert (tag, href[0], href[1:] in ids) == ("use", "#", True)
-        elif href is not None:
-            assert not urlsplit(href).scheme
-            assert not href.startswith(("/", "\\"))
+        assert href is None or tag == "a"
+        for target in filter(None, (href, attributes.get("formaction"))):
+            assert not urlsplit(target).scheme
+            assert not target.startswith(("/", "\\"))
 
 
-def test_the_content_security_policy_lets_the_style_in_and_nothing_else() -> None:
+def test_the_content_security_policy_lets_the_style_and_the_forms_in() -> None:
     ((_, style),) = document().all("style")
-    digest = b64encode(sha256(style.encode()).digest())
-    directives = dict(each.split(None, 1) for each in CONTENT_SECURITY_POLICY.split(b"; "))
-    assert directives == {
-        b"default-src": b"'none'",
-        b"style-src": b"'sha256-" + digest + b"'",
-        b"base-uri": b"'none'",
-        b"form-action": b"'none'",
-        b"frame-ancestors": b"'none'",
-    }
+    assert f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in POLICY
+    assert "form-action 'self'" in POLICY
 
 
 def test_a_whole_document() -> None:
@@ -416,11 +516,11 @@ def test_a_whole_document() -> None:
     text = render(View(), folder(b"sub"), file(b"a.txt", 1234, DAY), path=b"x").decode()
     assert text.startswith('<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n')
     assert text.endswith(
-        '<tr class="d"><td><svg><use href="#d"/></svg><a href="../">..</a><td><td>\n'
-        '<tr class="d"><td><svg><use href="#d"/></svg><a href="sub/"><bdi>sub/</bdi></a>'
+        '<tr class="u"><td><a href="../">Parent folder</a><td><td>\n'
+        '<tr class="d"><td><a href="sub/"><bdi>sub/</bdi></a>'
         '<td><td><time datetime="1970-01-01T00:00:00Z">1970-01-01 00:00</time>\n'
-        '<tr><td><svg><use href="#f"/></svg><a href="a.txt"><bdi>a.txt</bdi></a>'
-        '<td title="1234 bytes">1.2 KB'
+        '<tr class="t"><td><a href="a.txt"><bdi>a.txt</bdi></a>'
+        '<td title="1,234 bytes">1.2 KB'
         '<td><time datetime="1970-01-02T00:00:00Z">1970-01-02 00:00</time>\n'
         "</tbody>\n</table>\n</main>\n</html>\n"
     )
@@ -444,8 +544,8 @@ def test_a_whole_document() -> None:
 def test_the_heads_of_the_columns_sort(
     view: View, hrefs: list[str], sorted_by: tuple[str, str]
 ) -> None:
-    found = document(view=view)
-    links = [(href, text) for href, text in found.links if href.startswith("?")]
+    found = document(folder(b"x"), view=view)
+    links = found.presses
     asked = [View.select(href[1:].encode(), prefers_json=False) for href, _ in links]
     assert [f"{each.sort} {each.order}" for each in asked] == hrefs
     states = [attributes.get("aria-sort") for attributes, _ in found.all("th")]
@@ -455,21 +555,71 @@ def test_the_heads_of_the_columns_sort(
     assert (text, state) == sorted_by
 
 
+MANY: Final = [file(b"%d" % number) for number in range(1001)]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_beyond_1000_names_there_is_a_filter(order: str) -> None:
+    """It keeps the order, as the order keeps it."""
+    view = View("html", "size", order)
+    assert not [1 for _, text in document(*MANY[:1000], view=view).presses if text == "Filter"]
+    found = document(*MANY, view=view)
+    ((asks, _),) = [press for press in found.presses if press[1] == "Filter"]
+    kept = "sort=size" + "&order=desc" * (order == "desc")
+    assert asks == f"?{kept}&filter="
+    assert View.select(asks[1:].encode(), False) == view
+    assert len(found.rows) == 1001
+
+
+@given(st.text(min_size=1, max_size=255).filter(lambda text: "\r" not in text))
+def test_what_is_filtered_can_be_sorted_and_shown_whole(text: str) -> None:
+    view = View(filter=text)
+    found = document(file(b"x"), view=view)
+    asked = {text: View.select(asks[1:].encode(), False) for asks, text in found.presses}
+    assert asked["Filter"] == view
+    assert asked["Show all"] == View()
+    assert asked["Size"] == view._replace(sort="size")
+    assert asked["Name \N{UPWARDS ARROW}"] == view._replace(order="desc")
+
+
 @pytest.mark.parametrize(
-    ("entries", "is_cut", "expected"),
+    ("entries", "more", "expected"),
     [
-        ([], False, "0 folders, 0 files, 0 B"),
-        ([folder(b"a", 4096)], False, "1 folder, 0 files, 0 B"),
-        ([folder(b"a"), folder(b"b"), file(b"c", 600)], False, "2 folders, 1 file, 600 B"),
-        ([file(b"c", 600), file(b"d", 400)], True,
-         "0 folders, 2 files, 1.0 KB; there are more, which are not shown"),
-        ([file(b"c", 1)] * 1234, False, "0 folders, 1,234 files, 1.2 KB"),
+        ([], {}, "This folder is empty"),
+        ([], {"path": b"x"}, "This folder is empty"),
+        ([], {"view": View(filter="<b> ")}, "No names with \u201c<b>\u2423\u201d here"),
+        ([folder(b"a", 4096)], {}, "1 folder"),
+        ([folder(b"a"), folder(b"b"), file(b"c", 600)], {}, "2 folders, 1 file, 600 B"),
+        ([file(b"c", 600), file(b"d", 400)], {"is_cut": True},
+         "2 files, 1.0 KB; there are more, which are not shown"),
+        ([file(b"c", 1)] * 1234, {}, "1,234 files, 1.2 KB"),
+        ([file(b"c", 0)], {"view": View(filter="c")}, "1 file, 0 B with \u201cc\u201d"),
     ],
-    ids=["nothing", "a folder", "some", "too many", "many"],
+    ids=["nothing", "nothing below", "none left", "a folder", "some", "too many", "many", "left"],
 )  # fmt: skip
-def test_the_summary(entries: list[Entry], is_cut: bool, expected: str) -> None:
-    ((_, text),) = document(*entries, is_cut=is_cut).all("p")
+def test_the_summary(entries: list[Entry], more: dict[str, Any], expected: str) -> None:
+    found = document(*entries, **more)
+    ((_, text),) = found.all("p")
     assert text == expected
+    assert bool(found.all("th")) == bool(entries), "there is nothing to sort"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (b"x", None), (b"x.unknown", None), (b"x.woff2", None), (b".png", None),
+        (b"x.PNG", "i"), (b"x.svg", "i"), (b"x.webm", "v"), (b"x.flac", "a"), (b"x.txt", "t"),
+        (b"x.py", "t"), (b"x.json", "t"), (b"x.geojson", "t"), (b"x.yml", "t"), (b"x.pdf", "p"),
+        (b"x.docx", "p"), (b"x.odt", "p"), (b"x.epub", "p"), (b"x.tar", "z"), (b"x.tar.gz", "z"),
+        (b"x.deb", "z"), (b"x.7z", "z"), (b"x.iso", "z"),
+    ],
+)  # fmt: skip
+def test_each_kind_has_its_icon(name: bytes, kind: str | None) -> None:
+    assert only_row(file(name)).kind == kind
+    assert only_row(folder(name)).kind == "d"
+    ((_, style),) = document().all("style")
+    box = f".{kind}" if kind else "tr"
+    assert len(re.findall(re.escape(f"{box} td:first-child::before{{background:#"), style)) == 2
 
 
 @pytest.mark.parametrize(
@@ -499,7 +649,7 @@ def test_the_summary(entries: list[Entry], is_cut: bool, expected: str) -> None:
 )
 def test_sizes(size: int, expected: str) -> None:
     row = only_row(file(b"x", size))
-    assert (row.size, row.title) == (expected, f"{size} bytes")
+    assert (row.size, row.title) == (expected, "1 byte" if size == 1 else f"{size:,} bytes")
 
 
 UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15, "EB": 10**18}
@@ -554,6 +704,21 @@ def test_json() -> None:
          "mtime": "1969-12-31T23:59:59Z"},
     ]  # fmt: skip
     assert json.loads(render(View("json"))) == []
+
+
+def test_json_says_that_it_was_cut() -> None:
+    """In its last entry, so that it stays a list, and its other entries what they are."""
+    whole = json.loads(render(View("json"), file(b"a"), file(b"b")))
+    cut = json.loads(render(View("json"), file(b"a"), file(b"b"), is_cut=True))
+    assert [each.get("more") for each in whole] == [None, None]
+    assert cut == [whole[0], whole[1] | {"more": True}]
+
+
+@given(ANY, st.sampled_from(["html", "json"]))
+def test_gzip_is_the_same_and_has_no_date(entries: list[Entry], kind: str) -> None:
+    coded = render(View(kind, coding="gzip"), *entries)
+    assert gzip.decompress(coded) == render(View(kind), *entries)
+    assert coded[4:8] == bytes(4)  # RFC 1952 2.3.1: no time stamp is available
 
 
 @given(ANY)

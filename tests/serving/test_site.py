@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gzip
 import json
 import logging
 import math
@@ -303,7 +304,7 @@ async def ask(request: bytes, **settings: Any) -> Answer:
 
 
 LISTED: Final = {
-    "vary": "Accept",
+    "vary": "Accept, Accept-Encoding",
     "cache-control": "no-cache",
     "x-content-type-options": "nosniff",
     "accept-ranges": "bytes",
@@ -331,9 +332,39 @@ async def test_a_listing_is_a_file_like_any_other(autojump_clock: MockClock) -> 
         head = await ask(get("/list/", condition, method="HEAD"), listing=True)
         assert head.status == status
     known = await ask(get("/list/", f"If-None-Match: {tag}"), listing=True)
-    assert (known.status, known.headers["vary"]) == (304, "Accept")
+    assert (known.status, known.headers["vary"]) == (304, "Accept, Accept-Encoding")
     part = await ask(get("/list/", "Range: bytes=5-9", f"If-Range: {tag}"), listing=True)
     assert (part.status, part.body) == (206, whole.body[5:10])
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+async def test_a_listing_is_sent_compressed(accept: str, autojump_clock: MockClock) -> None:
+    """A form like any other: with a tag of its own, by which a part of it can be asked for."""
+    fields = f"Accept: {accept}", "Accept-Encoding: br, gzip"
+    plain = await ask(get("/list/", fields[0]), listing=True)
+    coded = await ask(get("/list/", *fields), listing=True)
+    assert "content-encoding" not in plain.headers
+    assert coded.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(coded.body) == plain.body
+    tag = coded.headers["etag"]
+    assert tag.endswith('-gzip"')
+    assert tag != plain.headers["etag"]
+    same = {name: coded.headers[name] for name in ("content-type", "vary", "cache-control")}
+    assert same.items() <= plain.headers.items()
+    head = await ask(get("/list/", *fields, method="HEAD"), listing=True)
+    assert coded.headers.items() - head.headers.items() == {
+        ("etag", tag),
+        ("content-length", str(len(coded.body))),
+    }
+    known = await ask(get("/list/", *fields, f"If-None-Match: {tag}"), listing=True)
+    assert (known.status, known.headers["etag"]) == (304, tag)
+    part = await ask(get("/list/", *fields, "Range: bytes=5-9", f"If-Range: {tag}"), listing=True)
+    assert (part.status, part.body) == (206, coded.body[5:10])
+    part = await ask(get("/list/", *fields, "Range: bytes=5-9"), listing=True)
+    assert (part.status, part.body) == (206, plain.body[5:10])
+    for refused in ("gzip;q=0", "identity, gzip;q=0.5", "br"):
+        answer = await ask(get("/list/", fields[0], f"Accept-Encoding: {refused}"), listing=True)
+        assert (answer.headers["etag"], answer.body) == (plain.headers["etag"], plain.body)
 
 
 async def test_a_listing_for_programs(autojump_clock: MockClock) -> None:

@@ -38,7 +38,7 @@ def render(root: int, path: bytes, view: View) -> tuple[int, bytes]:
 
 
 def _read(root: int, path: bytes, directory: int, view: View) -> tuple[list[Entry], bool]:
-    """The entries that the server would serve, and whether there are more than are shown."""
+    """Return the entries of a view that the server would serve, and whether there are more."""
     entries: list[Entry] = []
     with os.scandir(directory) as found:
         for each in found:

@@ -28,6 +28,7 @@ _HUNG: Final = 6  # directories that may hang beside these
 HELPERS: Final = _AT_ONCE + _HUNG
 
 _KEPT: Final = 64 * 2**20  # bytes of memory that hold what may be asked for again
+_KEPT_VIEWS: Final = 256  # and so many: each has a descriptor
 _MOST: Final = 512 * 2**20  # bytes, with what is still being sent: beyond, nothing is rendered
 
 
@@ -101,8 +102,9 @@ class _Directory:
     def take(self) -> _Shared:
         """Take out the next view: every other one is a plain one, if there is any.
 
-        So a client that asks for all views keeps those who only look at the directory for three
-        renderings at most (of them one in JSON), and nobody who looks keeps other views for ever.
+        There are four plain ones: HTML and JSON, each also in gzip. So a client that asks for all
+        views keeps those who only look at the directory for seven renderings at most, of which
+        three are plain, and nobody who looks keeps other views for ever.
         """
         others = (each for each in self.waiting if each.is_plain != self._was_plain)
         shared = next(others, self.waiting[0])
@@ -282,10 +284,11 @@ class Listings:
     def _forget_stale(self) -> None:
         """Forget what is too old and, from the oldest on, what takes too much memory."""
         now = trio.current_time()
-        kept = 0
-        for key, shared in reversed(list(self._shared.items())):
+        kept = 0  # bytes
+        for number, (key, shared) in enumerate(reversed(list(self._shared.items())), 1):
             kept += shared.rendered.status.size if shared.rendered else 0
-            if shared.is_done.is_set() and (shared.fresh_until <= now or kept > _KEPT):
+            is_too_much = kept > _KEPT or number > _KEPT_VIEWS
+            if shared.is_done.is_set() and (shared.fresh_until <= now or is_too_much):
                 self._forget(key)
 
     def _forget(self, key: _Key) -> None:

@@ -1,80 +1,79 @@
 """Owns how a directory is shown: order, HTML, JSON. Pure; a helper process runs it.
 
-The HTML needs no script, and allows none: names come from anybody.
+The HTML needs no script, and allows none: names come from anybody. It is read by programs as well
+(fsspec, wget -r, rclone, GDAL), for which each link is one more thing to fetch. So its links are
+the names and `../` alone: what leads to another order, or further up, are buttons of forms, which
+only people press.
 """
 
 import json
-from base64 import b64encode
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from hashlib import sha256
 from html import escape
+from operator import attrgetter
 from typing import Final, NamedTuple, Self
-from urllib.parse import parse_qsl, quote, unquote_to_bytes
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
+
+from . import icons
+from .look import CLOSING, Look, shown
 
 HTML: Final = b"text/html; charset=utf-8"
 JSON: Final = b"application/json"
+GZIP: Final = b"gzip"
+"""The content coding in which a listing can be made (RFC 9110 8.4.1.3)."""
 
-_STYLE: Final = """
-:root{color-scheme:light dark;--back:#fff;--text:#1c2733;--dim:#5d6b7a;--line:#e3e8ee;
---link:#0a58ca;--over:#f3f6fa;--folder:#d9930d;--file:#8795a5}
-@media(prefers-color-scheme:dark){:root{--back:#12171d;--text:#dfe6ee;--dim:#93a1b1;--line:#28313b;
---link:#7cb3ff;--over:#1b222b;--folder:#e5b04a;--file:#72818f}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--back);color:var(--text);font:1rem/1.5 system-ui,sans-serif}
-main{max-width:64rem;margin:0 auto;padding:1.5rem 1rem 3rem}
-h1{margin:0;font-size:1.3rem;font-weight:600;overflow-wrap:anywhere}
+_LEVEL: Final = 4  # of gzip
+
+_LOOK: Final = Look(
+    """
+main{max-width:80rem}
 h1 i{color:var(--dim);font-style:normal;font-weight:400;margin:0 .3rem}
-p{margin:.25rem 0 1.25rem;color:var(--dim);font-size:.9rem}
-a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}
-:focus-visible{outline:2px solid var(--link);outline-offset:2px;border-radius:2px}
-table{width:100%;border-collapse:collapse}
-th{padding:.4rem .6rem;text-align:left;font-size:.85rem;font-weight:600;white-space:nowrap;
-border-bottom:2px solid var(--line)}th a{color:var(--dim)}th[aria-sort] a{color:var(--text)}
+button{margin:0;padding:0;border:0;background:none;color:inherit;font:inherit;text-align:inherit;
+cursor:pointer}
+button:hover{text-decoration:underline}
+h1 button{color:var(--link);overflow-wrap:anywhere}
+.filter{display:flex;gap:.5rem;flex-wrap:wrap;margin:0 0 1rem}
+.filter input{flex:0 1 20rem;min-width:0}
+.filter *{padding:.3rem .7rem;border:1px solid var(--line);border-radius:.3rem;
+background:var(--over);color:var(--text);font:inherit}
+table{min-width:min(100%,38rem);border-collapse:collapse}
+th{padding:.4rem .6rem;text-align:left;font-size:.85rem;white-space:nowrap;
+border-bottom:2px solid var(--line)}
+th button{color:var(--dim);font-weight:600}th[aria-sort] button{color:var(--text)}
 td{padding:.4rem .6rem;border-bottom:1px solid var(--line)}
-th:nth-child(2),td:nth-child(2){text-align:right}
+th:nth-child(2),td:nth-child(2){text-align:right;padding-left:2rem}
 td:nth-child(n+2){width:1%;color:var(--dim);font-size:.9rem;white-space:nowrap;
 font-variant-numeric:tabular-nums}
-.i{display:none}
 tbody tr:hover{background:var(--over)}
 td:first-child{position:relative;padding-left:2.35rem;overflow-wrap:anywhere}
 td a{display:inline-block;min-width:3rem;white-space:pre-wrap}
-svg{position:absolute;left:.6rem;top:.65rem;width:1.1rem;height:1.1rem;fill:var(--file)}
-.d svg{fill:var(--folder)}
+"""
+    + icons.RULES
+    + """
 @media(max-width:40rem){main{padding:1rem .5rem 2rem}td{padding:.1rem .5rem;border:0}
+table,thead,tbody{display:block}
 tbody tr{display:grid;grid-template-columns:1fr auto;padding:.45rem 0;border-bottom:1px solid
 var(--line)}thead tr{display:flex;border-bottom:2px solid var(--line)}th{border:0}
+th:nth-child(2){padding-left:.6rem}
 td:first-child{grid-column:1/3}td:nth-child(n+2){width:auto;font-size:.8rem}
 td:nth-child(2){order:1;text-align:right}td:nth-child(3){padding-left:2.35rem}
-svg{top:.35rem}}
-"""
-_HASH: Final = b64encode(sha256(_STYLE.encode()).digest())
-CONTENT_SECURITY_POLICY: Final = (
-    b"default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none';"
-    b" frame-ancestors 'none'" % _HASH
+tbody td:first-child::before{top:.4rem}}
+""",
+    has_forms=True,
 )
+CONTENT_SECURITY_POLICY: Final = _LOOK.content_security_policy
 
-# Each icon once; the rows refer to it.
-_ICONS: Final = (
-    '<svg class="i"><symbol id="d" viewBox="0 0 16 16"><path d="M1.5 2h4.6l1.6 2h6.8q1 0 1 1v8q0'
-    ' 1-1 1h-13q-1 0-1-1V3q0-1 1-1z"/></symbol><symbol id="f" viewBox="0 0 16 16"><path fill-rule='
-    '"evenodd" d="M3 0h6.5L14 4.500V15q0 1-1 1H3q-1 0-1-1V1q0-1 1-1zm6 1.500V5h3.500z"/></symbol>'
-    "</svg>"
-)
 _COLUMNS: Final = (("name", "Name"), ("size", "Size"), ("time", "Modified (UTC)"))
 _SORTED: Final = {
     "asc": (' aria-sort="ascending"', " \N{UPWARDS ARROW}"),
     "desc": (' aria-sort="descending"', " \N{DOWNWARDS ARROW}"),
 }
 _UNITS: Final = ("KB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")  # files may have holes
-# Control characters, which would be invisible or break the line, by their pictures (U+2400); and
-# those that turn the text round, by which "gpj.exe" would look like "exe.jpg".
-_TURNING: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_VISIBLE: Final = (
-    {code: 0x2400 + code for code in range(0x20)}
-    | {0x7F: 0x2421}
-    | dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *_TURNING), 0xFFFD)
-)
+_MANY: Final = 1000  # names, beyond which a page has a field to filter them
+_LONGEST_FILTER: Final = 255  # characters: no name has more (NAME_MAX, limits.h)
+_NUMBER: Final = re.compile("0*([0-9]+)")
 
 
 class Entry(NamedTuple):
@@ -91,6 +90,8 @@ class View(NamedTuple):
 
     `prefix`: what stands before its path in a URL, quoted, without slashes at its ends. `shown`:
     the names that are shown though they begin with a dot, quoted, with a slash behind each.
+    `coding`: GZIP, or empty for none. `filter`: what each name must contain, in small or capital
+    letters.
     """
 
     kind: str = "html"
@@ -98,6 +99,8 @@ class View(NamedTuple):
     order: str = "asc"
     prefix: str = ""
     shown: str = ""
+    coding: str = ""
+    filter: str = ""
 
     @classmethod
     def select(
@@ -106,8 +109,13 @@ class View(NamedTuple):
         prefers_json: bool,
         prefix: bytes = b"",
         shown: Iterable[bytes] = (),
+        *,
+        gzip: bool = False,
     ) -> Self:
-        """What a request asks for; what is unknown counts as not said. `prefix` is not quoted."""
+        """Return what a request asks for; what is unknown counts as not said.
+
+        `prefix` is not quoted. `gzip`: whether the client would rather have that coding.
+        """
         asked = dict(parse_qsl((query or b"").decode("latin-1")))
         sort, order = asked.get("sort", "name"), asked.get("order", "asc")
         return cls(
@@ -116,31 +124,37 @@ class View(NamedTuple):
             order if order == "desc" else "asc",
             quote(prefix),
             "".join(f"{quote(name)}/" for name in sorted(shown)),
+            GZIP.decode() if gzip else "",
+            asked.get("filter", "")[:_LONGEST_FILTER],
         )
 
     def pack(self) -> bytes:
-        return " ".join(self).encode()
+        """Write the view for a helper: without a NUL, which ends it there."""
+        return " ".join(map(quote, self)).encode()
 
     @classmethod
     def unpack(cls, packed: bytes) -> Self:
-        return cls(*packed.decode().split(" "))
+        return cls(*map(unquote, packed.decode().split(" ")))
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is in the order that is shown where none is asked for."""
-        return (self.sort, self.order) == ("name", "asc")
+        """Return whether it is the one that is shown where none is asked for."""
+        return (self.sort, self.order, self.filter) == ("name", "asc", "")
 
     @property
     def media_type(self) -> bytes:
         return JSON if self.kind == "json" else HTML
 
     def hides(self, name: bytes) -> bool:
-        """Return whether a name is left out, since it begins with a dot; semantics/target.py."""
-        return name.startswith(b".") and quote(name) not in self.shown.split("/")
+        """Return whether a name is left out: by its dot (semantics/target.py), or by the filter."""
+        if name.startswith(b".") and quote(name) not in self.shown.split("/"):
+            return True
+        return bool(self.filter) and self.filter.casefold() not in _text(name).casefold()
 
     def arranged(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Directories first, then by column; equal ones by name."""
-        found = sorted(entries, key=lambda entry: (entry.name.lower(), entry.name))
+        """Return directories first, then by column; equal ones by name."""
+        found = sorted(entries, key=attrgetter("name"))  # decides where the natural order does not
+        found.sort(key=_natural)
         if self.sort == "size":
             found.sort(key=lambda entry: 0 if entry.is_directory else entry.size)
         elif self.sort == "time":
@@ -151,101 +165,164 @@ class View(NamedTuple):
         return found
 
     def render(self, path: bytes, entries: list[Entry], is_cut: bool) -> Iterator[bytes]:
-        """The document, piece by piece. `path` is relative to the root; `is_cut`: not all names."""
+        """Return the document, piece by piece, in its coding.
+
+        `path` is relative to the root; `is_cut`: not all names.
+        """
         if self == NOTHING:
             return iter(())
-        pieces = _json(entries) if self.kind == "json" else _html(self, path, entries, is_cut)
-        return (piece.encode() for piece in pieces)
+        text = _json(entries, is_cut) if self.kind == "json" else _html(self, path, entries, is_cut)
+        pieces = (piece.encode() for piece in text)
+        return _zipped(pieces) if self.coding else pieces
 
 
 NOTHING: Final = View("nothing")
 """No document: there is a directory that can be read, and that is all that HEAD asks for."""
 
 
-def _json(entries: list[Entry]) -> Iterator[str]:
+def _natural(entry: Entry) -> str:
+    """Return by what names are ordered for people: without case, and numbers by their value.
+
+    A number becomes 0, which keeps its place among other characters, the count of its digits, and
+    these. So a name has one short key, and 200 000 of them fit in a helper's memory.
+    """
+    name = _text(entry.name).casefold()
+    return _NUMBER.sub(lambda number: f"0{chr(len(number[1]))}{number[1]}", name)
+
+
+def _zipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Return pieces of the same in gzip, without a date: the same names give the same bytes."""
+    gzip = zlib.compressobj(_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # 16: gzip (zlib.h)
+    yield from filter(None, map(gzip.compress, pieces))
+    yield gzip.flush()
+
+
+def _json(entries: list[Entry], is_cut: bool) -> Iterator[str]:
+    """Return a list with an object for each name; the last one says `more` if there are more."""
     comma = "[\n"
-    for entry in entries:
-        yield comma + json.dumps(
-            {
-                "name": _text(entry.name),
-                "href": _href(entry),
-                "type": "directory" if entry.is_directory else "file",
-                "size": None if entry.is_directory else entry.size,
-                "mtime": _date(entry.mtime),
-            },
-            ensure_ascii=False,
-        )
+    for number, entry in enumerate(entries, 1):
+        row: dict[str, object] = {
+            "name": _text(entry.name),
+            "href": _href(entry),
+            "type": "directory" if entry.is_directory else "file",
+            "size": None if entry.is_directory else entry.size,
+            "mtime": _date(entry.mtime),
+        }
+        if is_cut and number == len(entries):
+            row["more"] = True
+        yield comma + json.dumps(row, ensure_ascii=False)
         comma = ",\n"
     yield "\n]\n" if entries else "[]\n"
 
 
 def _html(view: View, path: bytes, entries: list[Entry], is_cut: bool) -> Iterator[str]:
     root = unquote_to_bytes(view.prefix)
-    title = escape(_shown(b"/".join((b"", *filter(None, (root, path)), b""))))
+    title = shown(b"/".join((b"", *filter(None, (root, path)), b"")))
+    has_filter = view.filter or len(entries) > _MANY
+    heads = f"<thead><tr>{_column_heads(view)}</tr></thead>\n" if entries else ""
     yield (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Index of {title}</title>\n<style>{_STYLE}</style>\n{_ICONS}\n<main>\n"
-        f"<h1>{_breadcrumbs(root, path)}</h1>\n<p>{_summary(entries, is_cut)}</p>\n"
-        f"<table>\n<thead><tr>{_column_heads(view)}</tr></thead>\n<tbody>\n"
+        f"{_LOOK.opening(f'Index of {title}')}"
+        f'<form id="up"></form>\n<h1>{_breadcrumbs(root, path)}</h1>\n'
+        f"<p>{_summary(view, entries, is_cut)}</p>\n{_filter_form(view) if has_filter else ''}"
+        f"<table>\n{heads}<tbody>\n"
     )
     if path:
-        yield '<tr class="d"><td><svg><use href="#d"/></svg><a href="../">..</a><td><td>\n'
+        yield f'<tr class="{icons.PARENT}"><td><a href="../">Parent folder</a><td><td>\n'
     for entry in entries:
         yield _row(entry)
-    yield "</tbody>\n</table>\n</main>\n</html>\n"
+    yield f"</tbody>\n</table>\n{CLOSING}"
 
 
 def _breadcrumbs(root: bytes, path: bytes) -> str:
-    """Links that are relative, so that they hold wherever the site is mounted."""
-    names = path.split(b"/") if path else []
-    first = f"/<bdi>{escape(_shown(root))}</bdi>/" if root else "/"
-    links = [f'<a href="{"../" * len(names) or "./"}">{first}</a><i></i>']
-    for depth, name in enumerate(names, 1):
-        up = "../" * (len(names) - depth) or "./"
-        links.append(f'<a href="{up}"><bdi>{escape(_shown(name))}</bdi></a><i>/</i>')
-    return "".join(links)
+    """Return the way from the root, whose buttons are relative: it holds wherever a site is.
+
+    No links: fsspec takes `../../` for a folder in this one, and goes round for ever.
+    """
+    names = [f"/{shown(root)}/" if root else "/", *map(shown, path.split(b"/"))]
+    if not path:
+        return f"<bdi>{names[0]}</bdi>"
+    *above, here = names
+    crumbs = []
+    for depth, name in enumerate(above):
+        up = "../" * (len(above) - depth)
+        crumbs.append(f'<button form="up" formaction="{up}"><bdi>{name}</bdi></button>')
+        crumbs.append(f"<i>{'/' if depth else ''}</i>")
+    return "".join((*crumbs, f"<bdi>{here}</bdi>"))
 
 
-def _summary(entries: list[Entry], is_cut: bool) -> str:
+def _summary(view: View, entries: list[Entry], is_cut: bool) -> str:
+    wanted = f"with \N{LEFT DOUBLE QUOTATION MARK}{_filter(view)}\N{RIGHT DOUBLE QUOTATION MARK}"
+    if not entries:
+        return f"No names {wanted} here" if view.filter else "This folder is empty"
     folders = sum(entry.is_directory for entry in entries)
     files = len(entries) - folders
-    size = sum(entry.size for entry in entries if not entry.is_directory)
-    text = f"{_count(folders, 'folder')}, {_count(files, 'file')}, {_size(size)}"
+    parts = [_count(folders, "folder")] if folders else []
+    if files:
+        size = sum(entry.size for entry in entries if not entry.is_directory)
+        parts += [_count(files, "file"), _size(size)]
+    text = ", ".join(parts) + (f" {wanted}" if view.filter else "")
     return f"{text}; there are more, which are not shown" if is_cut else text
+
+
+def _filter(view: View) -> str:
+    return shown(view.filter.encode())
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def _filter_form(view: View) -> str:
+    """Return the field for a part of a name; the order stays what it is."""
+    show_all = '<button form="up">Show all</button>' if view.filter else ""
+    return (
+        f'<form class="filter" role="search">{_hidden(view, "sort", "order")}<input type="search"'
+        f' name="filter" value="{escape(view.filter)}" maxlength="{_LONGEST_FILTER}"'
+        ' placeholder="Part of a name" aria-label="Part of a name"><button>Filter</button>'
+        f"{show_all}</form>\n"
+    )
+
+
+def _hidden(view: View, *names: str) -> str:
+    """Return fields of a form with what is not as usual in a view."""
+    usual = View()._asdict()
+    return "".join(
+        f'<input type="hidden" name="{name}" value="{escape(value)}">'
+        for name, value in view._asdict().items()
+        if name in names and value != usual[name]
+    )
+
+
 def _column_heads(view: View) -> str:
-    """Links that sort by the column, and the other way round by the one that is sorted by."""
+    """Return buttons that sort by the column, and by the one that is sorted by the other way."""
     heads = []
     for column, title in _COLUMNS:
         is_sorted = column == view.sort
         order = "desc" if is_sorted and view.order == "asc" else "asc"
         state, arrow = _SORTED[view.order] if is_sorted else ("", "")
-        href = f"?sort={column}&amp;order={order}"
-        heads.append(f'<th scope="col"{state}><a href="{href}">{title}{arrow}</a></th>')
+        hidden = _hidden(view._replace(order=order), "order", "filter")
+        button = f'<button name="sort" value="{column}">{title}{arrow}</button>'
+        heads.append(f'<th scope="col"{state}><form>{hidden}{button}</form></th>')
     return "".join(heads)
 
 
 def _row(entry: Entry) -> str:
-    text, date = escape(_shown(entry.name)), _date(entry.mtime)
+    text, date = shown(entry.name), _date(entry.mtime)
     if entry.is_directory:
-        head, icon, size = '<tr class="d">', "#d", "<td>"
+        kind, size = icons.FOLDER, "<td>"
         text += "/"
     else:
-        head, icon, size = "<tr>", "#f", f'<td title="{entry.size} bytes">{_size(entry.size)}'
+        kind = icons.icon(entry.name)
+        size = f'<td title="{_count(entry.size, "byte")}">{_size(entry.size)}'
+    head = f'<tr class="{kind}">' if kind else "<tr>"
     return (
-        f'{head}<td><svg><use href="{icon}"/></svg><a href="{_href(entry)}"><bdi>{text}</bdi></a>'
+        f'{head}<td><a href="{_href(entry)}"><bdi>{text}</bdi></a>'
         f'{size}<td><time datetime="{date}">{date[:10]} {date[11:16]}</time>\n'
     )
 
 
 def _href(entry: Entry) -> str:
-    """Every byte of a name that means something in a URL is escaped, a colon included."""
+    """Return a relative URL. Every byte that means something in one is escaped, a colon too."""
     return quote(entry.name, safe="") + "/" * entry.is_directory
 
 
@@ -253,12 +330,8 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
-def _shown(name: bytes) -> str:
-    return _text(name).translate(_VISIBLE)
-
-
 def _size(size: int) -> str:
-    """For people: three digits of it."""
+    """Return three digits of it, for people."""
     if size < 1000:
         return f"{size} B"
     value, units = size / 1000, iter(_UNITS)
@@ -269,6 +342,6 @@ def _size(size: int) -> str:
 
 
 def _date(mtime: int) -> str:
-    """As in RFC 3339, in UTC; what datetime cannot say becomes the nearest that it can."""
+    """Return a time as in RFC 3339, in UTC: the nearest that datetime can say."""
     first, last = -62_135_596_800, 253_402_300_799
     return datetime.fromtimestamp(min(max(mtime, first), last), UTC).isoformat()[:19] + "Z"

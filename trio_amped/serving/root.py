@@ -12,13 +12,14 @@ from ..disk.misses import Arrivals, FileMiss, ListingMiss, Miss, answered
 from ..disk.open_files import OpenFiles
 from ..semantics.errors import Headers, HttpError
 from ..semantics.form import Form, Representation
-from ..semantics.listing import CONTENT_SECURITY_POLICY, HTML, JSON, NOTHING, View
-from ..semantics.negotiation import names_html, prefers
+from ..semantics.listing import CONTENT_SECURITY_POLICY, GZIP, HTML, JSON, NOTHING, View
+from ..semantics.negotiation import names_html, preferred_codings, prefers
 from ..semantics.printable import printable
 from ..semantics.ranges import first_part
 from ..semantics.request import Asked
 from ..semantics.routing import read_prefix
 from ..semantics.target import Target
+from ..semantics.validators import etag
 from .clock import Clock
 from .resources import NO_FILE, Found, Resources, refusal
 
@@ -30,6 +31,12 @@ _LISTED_HTML: Final[Headers] = (
     (b"Content-Security-Policy", CONTENT_SECURITY_POLICY),
     (b"Referrer-Policy", b"no-referrer"),
 )
+
+
+def _tag(listing: Listing, view: View) -> bytes | None:
+    """Return the entity tag of a listing: of its content, since a directory's date tells little."""
+    size, coding = listing.file.status.size, view.coding.encode()
+    return etag("digest", size, 0, 0, is_settled=True, digest=listing.digest, coding=coding)
 
 
 class IsDirectory(Exception):
@@ -116,7 +123,8 @@ class DocumentRoot:
     def _listing(self, asked: Asked, target: Target, came: Arrivals | None) -> Found | None:
         """Return the directory itself, rendered; None if there is none. Raises Miss, HttpError."""
         prefers_json = prefers(asked.accept, JSON, b"text/html")
-        view = View.select(target.query, prefers_json, self._prefix, self.policy.shown)
+        gzip = bool(preferred_codings(asked.codings, (GZIP,)))
+        view = View.select(target.query, prefers_json, self._prefix, self.policy.shown, gzip=gzip)
         # To make a page that is not sent costs as much. Only a precondition has to know its tag.
         is_made = asked.method != b"HEAD" or asked.is_conditional
         shown = view if is_made else NOTHING
@@ -132,9 +140,10 @@ class DocumentRoot:
         form = Representation(
             size=listing.file.status.size,
             media_type=view.media_type,
-            tag=b'"%s"' % listing.digest.hex().encode() if is_made else None,
+            tag=_tag(listing, view) if is_made else None,
+            coding=view.coding.encode() or None,
             headers=self.policy.listing_headers(target.path, ours),
-            vary=(b"Accept",),
+            vary=(b"Accept", b"Accept-Encoding"),
             is_made=is_made,
         )
         return Found(self.disk, listing.file, Form(form, self.clock.wall))

@@ -31,7 +31,7 @@ def coded(section: str, requirement: str, accepted: str, body: bytes, *more: str
 def listed(section: str, requirement: str, accept: str, media_type: str) -> Row:
     """As what a client gets a listing that accepts these types."""
     request = get("/list/", f"Accept: {accept}", method="HEAD")
-    headers = {"content-type": media_type, "vary": "Accept"}
+    headers = {"content-type": media_type, "vary": "Accept, Accept-Encoding"}
     return Row(section, requirement, request, 200, b"", headers, config=LISTING)
 
 
