@@ -94,7 +94,7 @@ class Screen(NamedTuple):
     is_mobile: bool = False
 
 
-DESKTOP = Screen(1280, 800)
+DESKTOP = Screen(1600, 1000)
 PHONE = Screen(390, 844, 2, True)
 
 

@@ -9,11 +9,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import brotli  # type: ignore[import-untyped]
 
-from tests.real.support import put
+from tests.real.support import KIB, MIB, content, put
 from tests.rig import GUARD, ServerProcess
 
 DEBUG = ("--log-level", "debug")  # the server's log has a line for each request
@@ -54,6 +54,34 @@ def tree(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+TREE: Final[Mapping[str, bytes]] = {
+    "a name with  spaces.txt": b"spaces",
+    "'single' and \"double\".txt": b"quotes",
+    "100% & more; x=y+z.txt": b"signs",
+    "a#b.txt": b"a hash",
+    "na\u00efve \u20ac.txt": b"UTF-8",
+    "<b>bold & <i>.txt": b"like a tag",
+    "a:b": b"like a scheme",
+    "?sort=size": b"like a query",
+    "trailing ": b"a blank",
+    "\u202egpj.exe": b"turned round",
+    "img2.png": b"2",
+    "img10.png": b"10",
+    "empty": b"",
+    "big.bin": content(MIB),
+    "folder/one.txt": b"one",
+    'folder/it\'s "another"/deep/two.bin': content(100 * KIB),
+    'folder/it\'s "another"/three.txt': b"three",
+    "page/index.html": b"<p>no listing here",
+    ".well-known/security.txt": b"not listed",
+    ".hidden": b"not listed",
+}
+"""A site whose names mean something to shells, URLs and HTML."""
+
+LISTED: Final = {name: data for name, data in TREE.items() if not name.startswith(".")}
+"""What of it programs find that read listings."""
 
 
 class Exchange(NamedTuple):

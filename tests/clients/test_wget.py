@@ -1,14 +1,13 @@
 """wget resumes, copies a whole tree by its listings, and takes again only what is new."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.real.support import KIB, LONG_AGO, MIB, content, put
+from tests.real.support import LONG_AGO, MIB, content, put
 from tests.rig import needs, running_server
 
-from .support import DEBUG, plant, run, stop_and_count, tree
+from .support import DEBUG, LISTED, TREE, plant, run, stop_and_count, tree
 
 pytestmark = needs("wget")
 
@@ -16,23 +15,6 @@ WGET = ("wget", "--no-config", "--no-proxy", "--no-verbose", "--tries=1")
 KEEP_NAMES = "--restrict-file-names=nocontrol"  # all bytes of them
 MIRROR = (*WGET, "-r", "-l", "inf", "-np", "-nH", "-e", "robots=off", KEEP_NAMES)
 
-TREE: Mapping[str, bytes] = {
-    "a name with  spaces.txt": b"spaces",
-    "'single' and \"double\".txt": b"quotes",
-    "100% & more; x=y+z.txt": b"signs",
-    "a#b.txt": b"a hash",
-    "na\u00efve \u20ac.txt": b"UTF-8",
-    "<b>bold & <i>.txt": b"like a tag",
-    "empty": b"",
-    "big.bin": content(MIB),
-    "folder/one.txt": b"one",
-    'folder/it\'s "another"/deep/two.bin': content(100 * KIB),
-    'folder/it\'s "another"/three.txt': b"three",
-    "page/index.html": b"<p>no listing here",
-    ".well-known/security.txt": b"not listed",
-    ".hidden": b"not listed",
-}
-LISTED = {name: data for name, data in TREE.items() if not name.startswith(".")}
 LISTINGS = ("", "folder/", 'folder/it\'s "another"/', 'folder/it\'s "another"/deep/')
 
 

@@ -218,8 +218,15 @@ def test_a_large_directory_is_cut_and_says_so(
     assert len(listed(folder)) == 5
     assert says not in rendered(folder, view=html)[0]
     (folder / "z").touch()
-    assert list(listed(folder)) == list("01234")
+    found = listed(folder)
+    assert list(found) == list("01234")
+    assert [name for name, entry in found.items() if "more" in entry] == ["4"]
     assert says in rendered(folder, view=html)[0]
+    # What is filtered is cut if that is too much.
+    for wanted, names, is_cut in (("z", ["z"], False), ("", list("01234"), True)):
+        entries = json.loads(rendered(folder, view=View("json", filter=wanted))[0])
+        assert [entry["href"] for entry in entries] == names
+        assert ("more" in entries[-1]) == is_cut
 
 
 @pytest.fixture(scope="module")

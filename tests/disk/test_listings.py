@@ -593,6 +593,21 @@ async def test_what_is_kept_is_bounded(place: Path, monkeypatch: pytest.MonkeyPa
         assert desk.listings._bytes == 1
 
 
+async def test_the_count_of_what_is_kept_is_bounded(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a descriptor, and anybody may ask for as many as there are words to filter by."""
+    monkeypatch.setattr(listings, "_KEPT_VIEWS", 3)
+    async with a_desk(place) as desk:
+        for number in range(10):
+            await desk.get_and_release(b"%d" % number, size=1)
+            assert len(desk.listings._shared) <= 4
+        await eventually_async(lambda: len(in_memory()) == 4)
+        for number in (7, 8, 9):
+            await desk.get_and_release(b"%d" % number, size=1)
+        assert desk.stats.listings == 10, "the newest are kept"
+
+
 async def test_what_is_being_sent_is_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listings, "_KEPT", 100)
     monkeypatch.setattr(listings, "_MOST", 200)

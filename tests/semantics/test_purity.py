@@ -34,6 +34,7 @@ ALLOWED = {
     "re",
     "typing",
     "urllib.parse",
+    "zlib",
 }
 CLOCKS = {"now", "today", "utcnow", "localtime"}
 

@@ -87,8 +87,8 @@ def _rules() -> str:
         boxes.append(f'{box}{{background:{light};clip-path:path(evenodd,"{shape}")}}')
         dark.append(f"{box}{{background:{other}}}")
     place = (
-        "tbody td:first-child::before{content:'';position:absolute;left:.6rem;top:.7rem;width:16px;"
-        "height:16px;forced-color-adjust:none}"
+        "tbody td:first-child::before{content:'';position:absolute;left:.6rem;top:.65rem;"
+        "width:16px;height:16px;forced-color-adjust:none}"
     )
     scheme = "@media(prefers-color-scheme:dark){" + "\n".join(dark) + "}"
     return "\n".join((place, *boxes, scheme)) + "\n"

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from html import escape
-from operator import attrgetter
 from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
@@ -26,39 +25,42 @@ GZIP: Final = b"gzip"
 
 _LEVEL: Final = 4  # of gzip
 
+# Rows are grids of their own, and no part of a table's layout: of 5 000 a browser lays out those
+# that are seen, and has the first view in a fifth of the time.
 _LOOK: Final = Look(
     """
-main{max-width:80rem}
+main{max-width:50rem}
 h1 i{color:var(--dim);font-style:normal;font-weight:400;margin:0 .3rem}
 button{margin:0;padding:0;border:0;background:none;color:inherit;font:inherit;text-align:inherit;
 cursor:pointer}
 button:hover{text-decoration:underline}
 h1 button{color:var(--link);overflow-wrap:anywhere}
-.filter{display:flex;gap:.5rem;flex-wrap:wrap;margin:0 0 1rem}
-.filter input{flex:0 1 20rem;min-width:0}
+.filter{display:flex;gap:.5rem;margin:0 0 1rem}
+.filter input{flex:0 1 20rem;min-width:8rem}
 .filter *{padding:.3rem .7rem;border:1px solid var(--line);border-radius:.3rem;
-background:var(--over);color:var(--text);font:inherit}
-table{min-width:min(100%,38rem);border-collapse:collapse}
-th{padding:.4rem .6rem;text-align:left;font-size:.85rem;white-space:nowrap;
-border-bottom:2px solid var(--line)}
-th button{color:var(--dim);font-weight:600}th[aria-sort] button{color:var(--text)}
-td{padding:.4rem .6rem;border-bottom:1px solid var(--line)}
-th:nth-child(2),td:nth-child(2){text-align:right;padding-left:2rem}
-td:nth-child(n+2){width:1%;color:var(--dim);font-size:.9rem;white-space:nowrap;
-font-variant-numeric:tabular-nums}
+background:var(--over);color:var(--text);font:inherit;white-space:nowrap}
+table,thead,tbody{display:block}
+tr{display:grid;grid-template-columns:minmax(0,1fr) 6rem 10.5rem;align-items:baseline;
+border-bottom:1px solid var(--line)}
+thead tr{border-width:2px}
+tbody tr{content-visibility:auto;contain-intrinsic-size:auto 2.35rem}
 tbody tr:hover{background:var(--over)}
+th,td{padding:.4rem .6rem;text-align:left}
+th{font-size:.85rem;white-space:nowrap}
+th button{color:var(--dim);font-weight:600}th[aria-sort] button{color:var(--text)}
+th:nth-child(2),td:nth-child(2){text-align:right}
+td:nth-child(n+2){color:var(--dim);font-size:.9rem;white-space:nowrap;
+font-variant-numeric:tabular-nums}
 td:first-child{position:relative;padding-left:2.35rem;overflow-wrap:anywhere}
 td a{display:inline-block;min-width:3rem;white-space:pre-wrap}
 """
     + icons.RULES
     + """
-@media(max-width:40rem){main{padding:1rem .5rem 2rem}td{padding:.1rem .5rem;border:0}
-table,thead,tbody{display:block}
-tbody tr{display:grid;grid-template-columns:1fr auto;padding:.45rem 0;border-bottom:1px solid
-var(--line)}thead tr{display:flex;border-bottom:2px solid var(--line)}th{border:0}
-th:nth-child(2){padding-left:.6rem}
-td:first-child{grid-column:1/3}td:nth-child(n+2){width:auto;font-size:.8rem}
-td:nth-child(2){order:1;text-align:right}td:nth-child(3){padding-left:2.35rem}
+@media(max-width:40rem){main{padding:1rem .5rem 2rem}
+thead tr{display:flex}
+tbody tr{grid-template-columns:1fr auto;padding:.45rem 0;contain-intrinsic-size:auto 4rem}
+td{padding:.1rem .5rem}td:first-child{grid-column:1/3}td:nth-child(n+2){font-size:.8rem}
+td:nth-child(2){order:1}td:nth-child(3){padding-left:2.35rem}
 tbody td:first-child::before{top:.4rem}}
 """,
     has_forms=True,
@@ -153,8 +155,8 @@ class View(NamedTuple):
 
     def arranged(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return directories first, then by column; equal ones by name."""
-        found = sorted(entries, key=attrgetter("name"))  # decides where the natural order does not
-        found.sort(key=_natural)
+        found = sorted(entries, key=lambda entry: entry.name)
+        found.sort(key=_natural)  # where that is the same, the order stays
         if self.sort == "size":
             found.sort(key=lambda entry: 0 if entry.is_directory else entry.size)
         elif self.sort == "time":
