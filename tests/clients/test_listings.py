@@ -23,12 +23,14 @@ def server(site: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-def asked_for_what_is_there(server: ServerProcess, *, once: bool = False) -> None:
+def asked_for_what_is_there(
+    server: ServerProcess, files: dict[str, bytes], *, once: bool = False
+) -> None:
     """The listing of each folder, in its usual order, and nothing above or beside the files."""
     requests = stop_and_count(server)
     assert not [each for each in requests if "?" in each.target or each.status >= 400]
     gets = [each.target for each in requests if each.method == "GET" and each.target[-1] == "/"]
-    folders = {"/", *(f"/{quote(str(each))}/" for each in folders_of(FILES))}
+    folders = {"/", *(f"/{quote(str(each))}/" for each in folders_of(files))}
     assert {quote(unquote(each)) for each in gets} == folders
     assert not once or len(gets) == len(folders)
 
@@ -49,32 +51,50 @@ print(json.dumps([paths, files.find(root), files.glob(root + "**")]))
 """
 
 
-def test_fsspec_finds_and_gets_a_tree(server: ServerProcess, tmp_path: Path) -> None:
+ODD = 'it\'s "another"'
+
+
+# aiohttp follows the redirect of `folder/a%20b` to `a%20b/` by yarl's URL.join, which decodes the
+# segments above (1.25.1): where one of these is escaped, it asks for blanks and quotes, a 400.
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "another",
+        pytest.param(
+            ODD, marks=pytest.mark.xfail(reason="yarl: join decodes what is above", strict=True)
+        ),
+    ],
+)
+def test_fsspec_finds_and_gets_a_tree(
+    site: Path, server: ServerProcess, tmp_path: Path, folder: str
+) -> None:
     """It takes any link for something in the folder: with `./` and `../../` it never came back."""
+    (site / "folder" / ODD).rename(site / "folder" / folder)
+    there = {name.replace(ODD, folder): data for name, data in FILES.items()}
     root = f"{server.url}/"
     found = json.loads(run(tmp_path, sys.executable, "-c", FSSPEC, root).stdout)
     paths, files, globbed = (sorted(unquote(each.removeprefix(root)) for each in x) for x in found)
-    folders = [f"{each}/" for each in folders_of(FILES)]
-    assert files == sorted(FILES)
-    assert globbed == sorted([*FILES, *folders])
-    assert paths == sorted(["", *FILES, *folders])
+    folders = [f"{each}/" for each in folders_of(there)]
+    assert files == sorted(there)
+    assert globbed == sorted([*there, *folders])
+    assert paths == sorted(["", *there, *folders])
     copies = {unquote(name): data for name, data in tree(tmp_path / "copies").items()}
-    assert copies == FILES
-    asked_for_what_is_there(server)
+    assert copies == there
+    asked_for_what_is_there(server, there)
 
 
 @needs("lftp")
 def test_lftp_mirrors_a_tree(server: ServerProcess, tmp_path: Path) -> None:
     run(tmp_path, "lftp", "-c", f"mirror {server.url}/ copies", LC_ALL="C.UTF-8")
     assert tree(tmp_path / "copies") == FILES
-    asked_for_what_is_there(server, once=True)
+    asked_for_what_is_there(server, FILES, once=True)
 
 
 @needs("rclone")
 def test_rclone_copies_a_tree(server: ServerProcess, tmp_path: Path) -> None:
     run(tmp_path, "rclone", "copy", f"--http-url={server.url}/", ":http:", "copies")
     assert tree(tmp_path / "copies") == FILES
-    asked_for_what_is_there(server, once=True)
+    asked_for_what_is_there(server, FILES, once=True)
 
 
 # The GDAL that rasterio has, whose own functions do not list folders.
