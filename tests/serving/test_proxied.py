@@ -353,28 +353,29 @@ async def test_those_of_a_network_are_trusted(settings: dict[str, Any], root: Pa
 
 
 @EVERY_WAY
-async def test_who_has_not_told_yet_is_counted_for_the_proxy(
-    settings: dict[str, Any], root: Path
+@pytest.mark.parametrize("trusted", ["127.0.0.1", "192.0.2.1"])
+async def test_who_has_not_told_yet_is_counted_unless_it_is_a_proxy(
+    trusted: str, settings: dict[str, Any], root: Path
 ) -> None:
-    settings = {"trust": ["127.0.0.1"], "max_connections_per_address": 2, **settings}
+    """A trusted proxy has connections for many clients; anybody else has its own."""
+    settings = {"trust": [trusted], "max_connections_per_address": 2, **settings}
     async with by_tcp(root, **settings) as (server, answered, address):
         async with contextlib.AsyncExitStack() as stack:
-            silent = [
-                await stack.enter_async_context(await trio.open_tcp_stream(*address))
-                for _ in range(2)
-            ]
-            while server.stats.connections < 2:
+            silent = []
+            for _ in range(4):
+                with contextlib.suppress(OSError):  # refused at once: it is none for its client
+                    stream = await trio.open_tcp_stream(*address)
+                    silent.append(await stack.enter_async_context(stream))
+            while server.stats.connections + server.stats.connections_refused < 4:
                 await trio.lowlevel.checkpoint()
-            refused = b""
-            with contextlib.suppress(OSError):  # so early that it is no connection for the client
-                refused = await told(address, text_of("192.0.2.7") + get("/small", CLOSE))
-            assert refused == b""
-            assert server.stats.connections_refused == 1
-            for number, stream in enumerate(silent, 1):
+            is_proxy = trusted == "127.0.0.1"
+            assert server.stats.connections_refused == (0 if is_proxy else 2)
+            for number, stream in enumerate(silent * is_proxy, 1):
                 await stream.send_all(text_of(f"192.0.2.{number}") + get("/small", CLOSE))
                 assert (await read_all(stream)).endswith(b"small")
-        assert (await told(address, text_of("192.0.2.1") + get("/small", CLOSE))).endswith(b"small")
-        assert [each.peer for each in answered] == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
+        assert [each.peer for each in answered] == [
+            f"192.0.2.{number}" for number in range(1, 1 + 4 * is_proxy)
+        ]
 
 
 @EVERY_WAY

@@ -28,6 +28,11 @@ def tls() -> str:
     return "TLSv1.3" if Ways.name == TLS else ""
 
 
+def scheme() -> str:
+    """The scheme of what is asked."""
+    return "https" if Ways.name == TLS else "http"
+
+
 def gate_at_once() -> str:
     """The way of what is answered at once."""
     return "lane" if Ways.name in ("lane", TLS) else "resident"
@@ -71,7 +76,9 @@ async def test_each_answer_is_told_once(autojump_clock: MockClock) -> None:
 async def test_what_was_refused_unread(autojump_clock: MockClock) -> None:
     (first,), data = await told([b"GET /a\n"])
     body = len(data.partition(b"\r\n\r\n")[2])
-    assert first == Answered("", "", 400, len(data), 0.0, "", body, tls=tls(), gate="resident")
+    assert first == Answered(
+        *("", "", 400, len(data), 0.0, "", body), tls=tls(), scheme=scheme(), gate="resident"
+    )
     (first,), _ = await told([get("/" + "a" * 9000)])
     assert first[:3] == ("", "", 414)
     (first,), _ = await told([get("/a", version="2.0")])
@@ -433,6 +440,7 @@ async def test_the_hook_gets_the_same_record(autojump_clock: MockClock) -> None:
         referer="http://r/",
         agent='a"b',
         tls=tls(),
+        scheme=scheme(),
         gate=gate_at_once(),
         head=wire,
     )

@@ -485,6 +485,13 @@ async def test_all_listeners_share_the_places(root: Path, place: Place) -> None:
 
 async def test_accepting_can_be_stopped(root: Path, place: Place) -> None:
     server = Server(replace(PATIENT, root=root))
+    tcp = place.listeners[0]
+    assert isinstance(tcp, trio.SocketListener)
+    with tcp.socket.dup():  # of somebody who shares it: late clients wait, and are not refused
+        await accepting_is_stopped(server, place)
+
+
+async def accepting_is_stopped(server: Server, place: Place) -> None:
     async with running(server, place.listeners):
         streams = [await connect() for connect in place.connects]
         for stream in streams:

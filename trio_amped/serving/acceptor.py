@@ -13,7 +13,7 @@ import trio
 
 from ..config import Config
 from ..semantics.proxy_protocol import Preface
-from .clients import Whose, address_of, whose
+from .clients import Whose, address_of, is_proxy, whose
 from .clock import Clock
 from .entrance import Entrance
 from .proxies import Proxies, take_now
@@ -169,7 +169,9 @@ class Acceptor:
                     self._pause()
                     return
                 continue  # it is gone already; accept(2)
-            guest = self._room.guests.admit(name)
+            # Not a proxy, which has a connection for each of its clients: these are counted.
+            is_told = entrance.is_proxied and is_proxy(name, self._forwarding)
+            guest = "" if is_told else self._room.guests.admit(name)
             if guest is None:
                 _refuse(sock)
                 continue

@@ -5,7 +5,7 @@ from typing import Any
 import trio
 
 from ..semantics.forwarding import Forwarding
-from .clients import Whose, whose
+from .clients import Whose, is_proxy, whose
 from .entrance import Entrance
 from .room import Room
 from .transport import end_by_reset, peer_name, socket_of
@@ -76,9 +76,10 @@ class BoundedListener(trio.abc.Listener[Arrival]):
             stream: trio.abc.Stream = await self._listener.accept()
             sock = socket_of(stream)
             name = sock and peer_name(sock)
-            guest = self._room.guests.admit(name)
+            by_header = self._entrance.is_proxied  # then fields say nothing
+            is_told = by_header and is_proxy(name, self._forwarding)  # as in acceptor.py
+            guest = "" if is_told else self._room.guests.admit(name)
             if guest is not None:
-                by_header = self._entrance.is_proxied  # then fields say nothing
                 client = whose(guest, name, None if by_header else self._forwarding)
                 return Arrival(stream, client, self._room, self._entrance)
             if sock is not None:

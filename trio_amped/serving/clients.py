@@ -38,8 +38,12 @@ class Whose(NamedTuple):
 
 def whose(guest: str, name: object, forwarding: Forwarding | None) -> Whose:
     """Return whose a new connection is, by its getpeername(2); `forwarding`: of the trusted."""
-    is_proxy = forwarding is not None and forwarding.trusts(name)
-    return Whose(guest, address_of(name), forwarding if is_proxy else None)
+    return Whose(guest, address_of(name), forwarding if is_proxy(name, forwarding) else None)
+
+
+def is_proxy(name: object, forwarding: Forwarding | None) -> bool:
+    """Return whether a peer may tell whose its connections or requests are, by getpeername(2)."""
+    return forwarding is not None and forwarding.trusts(name)
 
 
 def address_of(name: object) -> str:
