@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disk.support import KIB, MIB, as_stranger, mappings, opened_at
-from tests.rig import NOBODY, evict, load, needs, resident_pages
+from tests.rig import NOBODY, REPOSITORY, evict, load, needs, resident_pages
 from trio_amped.config import GateMode
 from trio_amped.disk import kernel, pages
 from trio_amped.disk.descriptors import Descriptor
@@ -544,6 +546,37 @@ def test_explain(
     found = PageGate(mode).explain(a_file(magic, who["uid"]))
     assert "\n" not in found
     assert re.match(expected, found), found
+
+
+@pytest.mark.parametrize(
+    ("mode", "magic", "gate", "expected"),
+    [
+        ("auto", EXT4, Gate.NOWAIT, "nowait after a helper's first touch: {} .ext4.; .* allow it"),
+        ("auto", OVERLAY, Gate.NOWAIT, "always: {}, and there is no other gate .* allow it"),
+        ("mincore", EXT4, Gate.ALWAYS, "always: {}, and --gate mincore asks .* allow it"),
+        ("auto", TMPFS, Gate.MEMORY, "memory: tmpfs"),
+    ],
+)
+def test_where_mincore_is_forbidden_another_gate_answers(
+    mode: GateMode, magic: int, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by SystemCallFilter=@system-service of systemd; also to the owner."""
+    monkeypatch.setattr(kernel, "may_ask_mincore", lambda: False)
+    monkeypatch.setattr(kernel, "may_write", lambda fd: True)
+    opened = a_file(magic, os.geteuid())
+    assert PageGate(mode).choose(opened) is gate
+    said = expected.format("a filter of system calls forbids mincore")
+    assert re.match(said, PageGate(mode).explain(opened))
+
+
+@needs("strace")
+def test_a_filter_that_forbids_mincore_is_noticed() -> None:
+    program = "from trio_amped.disk.kernel import may_ask_mincore as may; print(may())"
+    argv = [sys.executable, "-c", program]
+    forbids = ["strace", "-qq", "-o/dev/null", "-einject=mincore:error=EPERM"]
+    for before, expected in (([], "True\n"), (forbids, "False\n")):
+        done = subprocess.run([*before, *argv], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.stdout == expected, done.stderr
 
 
 def test_nobody_is_the_overflow_user() -> None:

@@ -264,6 +264,16 @@ _ANSWER_PAGES: Final = 2048  # 8 MiB of a file
 _of_thread: Final = _OfThread()
 
 
+@functools.cache
+def may_ask_mincore() -> bool:
+    """Return whether this process may call mincore(2): a filter of system calls can forbid that.
+
+    systemd's group @system-service does not have it. Asked about no memory at all, which is allowed
+    at address 0.
+    """
+    return bool(_mincore(0, 0, b"") == 0)
+
+
 class ShadowMapping:
     """A mapping of a file that asks which pages are in memory, and can never be read.
 

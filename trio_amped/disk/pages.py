@@ -309,6 +309,9 @@ class PageGate:
             return f"always: {name} has no reads that refuse to wait, as --gate nowait asks for"
         stranger = f"mincore tells uid {uid} nothing true about files of uid {owner}"
         remedy = f"to spare helpers, chown the files to uid {uid}"
+        if not kernel.may_ask_mincore():
+            stranger = "a filter of system calls forbids mincore"
+            remedy = "to spare helpers, allow it (systemd: SystemCallFilter=mincore)"
         if mode == "mincore":
             return f"always: {stranger}, and --gate mincore asks for no other; {remedy}"
         if has_nowait:
@@ -321,7 +324,9 @@ _WITHOUT_NOWAIT: Final = frozenset(("overlayfs", "fuse"))
 
 
 def _is_told_the_truth(opened: Opened) -> bool:
-    """Whether mincore answers this process honestly about the file (since Linux 5.2)."""
+    """Return whether mincore answers this process about the file, honestly (since Linux 5.2)."""
+    if not kernel.may_ask_mincore():
+        return False
     if kernel.owns(opened.status.uid):
         return True
     # A stacked file system answers for its own inode, mincore for the one below.
