@@ -88,6 +88,21 @@ def test_no_index(root: Path) -> None:
     assert odd(root, listing=True) == odd(root, fallback="/a/b.txt") == []
 
 
+def test_the_names_of_the_first_page(root: Path) -> None:
+    assert odd(root, index=["main.htm"]) == [
+        "ROOT has no main.htm, and no listing: its first page is 404"
+    ]
+    assert odd(root, index=["main.htm", "index.html"]) == []
+
+
+def test_redirects_that_are_hidden_or_lead_round_and_round(root: Path) -> None:
+    assert odd(root, redirects=["/a /b", "/b /a", "/c/* /d", "/c/d /e"]) == [
+        "redirect '/a /b' leads round and round",
+        "redirect '/b /a' leads round and round",
+        "redirect '/c/d /e' is never reached: '/c/* /d' stands before it",
+    ]
+
+
 def test_what_anybody_may_write(root: Path) -> None:
     root.chmod(0o777)
     for number in range(4):

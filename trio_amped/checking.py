@@ -123,11 +123,13 @@ def _url(config: Config, site: Site) -> str:
 def oddities(config: Config, site: Site) -> Iterator[str]:
     """Say what is odd about the files of a site. Waits for the disk."""
     root = os.fspath(site.root)
-    index = os.path.join(root, "index.html")
     if site.hsts and not pairs_of(config):
         yield "hsts is never sent: it is for TLS, and there is no tls_cert"
-    if not (site.listing or site.fallback or os.path.exists(index)):
-        yield f"{printable(root)} has no index.html, and no listing: its first page is 404"
+    has_page = any(os.path.exists(os.path.join(root, name)) for name in site.index)
+    if not (site.listing or site.fallback or has_page):
+        wanted = " or ".join(map(printable, site.index))
+        yield f"{printable(root)} has no {wanted}, and no listing: its first page is 404"
+    yield from map(printable, site.policy().redirects.oddities())
     asks_kernel = config.gate in ("auto", "mincore")
     found, is_whole = _odd_names(root, site.hidden, asks_kernel=asks_kernel)
     for (noun, fault), names in sorted(found.items()):

@@ -15,6 +15,7 @@ from .semantics.cors import Cors
 from .semantics.forwarding import ForwardedFields, Forwarding
 from .semantics.globs import HASHED
 from .semantics.head import Limits
+from .semantics.naming import SlashMode
 from .semantics.networks import UNIX, Networks, read_network
 from .semantics.policy import Policy
 from .semantics.routing import Routes
@@ -141,7 +142,7 @@ class Site:
     )
     charset: str = _setting("utf-8", "the character encoding of text files; '': do not say")
     listing: bool = _setting(
-        False, "show directories that have no index.html", reads={"accept": bool}
+        False, "show directories that have no page (see --index)", reads={"accept": bool}
     )
     fallback: str | Application | None = _setting(
         None,
@@ -190,6 +191,31 @@ class Site:
         metavar="ADDRESS,...",
     )
 
+    index: Sequence[str] = _setting(
+        ("index.html",),
+        "the names of the page of a folder; of several the first one that is there",
+        separator=",",
+        metavar="NAME,...",
+    )
+    clean_urls: bool = _setting(
+        False,
+        "leave .html and the name of a folder's page out of URLs: /about is about.html, and "
+        "/about.html is redirected there",
+    )
+    trailing_slash: SlashMode = _setting(
+        "folder",
+        "which URLs of pages end in a slash: folder: those of folders, to which others are "
+        "redirected; never: none, and those that do are redirected; keep: any, as it is asked for",
+    )
+    redirects: Sequence[str] = _setting(
+        (),
+        "redirect a path, such as '/old /new', or all below it: '/old/* /new/:splat 308', before "
+        "files are looked for; TO may be a URL; the first rule that matches counts; without STATUS "
+        "301, with the query unless TO has one",
+        option="redirect",
+        metavar="'FROM TO [STATUS]'",
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if not isinstance(self.root, str | os.PathLike):
@@ -234,6 +260,10 @@ class Site:
             error_pages=self.error_pages,
             hidden=self.hidden,
             hsts=self.hsts,
+            index=self.index,
+            clean_urls=self.clean_urls,
+            trailing_slash=self.trailing_slash,
+            redirects=self.redirects,
         )
 
 

@@ -46,6 +46,11 @@ TARGETS = (
     *("/folder/%62are", "/bare/empty", "/bare/%2e/folder", "//a.js", "/.hidden", "/%2Ehidden"),
     "/odd/index.html",
 )
+MOVED = (  # what other URLs, or redirects, may stand for
+    *("/lost", "/lost/", "/lost.html", "/lost.html?a", "/folder", "/folder/", "/folder/?a", "/"),
+    *("/folder/index.html", "/folder/index", "/a.js", "/empty?", "/bare/x", "/bare/x/", "/odd/"),
+    *("/nothing", "/nothing/", "//lost.html", "/bare"),
+)
 FIELDS = (
     *("", "Accept-Encoding: br", "Connection: close", "If-None-Match: *", 'If-None-Match: "x"'),
     *('If-Match: "x"', "If-Modified-Since: Mon, 13 Nov 2100 22:13:20 GMT", "Range: bytes=1-3"),
@@ -53,16 +58,22 @@ FIELDS = (
     *("Accept: text/html", 'If-Range: "x"\r\nRange: bytes=1-3'),
     f"If-Range: {MODIFIED}\r\nRange: bytes=1-3",
 )
-REQUESTS = [
-    "\r\n".join(
-        (f"{method} {target} HTTP/{version}", f"Host: {host}", *filter(None, [fields]), "", "")
-    )
-    for host in ("h", "other.example")
-    for target in TARGETS
-    for fields in FIELDS
-    for method in ("GET", "HEAD")
-    for version in ("1.1", "1.0")
-]
+
+
+def requests(hosts: tuple[str, ...], targets: tuple[str, ...]) -> list[str]:
+    return [
+        "\r\n".join(
+            (f"{method} {target} HTTP/{version}", f"Host: {host}", *filter(None, [fields]), "", "")
+        )
+        for host in hosts
+        for target in targets
+        for fields in FIELDS
+        for method in ("GET", "HEAD")
+        for version in ("1.1", "1.0")
+    ]
+
+
+REQUESTS = requests(("h", "other.example"), TARGETS)
 CONFIGS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "error pages": {"error_pages": ("404=/lost.html", "412=/lost.html")},
@@ -77,6 +88,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
             Site("c", prefix="/bare/", headers=["*: X-Site: c"], error_pages=["404=/lost.html"]),
             Site("d", hosts=["other.example"], headers=["*: X-Site: d"]),
         ]
+    },
+}
+
+
+URLS: dict[str, dict[str, Any]] = {
+    "clean": {"clean_urls": True},
+    "clean, without slashes": {"clean_urls": True, "trailing_slash": "never"},
+    "any slash": {"trailing_slash": "keep", "index": ("lost.html", "index.html")},
+    "redirects": {
+        "redirects": ("/a.js /b 302", "/bare/* /b/:splat", "/nothing/ /nothing?q", "/empty /a 308")
     },
 }
 
@@ -131,11 +152,24 @@ def status_of(sent: Sent | None) -> int | None:
 async def test_nobody_gets_what_is_another_s(
     settings: str, disk: type[SimDisk], autojump_clock: MockClock
 ) -> None:
-    alone = {request: Asked(CONFIGS[settings], disk).answer(request) for request in REQUESTS}
+    check_all(REQUESTS, CONFIGS[settings], disk)
+
+
+@pytest.mark.parametrize("disk", [SimDisk, Named])
+@pytest.mark.parametrize("settings", URLS)
+async def test_nobody_gets_what_is_at_another_url(
+    settings: str, disk: type[SimDisk], autojump_clock: MockClock
+) -> None:
+    check_all(requests(("h",), MOVED), URLS[settings], disk)
+
+
+def check_all(requests: list[str], settings: dict[str, Any], disk: type[SimDisk]) -> None:
+    """Each gets together with others, in any order, what it gets alone."""
+    alone = {request: Asked(settings, disk).answer(request) for request in requests}
     assert {status_of(each) for each in alone.values()} >= {200, 206, 301, 304, 404, 412, 416}
-    together = Asked(CONFIGS[settings], disk)
+    together = Asked(settings, disk)
     for seed in range(3):
-        for request in random.Random(seed).sample(REQUESTS, len(REQUESTS)):
+        for request in random.Random(seed).sample(requests, len(requests)):
             assert together.answer(request) == alone[request], request
 
 

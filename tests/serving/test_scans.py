@@ -26,6 +26,7 @@ CONFIGS = {
     "error page": {"error_pages": ("404=/404.html",)},
     "fallback": {"fallback": "/app.html"},
     "cors": {"cors": ("*",)},
+    "urls": {"clean_urls": True, "redirects": ("/old/* /new/:splat",)},
 }
 
 

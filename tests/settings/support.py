@@ -33,6 +33,8 @@ _SPECIAL: Final[dict[str, st.SearchStrategy[Any]]] = {
     "fallback": st.sampled_from([None, "/index.html", "/%C3%A9"]),
     "error_pages": st.lists(st.sampled_from(["404=/404.html", "500=/a%20b"]), unique=True),
     "hidden": st.lists(st.sampled_from([".zarray", ".é", ".a b"]), unique=True),
+    "index": st.lists(st.sampled_from(["index.html", "é"]), min_size=1, unique=True),
+    "redirects": st.lists(st.sampled_from(["/a /b", '/%C3%A9/* https://b/:splat?c="d" 308'])),
     "host": st.sampled_from(["::1", "localhost", "127.0.0.1"]),
     "bind": st.lists(
         st.sampled_from(["*:1", "[::1]:0", "unix:/a,mode=660", "fd:3,plain", "systemd"]),

@@ -11,6 +11,8 @@ from .errors import NOSNIFF, Headers, HttpError
 from .globs import HASHED, Glob, has_content_hash, split_rule
 from .media_types import is_compressed
 from .media_types import media_type as media_type_of_name
+from .naming import Naming, SlashMode
+from .redirects import Redirects
 from .target import parse_target
 
 SUFFIXES: Final = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
@@ -27,6 +29,7 @@ _TYPE_FORM: Final = "GLOB: TYPE/SUBTYPE"
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _FIELD_VALUE: Final = re.compile(r"[\t -~]*")
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+([ \t]*;[ -~]*)?")
+_MOST_INDEXES: Final = 8  # each may be a look at the disk
 # Codecs of Python for text, which no client knows.
 _NO_CHARSETS: Final = frozenset(
     {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "charmap", "undefined"}
@@ -56,6 +59,10 @@ class Policy:
         error_pages: Sequence[str] = (),
         hidden: Sequence[str] = (),
         hsts: str | None = None,
+        index: Sequence[str] = ("index.html",),
+        clean_urls: bool = False,
+        trailing_slash: SlashMode = "folder",
+        redirects: Sequence[str] = (),
     ) -> None:
         self.lists_directories = listing
         with _option("precompressed"):
@@ -84,6 +91,10 @@ class Policy:
         with _option("hidden"):
             self.shown = frozenset(map(_hidden_name, hidden))
             """The names that are served though they begin with a dot."""
+        with _option("index"):
+            self.naming = Naming(_indexes(index), clean_urls, trailing_slash)
+        with _option("redirects"):
+            self.redirects = Redirects(redirects)
 
     def media_type(self, path: bytes) -> bytes:
         """The Content-Type of the file at `path`; the last rule that matches counts."""
@@ -198,6 +209,15 @@ def _hidden_name(name: str) -> bytes:
     if name in (".", "..") or not name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"must have names that begin with a dot, such as .treeinfo, not {name!r}")
     return name.encode("utf-8", "surrogateescape")
+
+
+def _indexes(names: Sequence[str]) -> tuple[bytes, ...]:
+    for name in names:
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ValueError(f"must be names of files, such as index.html, not {name!r}")
+    if not 0 < len(names) <= _MOST_INDEXES:
+        raise ValueError(f"must be 1 to {_MOST_INDEXES} names of files, not {len(names)}")
+    return tuple(name.encode("utf-8", "surrogateescape") for name in names)
 
 
 def _page(target: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from .body import Body, FileSpan
 from .dates import format_date
@@ -15,6 +15,7 @@ from .request import ALLOW, Asked
 
 RETRY_AFTER: Final = (b"Retry-After", b"1")
 _FOR_A_MINUTE: Final = (b"Cache-Control", b"max-age=60")
+_PERMANENT: Final = (301, 308)  # which are kept where nothing else is said
 _MORE: Final = {505: b"This server speaks HTTP/1.1.\n"}  # RFC 9110 15.6.6
 _TEXT: Final = b"text/plain; charset=utf-8"
 _OF_THE_TEXT: Final = frozenset((b"Content-Type", b"Content-Length"))
@@ -148,13 +149,16 @@ def with_headers(response: Response, headers: Headers) -> Response:
     return Response.of(response.status, merged, response.body)
 
 
-def redirect(
-    location: bytes, method: bytes, cors: Headers = (), *, status: Literal[301, 308] = 301
-) -> Response:
-    """Redirect to `location` (RFC 9110 15.4.2, 15.4.9). Not for ever: it may be a file some day."""
+def redirect(location: bytes, method: bytes, cors: Headers = (), status: int = 301) -> Response:
+    """Return a redirect to `location` (RFC 9110 15.4).
+
+    A permanent one is not for ever: it may be a file some day, or have been a mistake.
+    """
     brief = _brief(status, (), method == b"HEAD")
-    there = ((b"Location", location), _FOR_A_MINUTE, *cors)
-    return Response(status, brief.fields + render(there), brief.body)
+    lasting = (_FOR_A_MINUTE,) if status in _PERMANENT else ()
+    return Response(
+        status, brief.fields + render(((b"Location", location), *lasting, *cors)), brief.body
+    )
 
 
 def options() -> Response:

@@ -3,7 +3,7 @@
 import re
 from binascii import a2b_qp
 from ipaddress import AddressValueError, IPv6Address
-from posixpath import normpath
+from posixpath import normpath, relpath
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -79,14 +79,32 @@ class Target(NamedTuple):
     def slash_location(self) -> bytes:
         """Return the Location of the same path as a directory, for a 301 (RFC 9110 10.2.2).
 
-        A reference that is relative to the target as the client has sent it: its last segment once
-        more, with a slash and its query. So a proxy may have taken off a prefix of the path, or
-        have put one before it. Not for the root, which has no name.
+        Not for the root, which has no name.
         """
-        # Every byte that means something is escaped. A colon could end a scheme (RFC 3986 4.2),
-        # and where the reference began with "//" (or "/\\"), it would name another host.
-        name = quote(self.path.rpartition(b"/")[2], safe="").encode() + b"/"
-        return name if self.query is None else name + b"?" + self.query
+        return self.location_of(self._replace(is_directory=True))
+
+    def location_of(self, other: "Target") -> bytes:
+        """Return the Location of another path, with the query of this one, for a redirect.
+
+        A reference that is relative to the target as the client has sent it: so a proxy may have
+        taken off a prefix of the path, or have put one before it.
+        """
+        parent, _, name = (b"/" + other.path).rpartition(b"/")
+        if other.is_directory:
+            parent, name = b"/" + other.path, b""
+        # Every byte that means something is escaped, but for slashes between names. A colon could
+        # end a scheme (RFC 3986 4.2), and "//" (or "/\\") at the start would name another host.
+        location = quote(self._way_to(parent or b"/") + name).encode()
+        return location if self.query is None else location + b"?" + self.query
+
+    def location_below_root(self, rest: bytes) -> bytes:
+        """Return the Location of a reference that is relative to the root, and escaped."""
+        return self._way_to(b"/") + rest
+
+    def _way_to(self, folder: bytes) -> bytes:
+        """Return how the absolute path of a folder is named from here: b"./", b"../a/"."""
+        here = self.path if self.is_directory else self.path.rpartition(b"/")[0]
+        return relpath(folder, b"/" + here) + b"/"
 
 
 def plain_target(path: bytes, query: bytes | None) -> Target:

@@ -19,6 +19,7 @@ from ..semantics.response import (
     with_headers,
     with_page,
 )
+from .addresses import Elsewhere
 from .clock import Clock
 from .resources import Found
 from .root import IsDirectory
@@ -44,6 +45,8 @@ def answer(
         assert route.target is not None
         location = route.target.slash_location()
         return redirect(location, asked.method, headers), None
+    except Elsewhere as there:
+        return redirect(there.location, asked.method, headers, status=there.status), None
     return select_response(asked, found.form, clock.wall, headers), found
 
 

@@ -12,6 +12,7 @@ from ..semantics.body import inlined
 from ..semantics.errors import HttpError
 from ..semantics.request import Asked, Request, check_request
 from ..semantics.response import Response, error_response, options, with_headers
+from .addresses import Elsewhere
 from .answer import answer, answer_error, log_refusal
 from .body import BodySender
 from .resources import Found
@@ -117,7 +118,7 @@ def _choose(
     try:
         if request.method != b"OPTIONS":
             return answer(asked, route, router.clock, came)
-        with contextlib.suppress(IsDirectory):
+        with contextlib.suppress(IsDirectory, Elsewhere):
             route.root.find(asked, route.check(), came)
     except HttpError as error:
         if has_application and error.status == 404:

@@ -23,6 +23,7 @@ from ..semantics.response import (
     wire_head,
 )
 from ..semantics.target import Target
+from .addresses import Elsewhere
 from .answer import answer, answer_error, log_refusal
 from .resources import Found, Place
 from .root import DocumentRoot
@@ -30,7 +31,9 @@ from .router import Route, Router
 
 _COPIED: Final = 32 * 1024  # bytes: up to here a copy and one send are cheaper than a sendfile
 _SLASH: Final = ord("/")
-_KEPT: Final = frozenset((200, 301, 304, 404, 412, 416))  # of other answers each is another one
+_KEPT: Final = frozenset(
+    (200, 301, 302, 303, 304, 307, 308, 404, 412, 416)
+)  # of other answers each is another one
 
 
 class Reply:
@@ -88,12 +91,14 @@ class Reply:
         return last
 
 
-Key: TypeAlias = bytes | tuple[bytes, int]
-"""The method, if its answer is 200, or the same for all requests; else the method and status."""
+Key: TypeAlias = bytes | tuple[bytes, int] | tuple[bytes, int, bytes]
+"""The method, if its answer is 200, or the same for all requests; else the method and status, and
+the Location of a redirect to the URL of a file, or by a rule."""
 Slot: TypeAlias = tuple[dict[Key, Reply], Key, Choice]
 """Where an answer is kept: among which, by which key; and which answer that is."""
-Located: TypeAlias = tuple[DocumentRoot, bytes, bool]
-"""A root, the path of a file below it, and whether the request has named its folder."""
+Located: TypeAlias = tuple[DocumentRoot, bytes, bool, Elsewhere | None]
+"""A root, the path of a file below it, whether the request has named its folder, and where it is
+redirected to."""
 _NOTHING: Final = Arrivals()
 _NOWHERE: Final[Slot] = ({}, b"", 0)
 
@@ -106,8 +111,10 @@ class Replies:
         self._clock = router.clock
         only = router.only
         self._only = only if only and only.keeps_answers(router.is_secure) else None
+        self._simple = self._only if self._only and self._only.addresses.is_simple else None
         number = router.recogniser.numbers_of
         self._groups = number(("plain", "method", "accept_encoding", "usual", "renewing"))
+        self._of_an_address = number(("plain", "accept_encoding", "query"))
         self._of_a_copy = number(("if_none_match", "if_modified_since"))
         self._others = number(("close", "old", *Asked._fields))
         self._closing = number(("close", "old"))
@@ -116,25 +123,29 @@ class Replies:
     def at_hand(self, match: Match) -> Reply | None:
         """Return an answer that is kept, or a part of a file that is; None: make it."""
         path, method, coding, usual, renewing = match.group(*self._groups)
-        root = self._only
+        root, moved = self._simple, None
         if root is not None and path:
             is_folder = path[-1] == _SLASH
-            name = path[1:] + b"index.html" if is_folder else path[1:]
+            name = path[1:] + root.addresses.index if is_folder else path[1:]
         elif (found := self._locate(match)) is not None:
-            root, name, is_folder = found
+            root, name, is_folder, moved = found
         else:
             return None
         place = root.resources.kept(name, coding) if renewing is not None else None
         closes = False
-        if type(place) is Found and usual is not None:
+        if type(place) is Found and moved is None and usual is not None:
             reply: Reply | None = place.replies.get(method)
-        elif type(place) is Found and place.form.was_sent(*match.group(*self._of_a_copy)):
+        elif (
+            type(place) is Found
+            and moved is None
+            and place.form.was_sent(*match.group(*self._of_a_copy))
+        ):
             reply = place.replies.get((method, 304))
         else:
             asked, closes = self._read(match)
             if renewing is None:
                 place = root.resources.kept(name, asked.codings)
-            located = root, name, is_folder
+            located = root, name, is_folder, moved
             replies, key, choice = self._slot(match, located, place, asked)
             if isinstance(choice, tuple):
                 return self._part(root, place, asked, choice, closes=closes)
@@ -153,8 +164,14 @@ class Replies:
 
     def _locate(self, match: Match) -> Located | None:
         """Return which file a request names, and of which root; None: there can be none."""
-        _, route = self._read_whole(match)
-        return _located(route)
+        path, coding, query = match.group(*self._of_an_address)
+        if self._only is not None and path:
+            address = self._only.addresses.at_hand(path[1:], coding)
+            if address is not None:
+                if address.moved is not None and query is not None:
+                    return None
+                return self._only, address.path, path[-1] == _SLASH, address.moved
+        return _located(*self._read_whole(match))
 
     def _read_whole(self, match: Match) -> tuple[Asked, Route]:
         """Return what a request asks, and where it leads: read once, whoever needs it first."""
@@ -172,10 +189,15 @@ class Replies:
 
         Nothing that a client writes freely is a key, or it could fill the memory.
         """
-        root, name, is_folder = located
+        root, name, is_folder, moved = located
         method = asked.method
         if asked.origin is not None:  # its answer has more fields
             return _NOWHERE
+        if moved is not None:
+            owner = root.resources if moved.is_ruled else place
+            if owner is None:
+                return _NOWHERE
+            return owner.replies, (method, moved.status, moved.location), moved.status
         if isinstance(place, Found):
             choice = choose(asked, place.form, self._clock.wall)
             if choice == 200 or isinstance(choice, tuple):
@@ -193,10 +215,10 @@ class Replies:
         self, match: Match, asked: Asked, route: Route, found: Found | None, reply: Reply
     ) -> None:
         """Keep an answer that was made, if it is the same for all such requests."""
-        located = _located(route)
+        located = _located(asked, route)
         if located is None:
             return
-        root, name, _ = located
+        root, name, *_ = located
         place: Place = found
         if found is None or found.owner is None or found.owner.path != name:  # a page is elsewhere
             place = root.resources.kept(name, asked.codings)
@@ -344,15 +366,20 @@ class Replies:
             return 0
 
 
-def _located(route: Route) -> Located | None:
-    """Return which file a request leads to, and of which root; None: there can be none, or its
-    answers are not kept."""
-    below = route.below
-    if not isinstance(below, Target) or below.refusal(route.root.policy.shown) is not None:
+def _located(asked: Asked, route: Route) -> Located | None:
+    """Return which file a request leads to, and of which root; None: none, or that is not kept."""
+    root, below = route.root, route.below
+    if not isinstance(below, Target) or below.refusal(root.policy.shown) is not None:
         return None
-    if not route.root.keeps_answers(route.is_secure):
+    if not root.keeps_answers(route.is_secure):
         return None
-    return route.root, below.file_path(), below.is_directory
+    if root.addresses.is_simple:
+        return root, below.file_path(root.addresses.index), below.is_directory, None
+    try:
+        address = root.addresses.kept(below, asked.codings)
+    except LookupError:
+        return None
+    return root, address.path, below.is_directory, address.moved
 
 
 def _says_nothing_else(policy: Policy, is_folder: bool) -> bool:

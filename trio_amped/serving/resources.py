@@ -33,7 +33,7 @@ _SMALL: Final = 64 * 1024  # bytes: a body of this size is kept, and goes in one
 _TOLD: Final = 1000  # lines of the log that are not written again
 _LONG: Final = 256  # bytes of an Accept-Encoding: beyond, what it means is not remembered
 
-_ABSENT: Final = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+ABSENT: Final = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 _remembered_codings = lru_cache(maxsize=1024)(preferred_codings)
 
@@ -143,7 +143,7 @@ class Resources:
         disk. Raises Miss, and HttpError (404) for what is neither a file nor a directory.
         """
         if self.is_absent(path, came):
-            return _ABSENT
+            return ABSENT
         try:
             resource = self.get(path, came)
         except FileMiss as miss:

@@ -20,6 +20,7 @@ from ..semantics.request import Asked
 from ..semantics.routing import read_prefix
 from ..semantics.target import Target
 from ..semantics.validators import etag
+from .addresses import Addresses, Elsewhere, Outcome
 from .clock import Clock
 from .resources import NO_FILE, Found, Resources, refusal
 
@@ -58,6 +59,7 @@ class DocumentRoot:
             len(config.all_sites),
         )
         self.resources = Resources(self.files, self.policy, clock, config.revalidate, config.etag)
+        self.addresses = Addresses(self.resources, self.policy, config.max_open_files)
         self._prefix = read_prefix(site.prefix)
         self.clock = clock
 
@@ -84,18 +86,18 @@ class DocumentRoot:
     def find(self, asked: Asked, target: Target, came: Arrivals | None) -> Found:
         """Return what answers a target below it: its file, an index, a listing, the fallback.
 
-        `came`: what misses have brought before. Raises Miss, HttpError, and IsDirectory for a
-        directory that is named without its slash.
+        `came`: what misses have brought before. Raises Miss, HttpError, Elsewhere, and IsDirectory
+        for a directory that is named without its slash.
         """
-        path = target.file_path()
-        try:
-            found = self.resources.find(path, asked.codings, came)
-        except FileMiss as miss:
-            if self.resources.files.get(path) is None:  # of an open file the gate is asked first
-                offset, length = first_part(asked, _AT_FIRST)
-                miss.wish = miss.wish._replace(offset=offset, length=length)
-            raise
+        rule = self.addresses.rule(target)
+        if rule is not None:
+            raise Elsewhere(rule.location(target), rule.status)
+        look = functools.partial(self._look, asked, came)
+        path, found = self.addresses.lead(target, look)
         if isinstance(found, Found):
+            url = self.addresses.url(target, path, look)
+            if url is not target:
+                raise Elsewhere(target.location_of(url))
             return found
         if found is None:
             if target.is_directory:
@@ -108,6 +110,16 @@ class DocumentRoot:
             if listing is not None:
                 return listing
         return self._fall_back(asked, came)
+
+    def _look(self, asked: Asked, came: Arrivals | None, path: bytes) -> Outcome:
+        """Return what is at a path, see `Resources.find`. Raises Miss, HttpError."""
+        try:
+            return self.resources.find(path, asked.codings, came)
+        except FileMiss as miss:
+            if self.resources.files.get(path) is None:  # of an open file the gate is asked first
+                offset, length = first_part(asked, _AT_FIRST)
+                miss.wish = miss.wish._replace(offset=offset, length=length)
+            raise
 
     def error_page(self, asked: Asked, status: int, came: Arrivals | None) -> Found | None:
         """Return the page for errors of this status, if there is one. Raises Miss."""
