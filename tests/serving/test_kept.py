@@ -187,3 +187,28 @@ async def test_a_page_for_errors_is_that_of_now(
         sent = asked.answer(request)
         assert sent is not None
         assert sent.wire.endswith(b"\r\n\r\n" + content)
+
+
+async def test_a_url_stands_for_what_is_there_now(autojump_clock: MockClock) -> None:
+    asked = Asked({"clean_urls": True, "trailing_slash": "never"}, Named)
+    entries = asked.disk.entries
+
+    def body(target: str) -> bytes:
+        autojump_clock.jump(60)
+        request = f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"
+        sent = [asked.answer(request) for _ in range(3)]
+        assert sent[0] is not None
+        assert sent == [sent[0]] * 3
+        return sent[0].wire
+
+    assert body("/lost").endswith(b"lost")
+    assert b"Location: ./lost\r\n" in body("/lost.html")
+    asked.disk.replace("lost", b"before")
+    assert body("/lost").endswith(b"before")
+    assert body("/lost.html").endswith(b"lost")
+    del entries[b"lost"], entries[b"lost.html"]
+    assert body("/lost").startswith(b"HTTP/1.1 404 ")
+    entries[b"lost"] = SimFile(mode=DIRECTORY)
+    asked.disk.replace("lost/index.html", b"folder")
+    assert body("/lost").endswith(b"folder")
+    assert body("/folder").endswith(b"index")
