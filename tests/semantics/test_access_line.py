@@ -127,17 +127,20 @@ def test_a_target_is_no_field() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("$remote_adr", "has no variable $remote_adr; the nearest is $remote_addr"),
-        ("${Status}", "has no variable $Status; the nearest is $status"),
-        ("$request $", "has no variable $; there are: remote_addr, "),
-        ("$hosts", "has no variable $hosts; the nearest is $host"),
-        ("$qqq", "has no variable $qqq; there are: remote_addr, "),
-        ("combind", "and is no name; the nearest is combined"),
-        ("%h %l", "has no variable, such as $request, and is no name: common, combined, json"),
-        ("", "has no variable"),
+        (
+            "$remote_adr",
+            "must not name $remote_adr, which is no variable; the nearest is $remote_addr",
+        ),
+        ("${Status}", "must not name $Status, which is no variable; the nearest is $status"),
+        ("$request $", "must not name $, which is no variable; there are: remote_addr, "),
+        ("$hosts", "must not name $hosts, which is no variable; the nearest is $host"),
+        ("$qqq", "must not name $qqq, which is no variable; there are: remote_addr, "),
+        ("combind", "or be a name; the nearest is combined"),
+        ("%h %l", "must have a variable, such as $request, or be a name: common, combined, json"),
+        ("", "must have a variable"),
         ("$status\n", "must be one line"),
-        ("$request" * 30, f"makes lines of more than {LONGEST} bytes"),
-        ("$status " + "x" * LONGEST, f"makes lines of more than {LONGEST} bytes"),
+        ("$request" * 30, f"must make lines of at most {LONGEST} bytes"),
+        ("$status " + "x" * LONGEST, f"must make lines of at most {LONGEST} bytes"),
     ],
 )
 def test_what_is_no_format(text: str, why: str) -> None:

@@ -207,7 +207,7 @@ class LogFormat:
         self._names: list[str] = []
         literals = [text[start:end].encode() for start, end in self._between(text)]
         if not self._names:
-            raise ValueError(f"has no variable, such as $request, and is no name{_near(text)}")
+            raise ValueError(f"must have a variable, such as $request, or be a name{_near(text)}")
         self._template = b"%b".join(each.replace(b"%", b"%%") for each in literals) + b"\n"
         self._makers = [self._maker(name) for name in self._names]
         self._room = self._room_for_each_text(literals)
@@ -218,7 +218,7 @@ class LogFormat:
         for found in _VARIABLE.finditer(text):
             name = found[1] or found[2]
             if name not in VARIABLES:
-                raise ValueError(f"has no variable ${name}{_nearest(name)}")
+                raise ValueError(f"must not name ${name}, which is no variable{_nearest(name)}")
             self._names.append(name)
             yield start, found.start()
             start = found.end()
@@ -230,7 +230,7 @@ class LogFormat:
         ours = sum(map(len, literals)) + _OURS_LARGEST * (len(self._names) - texts) + 1
         room = (LONGEST - ours) // (_LARGEST * max(1, texts))
         if room < _LEAST:
-            raise ValueError(f"makes lines of more than {LONGEST} bytes")
+            raise ValueError(f"must make lines of at most {LONGEST} bytes")
         return room
 
     def line(self, record: Record, moment: Moment) -> bytes:
