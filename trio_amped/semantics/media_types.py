@@ -178,8 +178,9 @@ def _by_extension(table: bytes) -> dict[bytes, bytes]:
 
 
 _TYPES = _by_extension(_TABLE)
-# An instance has the built-in table alone; the module's functions add the system's files to it.
-_RARE = mimetypes.MimeTypes().types_map[True]
+# The built-in table. The public ways to it read files of the system first (mimetypes.init), which a
+# helper that is confined may not.
+_RARE: dict[str, str] = mimetypes._types_map_default  # type: ignore[attr-defined]
 
 
 def media_type(name: bytes) -> bytes:
