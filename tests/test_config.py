@@ -273,6 +273,7 @@ def test_the_settings_of_a_site_cannot_be_beside_sites(settings: dict[str, Any])
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"sites": None}, "sites must be a list of Site"),
         ({"sites": ["/a"]}, "sites must be a list of Site"),
         ({"sites": "/a"}, "sites must be a list of Site"),
         ({"sites": [Site("/a"), Site("/b")]}, "prefix must not be that of two sites: /"),

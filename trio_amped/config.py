@@ -438,8 +438,7 @@ class Config(Site):
             raise ValueError("on_request must be a function that is called, and not awaited")
         self._check_binds()
         self._check_trust()
-        if self.sites:
-            self._check_sites()
+        self._check_sites()
         check_places(self)
 
     def _check_binds(self) -> None:
@@ -455,6 +454,8 @@ class Config(Site):
             type(each) is Site for each in self.sites
         ):
             raise ValueError("sites must be a list of Site")
+        if not self.sites:
+            return
         for name in settings_of(Site).keys() - _OF_ALL_SITES:
             if getattr(self, name) != settings_of(Config)[name].default:
                 raise ValueError(f"{name} must be given to the sites, not beside them")
