@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ HOST = "127.0.0.1"
 CONNECTIONS = 8192  # for which nginx has room
 KEYS: tuple[Literal["ecdsa", "rsa"], ...] = ("ecdsa", "rsa")  # kinds of them
 Wrap = Callable[[list[str]], list[str]]
+_PORTS_OF_CLIENTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PORT = 10_000
 
 NGINX = """
 daemon off;
@@ -142,11 +145,17 @@ def listening(
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, for a server that cannot choose one itself."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that was free a moment ago, for a server that cannot choose one itself.
+
+    None of those that the kernel gives to clients (ip(7), ip_local_port_range): a load makes
+    thousands of connections, one of which might have it by the time at which the server begins.
+    """
+    first, _ = _PORTS_OF_CLIENTS.read_text().split()
+    while True:
+        port = random.randrange(_FIRST_PORT, int(first))
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind((HOST, port))
+            return port
 
 
 def _accepts(server: subprocess.Popen[bytes], port: int) -> bool:
