@@ -141,7 +141,7 @@ def test_a_folder_without_a_page(browser: Browser, url: str) -> None:
     browser.open(url)
     browser.click("nav a", 2)
     assert browser.run("return location.href") == f"{url}films/"
-    assert browser.texts("tbody a") == ["..", "make_film.py", "sieve.webm"]
+    assert browser.texts("tbody a") == ["Parent folder", "make_film.py", "sieve.webm"]
     assert browser.complaints() == []
 
 
