@@ -51,7 +51,7 @@ class BodySender:
         all_of_them = hull(self._parts)
         if all_of_them.length <= self._small:
             content = await self._read_all(all_of_them)
-            self._parts = deque(inlined(self._parts, content, all_of_them.offset))
+            self._parts = deque([b"".join(inlined(self._parts, content, all_of_them.offset))])
             return
         for index, part in enumerate(self._parts):
             if isinstance(part, FileSpan):

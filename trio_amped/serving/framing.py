@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 import h11
 
+from ..semantics.body import FileSpan
 from ..semantics.dates import format_date
 from ..semantics.errors import HttpError
 from ..semantics.request import Request
@@ -59,9 +60,10 @@ class Framing:
         # h11 adds this to HEAD without a Content-Length. No body of ours is chunked, after GET
         # neither, and no field of `--header` has this name.
         head = head.replace(_CHUNKED, b"\r\n", 1)
-        for part in response.body:
+        if length := sum(map(len, response.body)):
             # Only the length counts; the bytes pass h11 by (its documentation: sendfile).
-            self._h11.send_with_data_passthrough(h11.Data(data=part))  # type: ignore[arg-type]
+            body = h11.Data(data=FileSpan(0, length))  # type: ignore[arg-type]
+            self._h11.send_with_data_passthrough(body)
         self._h11.send(h11.EndOfMessage())
         return head
 
