@@ -113,6 +113,7 @@ def test_what_cannot_be_used_leaves_all_as_it_was(way: Sequence[str], place: Pat
         for text, why in [
             ("ports = 1", "site.toml, line 1: ports is no setting; did you mean port"),
             ("=", "site.toml is no TOML"),
+            ("", "site.toml is empty: it must give a setting, such as root"),
             (root(place, "c"), f"cannot serve {place}/c: No such file or directory"),
             (root(place, "b", 'access_log = "/nowhere/log"'), "cannot write the access log"),
             (root(place, "b", 'tls_cert = "/no"', 'tls_key = "/no"'), "cannot read /no"),

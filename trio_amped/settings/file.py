@@ -56,6 +56,8 @@ class _Reader:
         for number, table in enumerate(tables):
             if "root" not in table:
                 raise ValueError(f"{self._where(_SITE, number)}: a [[site]] must have a root")
+        if not values and not tables:  # whoever writes it anew may not have done so yet
+            raise ValueError(f"{self._path} is empty: it must give a setting, such as root")
         return File(values, tables)
 
     def _table(
