@@ -1,5 +1,6 @@
 """Which certificate a client is shown, by the name that it asks for; and who has to show one."""
 
+import datetime
 import logging
 import ssl
 from pathlib import Path
@@ -186,6 +187,66 @@ def test_a_bad_pair_of_any_site_ends_the_command_line(
     assert capsys.readouterr().err == f"trio-amped: error: {caught.value}\n"
 
 
+# ------------------------------------------------------------------ what is odd about them
+
+
+@pytest.mark.parametrize(("left", "is_odd"), [(13.9, True), (14.1, False)])
+def test_a_certificate_that_ends_soon_is_odd(
+    left: float, is_odd: bool, pairs: dict[str, Files]
+) -> None:
+    files = pairs["a.example"]
+    end = datetime.datetime(2100, 1, 31, tzinfo=datetime.UTC)
+    files.put(issued("a.example", not_after=end))
+    of_site = Config(sites=[site(files, "a.example")])
+    now = end.timestamp() - left * 24 * 3600
+    said = f"the certificate {files.certificate} ends at Jan 31 00:00:00 2100 GMT; renew it"
+    assert list(Certificates(of_site).oddities(of_site, now)) == [said] * is_odd
+
+
+@pytest.mark.parametrize(
+    ("names", "hosts", "is_odd"),
+    [
+        (["a.example"], ["b.example", "A.Example"], False),
+        (["a.example"], ["b.example", "x.a.example"], True),
+        (["a.example"], [], False),
+        (["*.a.example"], ["x.a.example"], False),
+        (["*.a.example"], ["*.a.example"], False),
+        (["*.a.example"], ["a.example", "y.x.a.example"], True),
+        (["x.a.example"], ["*.a.example"], False),
+        (["127.0.0.1"], ["127.0.0.1"], False),
+        (["::1"], ["[::1]"], False),
+    ],
+)
+@pytest.mark.parametrize("is_its_own", [True, False])
+def test_a_certificate_for_no_host_of_its_site_is_odd(
+    is_its_own: bool, names: list[str], hosts: list[str], is_odd: bool, pairs: dict[str, Files]
+) -> None:
+    files = pairs["a.example"]
+    files.put(AUTHORITY.issue_cert(*names, key_type=trustme.KeyType.ECDSA))
+    of_all: dict[str, Any] = {"tls_cert": files.certificate, "tls_key": files.key}
+    one = Config(sites=[site(files, *hosts)])
+    if not is_its_own:
+        one = Config(sites=[Site("/", hosts=hosts)], **of_all)
+    said = f"the certificate {files.certificate} is for no host of its site: {', '.join(hosts)}"
+    assert list(Certificates(one).oddities(one, 0.0)) == [said] * is_odd
+
+
+def test_the_certificate_of_a_host_is_that_of_another_site(pairs: dict[str, Files]) -> None:
+    sites = [site(pairs["a.example"], "a.example"), Site("/", hosts=["a.example"], prefix="/b")]
+    first = pairs["default.example"]
+    two = Config(sites=sites, tls_cert=first.certificate, tls_key=first.key)
+    assert list(Certificates(two).oddities(two, 0.0)) == []
+
+
+def test_the_command_line_says_what_is_odd_about_them(
+    pairs: dict[str, Files], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = pairs["a.example"]
+    assert cli.main(["check", f"--root={tmp_path}", "--hosts=b.example", *files.options]) == 1
+    said = f"odd: the certificate {files.certificate} is for no host of its site: b.example\n"
+    assert said in capfd.readouterr().out
+
+
 # ------------------------------------------------------------------ certificates of clients
 
 
@@ -198,37 +259,47 @@ def asking(pairs: dict[str, Files], tmp_path: Path) -> tuple[ssl.SSLContext, ssl
     return certificates.context(authorities), certificates.context()
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", ["a.example", "x.a.example", "other.example", None])
 def test_a_client_needs_a_certificate_whatever_name_it_asks_for(
-    name: str | None,
-    version: ssl.TLSVersion,
-    asking: tuple[ssl.SSLContext, ssl.SSLContext],
+    name: str | None, asking: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     """The context that is swapped for a name changes neither who is asked nor who is believed."""
     asks, does_not = asking
     with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
-        Shaken(asks, client(version), name)
-    stranger = client(version)
+        Shaken(asks, client(), name)
+    stranger = client()
     AUTHORITY.issue_cert("me@a.example", key_type=trustme.KeyType.ECDSA).configure_cert(stranger)
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
         Shaken(asks, stranger, name)
-    shaken = Shaken(asks, client(version, has_one=True), name)
+    shaken = Shaken(asks, client(has_one=True), name)
     assert shaken.server.getpeercert()
     assert shaken.shown == {None: "default.example", "other.example": "default.example"}.get(
         name, "*.a.example" if name == "x.a.example" else name
     )
-    assert Shaken(does_not, client(version), name).server.getpeercert() is None
+    assert Shaken(does_not, client(), name).server.getpeercert() is None
+
+
+@pytest.mark.parametrize("name", ["a.example", "other.example", None])
+def test_a_listener_that_asks_for_certificates_resumes_no_session(
+    name: str | None, asking: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    """Neither by a ticket nor, of TLS 1.2, by the number of a session that OpenSSL has kept."""
+    asks, _ = asking
+    of_client = client(has_one=True)
+    session = Shaken(asks, of_client, name).client.session
+    assert session is None or not session.has_ticket
+    again = Shaken(asks, of_client, name, session)
+    assert not again.client.session_reused
+    assert again.server.getpeercert()
+    with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
+        Shaken(asks, client(ssl.TLSVersion.TLSv1_2, has_one=True), name)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_listener_that_asks_for_certificates_issues_no_tickets(
+def test_a_listener_that_asks_for_none_resumes_sessions(
     version: ssl.TLSVersion, asking: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
-    asks, does_not = asking
-    for name in (None, "a.example"):
-        session = Shaken(asks, client(version, has_one=True), name).client.session
-        assert session is None or not session.has_ticket
+    _, does_not = asking
     of_client = client(version)
     session = Shaken(does_not, of_client, "a.example").client.session
     assert session

@@ -205,6 +205,10 @@ def test_a_key_that_anybody_may_read(root: Path) -> None:
     assert odd_at_start(root, tls_cert=key, tls_key=key) == [
         "the key ROOT/key may be read by anybody; see chmod(1)"
     ]
+    sites = [Site(root), Site(root, hosts=["h"], tls_cert=key, tls_key=key)]
+    assert list(oddities_of_start(Config(sites=sites, port=0))) == [
+        f"the key {key} may be read by anybody; see chmod(1)"
+    ]
 
 
 def test_addresses(root: Path) -> None:

@@ -36,7 +36,7 @@ LINES: Final[Mapping[str, Sequence[str]]] = {
     "certificates.py": (
         "error: 'the certificate stays what it was: %s', printable(str(error))",
         "exception: 'a bug: the certificate stays what it was'",
-        "info: 'new connections get the new certificate in %s', printable(self._certificate)",
+        "info: 'new connections get the new certificate in %s', printable(self.certificate)",
     ),
     "cli.py": (
         "info: 'stopped; %s', _summary(alone.stats)",

@@ -9,19 +9,21 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any, Final, TypeAlias
 
 import trio
 
 from .config import Config
-from .places import pair_of, pairs_of
+from .places import has_tls, is_at, pair_of, pairs_of
 from .semantics.printable import printable
 from .semantics.routing import at_host, read_hosts
 
 log = logging.getLogger("trio_amped")
 
 _LOOK: Final = 10.0  # seconds between looks whether the files have changed
+_SOON: Final = 14 * 24 * 3600.0  # seconds; those who renew certificates do so earlier
 _WHAT_TO_DO: Final = "see --tls-cert and --tls-key"
 
 # What is before, between and after the blocks of PEM is for people, in any encoding (RFC 7468, 2).
@@ -31,6 +33,8 @@ _BLOCK: Final = re.compile(
 
 _Stamps: TypeAlias = tuple[tuple[int, int, int, int], ...]
 """Device, inode, ctime and size of each file."""
+
+Facts: TypeAlias = Mapping[str, Any]
 
 
 class CertificateError(OSError):
@@ -44,9 +48,10 @@ class _Encrypted(ValueError):
 class Pair:
     """A certificate, with its key, in the contexts of new connections.
 
-    A context has TLS 1.2 and 1.3, and HTTP/1.1 by ALPN (RFC 7301); no renegotiation, in which a
-    client of 1.2 could ask for one handshake after the other. Session tickets are OpenSSL's: their
-    keys are made with the context, so each process has its own, and after a reload none is known.
+    A context has TLS 1.2 and 1.3 (1.3 alone where clients have certificates), and HTTP/1.1 by ALPN
+    (RFC 7301); no renegotiation, in which a client of 1.2 could ask for one handshake after the
+    other. Session tickets are OpenSSL's: their keys are made with the context, so each process has
+    its own, and after a reload none is known.
     """
 
     def __init__(self, certificate: str, key: str, authorities: Sequence[str] = ()) -> None:
@@ -55,11 +60,14 @@ class Pair:
         `authorities`: files of those who have signed the certificates of clients, for a context
         each. Waits for the disk. Raises CertificateError.
         """
-        self._certificate = certificate
+        self.certificate = certificate
+        """The path of its file."""
         self._key = key
         self._authorities = authorities
         self.contexts: dict[str, ssl.SSLContext] = {}
         """By the authorities of clients; "": for clients without a certificate."""
+        self.facts: Facts = {}
+        """What the certificate says; see SSLObject.getpeercert."""
         self._stamps: _Stamps = ()
         self._refused: _Stamps = ()
         self.is_watched = True
@@ -74,40 +82,41 @@ class Pair:
         stamps = self._look()
         context = new_context()
         self._load(context)
-        _try(context, self._certificate)
+        facts = _try(context, self.certificate)
         contexts = {"": context}
         for path in self._authorities:
             contexts[path] = new_context()
             self._load(contexts[path])
             _ask_clients(contexts[path], path)
         self.contexts, self._stamps, self._refused = contexts, stamps, ()
+        self.facts = facts
 
     @property
     def _files(self) -> Sequence[str]:
-        return self._certificate, self._key, *self._authorities
+        return self.certificate, self._key, *self._authorities
 
     def _load(self, context: ssl.SSLContext) -> None:
         try:
-            context.load_cert_chain(self._certificate, self._key, password=_no_password)
+            context.load_cert_chain(self.certificate, self._key, password=_no_password)
         except ssl.SSLError as error:
-            raise CertificateError(_explain(error, self._certificate, self._key)) from None
+            raise CertificateError(_explain(error, self.certificate, self._key)) from None
         except OSError as error:  # which of them cannot be read is not said
             raise CertificateError(f"{self._unreadable()}; {_WHAT_TO_DO}") from error
         except _Encrypted:
             why = f"the key {self._key} is encrypted; store it without a passphrase"
             raise CertificateError(why) from None
         except (ValueError, TypeError) as error:
-            why = f"cannot read {self._certificate} and {self._key}: {error}"
+            why = f"cannot read {self.certificate} and {self._key}: {error}"
             raise CertificateError(f"{why}; {_WHAT_TO_DO}") from error
 
     def _unreadable(self) -> str:
-        for path in (self._certificate, self._key):
+        for path in (self.certificate, self._key):
             try:
                 with open(path, "rb") as file:
                     file.read(1)
             except OSError as error:
                 return f"cannot read {path}: {error.strerror}"
-        return f"cannot read {self._certificate} and {self._key}"
+        return f"cannot read {self.certificate} and {self._key}"
 
     def watch_if_allowed(self) -> None:
         """Watch the files only if this process may still open them, which has given up rights.
@@ -149,7 +158,7 @@ class Pair:
             if stamps != self._refused:
                 log.exception("a bug: the certificate stays what it was")
         else:
-            log.info("new connections get the new certificate in %s", printable(self._certificate))
+            log.info("new connections get the new certificate in %s", printable(self.certificate))
             return True
         self._refused = stamps
         return False
@@ -203,6 +212,25 @@ class Certificates:
         """Whether this process may read all files again."""
         return all(pair.is_watched for pair in self._pairs.values())
 
+    def oddities(self, config: Config, now: float) -> Iterator[str]:
+        """Say which certificates end soon, or are for no host of a site. `now`: of time.time()."""
+        for (certificate, _), pair in self._pairs.items():
+            end = pair.facts["notAfter"]
+            if ssl.cert_time_to_seconds(end) < now + _SOON:
+                yield f"the certificate {printable(certificate)} ends at {end}; renew it"
+        secure = [bind for bind in config.binds if has_tls(config, bind)]
+        for site in config.all_sites:
+            if not site.hosts or not any(is_at(site, bind) for bind in secure):
+                continue
+            shown = {host: self._shown_at(host) for host in read_hosts(site.hosts)}
+            if not any(_fits(host, name) for host in shown for name in _names(shown[host].facts)):
+                path = printable(next(iter(shown.values())).certificate)
+                hosts = ", ".join(map(printable, site.hosts))
+                yield f"the certificate {path} is for no host of its site: {hosts}"
+
+    def _shown_at(self, host: bytes) -> Pair:
+        return self._by_host.get(host) or at_host(self._by_host, host) or self._default
+
     async def watch(self) -> None:
         """Reload whenever files have changed, for ever, where that is allowed. A pair that cannot
         be used is tried again, and said once."""
@@ -219,6 +247,20 @@ class Certificates:
         for pair in self._pairs.values():
             if pair.is_watched:
                 pair.reload_if_changed()
+
+
+def _names(facts: Facts) -> Sequence[bytes]:
+    """Return the names and addresses that a certificate is for, as `read_hosts` has them."""
+    return [
+        (f"[{ip_address(value.strip())}]" if ":" in value else value.lower()).encode()
+        for kind, value in facts.get("subjectAltName", ())
+        if kind in ("DNS", "IP Address")
+    ]
+
+
+def _fits(host: bytes, name: bytes) -> bool:
+    """Return whether a host and a name of a certificate may be one; either can be a wildcard."""
+    return host == name or any(at_host({x: True}, y) for x, y in ((host, name), (name, host)))
 
 
 def load(config: Config) -> Certificates | None:
@@ -250,8 +292,9 @@ def new_context() -> ssl.SSLContext:
 def _ask_clients(context: ssl.SSLContext, authorities: str) -> None:
     """Have a context refuse clients without a certificate of these. Raises CertificateError.
 
-    Without tickets: whoever came back with one would not be asked again (RFC 8446 2.2). Of TLS 1.3
-    the option alone would leave tickets whose state is here.
+    Without tickets: whoever came back with one would not be asked again (RFC 8446 2.2). The option
+    alone would leave tickets whose state is here. Nor TLS 1.2, where OpenSSL keeps sessions for
+    clients who come back with their number (RFC 5246 7.3): the ssl module has no switch for that.
     """
     try:
         context.load_verify_locations(authorities)
@@ -262,6 +305,7 @@ def _ask_clients(context: ssl.SSLContext, authorities: str) -> None:
         why = f"cannot read {authorities}: {getattr(error, 'strerror', None) or error}"
         raise CertificateError(f"{why}; see the option client-ca of --bind") from error
     context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
 
@@ -278,8 +322,9 @@ def _explain(error: ssl.SSLError, certificate: str, key: str) -> str:
     return f"no certificate and key in PEM: {certificate}, {key}{reason}; {_WHAT_TO_DO}"
 
 
-def _try(context: ssl.SSLContext, certificate: str) -> None:
-    """Shake hands with ourselves, as a client that trusts this certificate alone.
+def _try(context: ssl.SSLContext, certificate: str) -> Facts:
+    """Shake hands with ourselves, as a client that trusts this certificate alone; return what the
+    certificate says.
 
     It finds a certificate that has expired, or is not one of a server, as clients will. Raises
     CertificateError.
@@ -290,7 +335,7 @@ def _try(context: ssl.SSLContext, certificate: str) -> None:
     try:
         # Not its issuers: one that has expired may have a namesake that clients know.
         client.load_verify_locations(cadata=_first(certificate))
-        _shake_hands(client, context)
+        return _shake_hands(client, context).getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
         why = f"the certificate {certificate} cannot be used: {error.verify_message}"
         raise CertificateError(f"{why}; renew it") from None
@@ -308,13 +353,15 @@ def _first(certificate: str) -> str:
     return found[0].decode("ascii")
 
 
-def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
-    """Do a whole handshake in memory. Raises ssl.SSLError."""
+def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> ssl.SSLObject:
+    """Do a whole handshake in memory; return the end of the client. Raises ssl.SSLError."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)]
+    ours = client.wrap_bio(back, there)
+    ends = [ours, server.wrap_bio(there, back, server_side=True)]
     while ends:
         end = ends.pop(0)
         try:
             end.do_handshake()
         except ssl.SSLWantReadError:
             ends.append(end)
+    return ours

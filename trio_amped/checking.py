@@ -187,12 +187,14 @@ def _names(root: str, shown: Sequence[str]) -> Iterator[tuple[str, os.stat_resul
 
 
 def oddities_of_start(config: Config) -> Iterator[str]:
-    """Say what is odd about the access log, the key and the binds, which are opened with the rights
-    of whoever starts the server. Opens nothing for clients. Waits for the disk, and for names."""
+    """Say what is odd about the access log, the keys and the binds, which are opened with the
+    rights of whoever starts the server. Opens nothing for clients. Waits for the disk, and for
+    names."""
     if config.access_log is not None and config.access_log != STDOUT:
         yield from _odd_log(os.fspath(config.access_log))
-    if config.tls_key is not None and os.stat(config.tls_key).st_mode & stat.S_IROTH:
-        yield f"the key {printable(os.fspath(config.tls_key))} may be read by anybody; see chmod(1)"
+    for key in dict.fromkeys(key for _, key in pairs_of(config)):
+        if os.stat(key).st_mode & stat.S_IROTH:
+            yield f"the key {printable(key)} may be read by anybody; see chmod(1)"
     for bind in config.binds:
         if isinstance(bind.place, Tcp):
             yield from _odd_port(bind, bind.place)

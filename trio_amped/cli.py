@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, certificates.CertificateError) as error:
         return fail(str(error), shape)
     try:
-        return _check(settings) if command == "check" else _serve(settings, fresh, given)
+        return _check(settings, fresh) if command == "check" else _serve(settings, fresh, given)
     except OSError as error:  # said out of the event loop: who does not read it can still end us
         return fail(explain(settings.config, error), shape)
 
@@ -95,9 +96,11 @@ def _show(found: Effective) -> int:
         return fail(str(error))
 
 
-def _check(settings: Settings) -> int:
+def _check(settings: Settings, fresh: Fresh) -> int:
     """Say on stdout what would be served; 1: something is odd. Raises OSError about a root."""
     odd = list(oddities_of_start(settings.config))  # with the rights that a supervisor has
+    if fresh.certificates is not None:
+        odd += fresh.certificates.oddities(settings.config, time.time())
     if settings.user is not None:
         become(settings.user)
     served, of_sites = trio.run(look, settings.config)
