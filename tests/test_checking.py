@@ -61,8 +61,12 @@ async def test_what_is_served_by_tls_and_where_alone(root: Path) -> None:
 
 
 def test_hsts_without_tls(root: Path) -> None:
-    assert odd(root, hsts="300") == ["hsts is never sent: it is for TLS, and there is no tls_cert"]
+    never = "hsts is never sent: it is for TLS, and there is no tls_cert, nor a proxy to trust"
+    assert odd(root, hsts="300") == [never]
     assert odd(root, hsts="300", tls_cert="c.pem", tls_key="k.pem") == []
+    trust: dict[str, Any] = {"hsts": "300", "trust": ["192.0.2.1"]}
+    assert odd(root, **trust) == odd(root, bind=["*:1", "*:2,proxy"], **trust) == []
+    assert odd(root, bind=["*:2,proxy"], **trust) == [never]  # where no field is read
 
 
 async def test_pages_that_are_missing(root: Path) -> None:

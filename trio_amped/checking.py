@@ -120,11 +120,17 @@ def _url(config: Config, site: Site) -> str:
     return f"{at} for {', '.join(site.hosts)}" if site.hosts else at
 
 
+def _is_told_schemes(config: Config, site: Site) -> bool:
+    """Return whether a proxy may tell by fields of a request that its client has TLS."""
+    is_told = any(is_at(site, bind) and not bind.proxy for bind in config.binds)
+    return bool(config.trust) and is_told
+
+
 def oddities(config: Config, site: Site) -> Iterator[str]:
     """Say what is odd about the files of a site. Waits for the disk."""
     root = os.fspath(site.root)
-    if site.hsts and not pairs_of(config):
-        yield "hsts is never sent: it is for TLS, and there is no tls_cert"
+    if site.hsts and not (pairs_of(config) or _is_told_schemes(config, site)):
+        yield "hsts is never sent: it is for TLS, and there is no tls_cert, nor a proxy to trust"
     has_page = any(os.path.exists(os.path.join(root, name)) for name in site.index)
     if not (site.listing or site.fallback or has_page):
         wanted = " or ".join(map(printable, site.index))

@@ -14,6 +14,7 @@ from tests.serving.peers import on_the_lane
 from tests.serving.test_lane import ask as asked
 from tests.serving.test_router import WAYS, ask, at
 from tests.simulated import DIRECTORY
+from trio_amped import Exchange
 from trio_amped.binds import read_bind
 from trio_amped.config import Config, Site
 from trio_amped.semantics.errors import HttpError
@@ -185,9 +186,107 @@ async def test_an_application_is_not_asked_without_tls(autojump_clock: MockClock
         assert [each.status for each in found] == [308, 308]
 
 
-# ------------------------------------------------------------------ HSTS
+# ------------------------------------------------------------------ a proxy that ends TLS
 
 HSTS: Final = "strict-transport-security"
+MOVED: Final = 308, b"308 Permanent Redirect\n", None
+SERVED: Final = 200, b"a", "max-age=300"
+WITHOUT: Final = 200, b"a", None
+BY_HTTPS: Final = ["X-Forwarded-Proto: https", "Forwarded: for=192.0.2.1;proto=https"]
+BY_HTTP: Final = ["X-Forwarded-Proto: http", "Forwarded: for=192.0.2.1;proto=http"]
+NOT_TOLD: Final = ["X-Forwarded-Proto: wss", "Forwarded: for=192.0.2.1", "Host-Of: https"]
+
+
+def passed_on(target: str, field: str, method: str = "GET") -> bytes:
+    wire = at("a.example", target).replace(b"GET", method.encode(), 1)
+    return wire.replace(b"\r\n\r\n", f"\r\n{field}\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize("serving", WAYS)
+@pytest.mark.parametrize("fields", ["x-forwarded", "forwarded"])
+@pytest.mark.parametrize(
+    ("bind", "trust", "by_https", "by_http", "not_told"),
+    [
+        (PLAIN, ["unix"], SERVED, MOVED, MOVED),
+        (PLAIN, ["192.0.2.0/24"], MOVED, MOVED, MOVED),
+        (PLAIN, [], MOVED, MOVED, MOVED),
+        (TLS, ["unix"], SERVED, WITHOUT, SERVED),
+        (TLS, [], SERVED, SERVED, SERVED),
+        (None, ["unix"], SERVED, WITHOUT, WITHOUT),
+    ],
+)
+async def test_the_scheme_is_that_of_the_client(
+    bind: str | None,
+    trust: list[str],
+    by_https: object,
+    by_http: object,
+    not_told: object,
+    fields: Any,
+    serving: str,
+    autojump_clock: MockClock,
+) -> None:
+    """Of each request, as a trusted proxy tells: who has used TLS is not redirected to it."""
+    config = dataclasses.replace(REDIRECTED, trust=trust, forwarded_fields=fields)
+    number = ["x-forwarded", "forwarded"].index(fields)
+    asked = [
+        (BY_HTTPS[number], by_https),
+        (BY_HTTP[number], by_http),
+        (BY_HTTPS[1 - number], not_told),
+        *((field, not_told) for field in NOT_TOLD),
+        (BY_HTTPS[number], by_https),
+    ]
+    wires = [passed_on("/x", field) for field, _ in asked]
+    found = await answers(wires, serving, config, bind)
+    assert [(each.status, each.body, each.headers.get(HSTS)) for each in found] == [
+        answer for _, answer in asked
+    ]
+
+
+@pytest.mark.parametrize("serving", WAYS)
+async def test_all_that_is_asked_by_tls_of_a_proxy_is_answered(
+    serving: str, autojump_clock: MockClock
+) -> None:
+    """Whatever the method and the status, and whether a task sends the answer."""
+    config = dataclasses.replace(REDIRECTED, trust=["unix"])
+    asked = {
+        ("/large", "GET"): 200,
+        ("/x", "HEAD"): 200,
+        ("/x", "OPTIONS"): 200,
+        ("/x", "POST"): 405,
+        ("/folder", "GET"): 301,
+        ("/missing", "GET"): 404,
+    }
+    wires = [passed_on(target, BY_HTTPS[0], method) for target, method in asked]
+    found = await answers(wires, serving, config, PLAIN)
+    assert [each.status for each in found] == list(asked.values())
+    assert {each.headers[HSTS] for each in found} == {"max-age=300"}
+
+
+@pytest.mark.parametrize("serving", WAYS)
+async def test_an_application_is_asked_by_tls_of_a_proxy(
+    serving: str, autojump_clock: MockClock
+) -> None:
+    async def api(exchange: Exchange) -> None:
+        await exchange.respond(200, [], b"api")
+
+    config = Config(
+        bind=[TLS, PLAIN],
+        **PAIR,
+        redirect_http=443,
+        hosts=["a.example"],
+        fallback=api,
+        trust=["unix"],
+    )
+    wires = [
+        passed_on("/x", BY_HTTPS[0]),
+        passed_on("/api", BY_HTTPS[0], "POST"),
+        passed_on("/api", BY_HTTP[0], "POST"),
+    ]
+    found = await answers(wires, serving, config, PLAIN)
+    assert [(each.status, each.body) for each in found] == [(200, b"a"), (200, b"api"), MOVED[:2]]
+
+
+# ------------------------------------------------------------------ HSTS
 
 
 @pytest.mark.parametrize("serving", WAYS)

@@ -16,6 +16,7 @@ from tests.serving.peers import Client
 from tests.simulated import DIRECTORY
 from trio_amped.binds import Bind
 from trio_amped.config import Config, Site
+from trio_amped.serving.clients import whose
 from trio_amped.serving.connection import Connection
 from trio_amped.serving.entrance import Entrance
 from trio_amped.serving.router import Router
@@ -60,7 +61,8 @@ async def ask(
     bind: Bind | None = None,
     is_secure: bool = False,
 ) -> list[Answer]:
-    """What one connection answers, in one of the ways; `bind`, `is_secure`: how it has come."""
+    """What one connection of a UNIX socket answers, in one of the ways; `bind`, `is_secure`: how it
+    has come."""
     on = on or disks()
     for disk in on:
         disk.has_real_descriptors = True
@@ -73,7 +75,9 @@ async def ask(
         else:
             stream, transport = peers.by_memory(Pace(config, server.stats))
             client = Client(stream)
-            nursery.start_soon(Connection(transport, config, sites, server.stats).run)
+            forwarding = whose("", "", config.forwarding).forwarding
+            connection = Connection(transport, config, sites, server.stats, forwarding=forwarding)
+            nursery.start_soon(connection.run)
         received = bytearray()
         for _ in range(2):  # the second time from what is kept
             for wire in wires:

@@ -226,8 +226,11 @@ class Connection:
             self._request = head
             if self._turns:
                 await self._turns.next()
-            if self._config.fast_lane and (match := self._router.recogniser.match(head)):
-                asked, route = self._router.read(match)
+            router = self._router
+            if self._forwarding:
+                router = router.by(self._forwarding.origin(head).scheme)
+            if self._config.fast_lane and (match := router.recogniser.match(head)):
+                asked, route = router.read(match)
                 if route.application is None:
                     return await self._serve_common(match, asked, route)
             request = self._framing.receive(head)
@@ -237,7 +240,7 @@ class Connection:
         self._asked = request.target
         self._stats.requests += 1
         with self._asking_for(self._client):
-            await handle(request, self._router, self, self._came)
+            await handle(request, router, self, self._came)
         self._note_end()
         trailing = self._framing.trailing
         if self._framing.start_next():

@@ -15,7 +15,7 @@ class Entrance:
     `is_proxied`: trusted peers tell first whose a connection is (PROXY protocol).
     """
 
-    __slots__ = ("context", "is_proxied", "replies", "router")
+    __slots__ = ("_by_other_scheme", "context", "is_proxied", "replies", "router")
 
     def __init__(
         self,
@@ -26,5 +26,15 @@ class Entrance:
     ) -> None:
         self.router = router
         self.replies = Replies(router)
+        self._by_other_scheme: Replies | None = None  # once that was asked for
         self.context = context
         self.is_proxied = is_proxied
+
+    def replies_by(self, scheme: str) -> Replies:
+        """Return the lane's answers for a client that has used a scheme, see `Router.by`."""
+        router = self.router.by(scheme)
+        if router is self.router:
+            return self.replies
+        if self._by_other_scheme is None:
+            self._by_other_scheme = Replies(router)
+        return self._by_other_scheme

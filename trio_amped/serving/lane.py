@@ -558,7 +558,7 @@ class Lane:
             if stop - start > self._harmless and not self._is_allowed(match[0]):
                 break
             if parked.is_proxy:
-                parked.hear(match[0])
+                replies = parked.entrance.replies_by(parked.hear(match[0]).scheme)
             reply = None
             if not (crowd.is_here and crowd.has_missed(match[0])):
                 reply = replies.at_hand(match)

@@ -67,9 +67,10 @@ class Parked:
             self.client = self.own = Peer(self.whose.address, tls_of(self.sock))
         return self.client
 
-    def hear(self, head: bytes) -> None:
-        """Note who has sent a request that a trusted proxy passes on, by its head."""
-        self.client = self.whose.sender(head, self.own or self.meet())
+    def hear(self, head: bytes) -> Peer:
+        """Note and return who has sent a request that a trusted proxy passes on, by its head."""
+        self.client = client = self.whose.sender(head, self.own or self.meet())
+        return client
 
     @property
     def is_busy(self) -> bool:

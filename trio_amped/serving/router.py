@@ -114,7 +114,8 @@ class Router:
     def at(self, bind: Bind | None, *, is_secure: bool) -> "Router":
         """Return the same sites as a listener serves them.
 
-        `bind`: None for a listener of no bind. `is_secure`: its clients have TLS.
+        `bind`: None for a listener of no bind. `is_secure`: its clients have TLS, with us
+        or with a proxy.
         """
         other = copy.copy(self)
         other._serve_at(bind, is_secure=is_secure)
@@ -122,13 +123,27 @@ class Router:
 
     def _serve_at(self, bind: Bind | None, *, is_secure: bool) -> None:
         sites = self._config.all_sites
+        self._bind = bind
+        self._by_other_scheme: Router | None = None  # once that was asked for
         self._routes = routes_at(self._config, bind)
         self.is_secure = is_secure
-        is_redirected = bind is not None and bind.plain
+        is_redirected = bind is not None and bind.plain and not is_secure
         self._https_port = self._config.redirect_http if is_redirected else None
         is_everywhere = len(sites) == 1 and not self.asks_host and sites[0].prefix == "/"
         self.only = self.roots[0] if is_everywhere and self._routes.at_host(b"") else None
         """The root that every request is for, if there is such a one."""
+
+    def by(self, scheme: str) -> "Router":
+        """Return the same sites as they are served to a client that has used a scheme.
+
+        `scheme`: "http" or "https", as a trusted proxy tells, which may end TLS, or begin it; "":
+        nobody has told, and the scheme is that of the listener.
+        """
+        if not scheme or (scheme == "https") == self.is_secure:
+            return self
+        if self._by_other_scheme is None:
+            self._by_other_scheme = self.at(self._bind, is_secure=not self.is_secure)
+        return self._by_other_scheme
 
     async def introduce(self) -> None:
         """Say in the log how files are served, and which pages are missing."""
