@@ -5,7 +5,7 @@ import json
 import logging
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -249,18 +249,47 @@ def test_what_is_around_the_blocks_is_for_people(
 def test_a_file_that_is_cut_off_meanwhile(
     left: int, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written in place, after OpenSSL has read the old one."""
+    """Written in place, after we have read the old one, which is used as a whole."""
     pair = files.read()
-    before, real = pair.contexts[""], pair._load
+    before, real = serial(pair.contexts[""]), pair._load
 
-    def load(context: ssl.SSLContext) -> None:
-        real(context)
+    def load(context: ssl.SSLContext, texts: Sequence[bytes]) -> None:
         files.certificate.write_bytes(files.certificate.read_bytes()[:left])
+        real(context, texts)
 
-    monkeypatch.setattr(pair, "_load", load)
-    with pytest.raises(CertificateError, match="no certificate in PEM is in it; see --tls-cert"):
+    with monkeypatch.context() as patched:
+        patched.setattr(pair, "_load", load)
         pair.reload()
-    assert pair.contexts[""] is before
+    assert serial(pair.contexts[""]) == before
+    assert not pair.reload_if_changed()
+    assert serial(pair.contexts[""]) == before
+
+
+async def test_what_was_checked_is_handed_on(files: Files) -> None:
+    """To a worker: the last pair that could be used, whatever is in the files by then; and it looks
+    whether they change as the one that has read them does."""
+    config = Config(tls_cert=files.certificate, tls_key=files.key)
+    checked = Certificates(config)
+    files.put(issued())
+    await checked.keep_up()
+    renewed = serial(checked.context())
+    files.put_key(issued())
+    await checked.keep_up()
+    worker = Certificates(config, checked.packed())
+    assert serial(worker.context()) == renewed
+    worker.reload_if_changed()
+    assert serial(worker.context()) == renewed
+    files.put(issued())
+    worker.reload_if_changed()
+    assert serial(worker.context()) not in (None, renewed)
+
+
+def test_a_pair_that_has_expired_since_it_was_checked_is_handed_on(files: Files) -> None:
+    checked = files.read()
+    old = issued(not_before=NOW - 9 * DAY, not_after=NOW - DAY)
+    texts = [old.cert_chain_pems[0].bytes(), old.private_key_pem.bytes()]
+    read = checked.read._replace(texts=texts)
+    assert Pair(str(files.certificate), str(files.key), (), read).contexts[""]
 
 
 def test_a_bug_does_not_end_the_server(

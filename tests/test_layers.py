@@ -39,7 +39,7 @@ MAY_IMPORT: Final = {
     | {"generation", "listening", "logs", "notify", "rebinding", "reloading", "semantics"}
     | {"terminal", "worker_process"},
     "terminal": frozenset[str](),
-    "generation": frozenset({"access_log", "listening", "reloading", "settings"}),
+    "generation": frozenset({"access_log", "certificates", "listening", "reloading", "settings"}),
     "rebinding": frozenset({"binds", "listening"}),
     "reloading": frozenset({"certificates", "config", "description", "listening", "semantics"}),
     # The supervisor's twin: it serves by itself.

@@ -3,6 +3,7 @@ by workers."""
 
 import contextlib
 import http.client
+import os
 import re
 import signal
 import ssl
@@ -16,6 +17,7 @@ import trio
 import trustme
 
 import trio_amped
+from tests.real.support import children, eventually
 from tests.rig import GUARD
 from tests.rig.server import ServerProcess, running_server
 from tests.serving.cases import get
@@ -269,3 +271,25 @@ def test_workers_keep_what_they_have_where_the_next_ones_cannot_use_it(
         why = f"no certificate and key in PEM: {pair}; the old settings stay$"
         server.wait_for_log(f"ERROR +SIGHUP: {why}")
         assert get_once(server, "/small") == CONTENT["small"]
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["silent", "after a SIGHUP"])
+def test_a_worker_that_is_replaced_has_the_pair_that_was_checked(
+    asks: bool, root: Path, files: Files
+) -> None:
+    """Half of a renewal is on the disk, or it never gets any further."""
+    with running_server(*files.options, "--workers", "2", root=root) as server:
+        server.wait_for_log("2 workers serve")
+        files.put_certificate(authority().issue_cert("a.example", "127.0.0.1"))
+        if asks:
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for_log("SIGHUP: the key .* is not that of .*; the old settings stay$")
+        before = children(server.pid)
+        for victim in before:
+            os.kill(victim, signal.SIGKILL)
+        eventually(lambda: len(set(children(server.pid)) - set(before)) == 2)
+        assert get_once(server, "/small") == CONTENT["small"]  # it waits for whoever is next
+        assert server.stop() == 0
+        ends = [line for line in server.log if re.search(r"ERROR +worker \d:", line)]
+        assert len(ends) == 2
+        assert all("was killed by SIGKILL" in line for line in ends)

@@ -5,13 +5,14 @@ Reading waits for the disk, so the event loop has a thread do it. Awaits that th
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import trio
 
@@ -22,9 +23,10 @@ from .semantics.routing import at_host, read_hosts
 
 log = logging.getLogger("trio_amped")
 
-_LOOK: Final = 10.0  # seconds between looks whether the files have changed
+LOOK: Final = 10.0  # seconds between looks whether the files have changed
 _SOON: Final = 14 * 24 * 3600.0  # seconds; those who renew certificates do so earlier
 _WHAT_TO_DO: Final = "see --tls-cert and --tls-key"
+_OF_CLIENTS: Final = "see the option client-ca of --bind"
 
 # What is before, between and after the blocks of PEM is for people, in any encoding (RFC 7468, 2).
 _BLOCK: Final = re.compile(
@@ -45,6 +47,13 @@ class _Encrypted(ValueError):
     """A key that has a passphrase."""
 
 
+class _Read(NamedTuple):
+    """What was in the files of a pair: the certificate, the key, each file of authorities."""
+
+    stamps: _Stamps
+    texts: Sequence[bytes]
+
+
 class Pair:
     """A certificate, with its key, in the contexts of new connections.
 
@@ -54,11 +63,18 @@ class Pair:
     its own, and after a reload none is known.
     """
 
-    def __init__(self, certificate: str, key: str, authorities: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        certificate: str,
+        key: str,
+        authorities: Sequence[str] = (),
+        read: _Read | None = None,
+    ) -> None:
         """Read the files, PEM all: the certificate is followed by those of its issuers.
 
         `authorities`: files of those who have signed the certificates of clients, for a context
-        each. Waits for the disk. Raises CertificateError.
+        each. `read`: what another process has read and tried; nothing is read then. Waits for the
+        disk. Raises CertificateError.
         """
         self.certificate = certificate
         """The path of its file."""
@@ -68,10 +84,14 @@ class Pair:
         """By the authorities of clients; "": for clients without a certificate."""
         self.facts: Facts = {}
         """What the certificate says; see SSLObject.getpeercert."""
-        self._stamps: _Stamps = ()
+        self.read = _Read((), ())
+        """What the contexts are made of."""
         self._refused: _Stamps = ()
         self.is_watched = True
-        self.reload()
+        if read is None:
+            self.reload()
+        else:  # one that has expired since is used, as by those who have it already
+            self.contexts, self.read = self._contexts(read.texts), read
 
     def reload(self) -> None:
         """Read the files anew, for connections to come. Waits for the disk.
@@ -80,43 +100,39 @@ class Pair:
         so before the other. `reload` again, later.
         """
         stamps = self._look()
-        context = new_context()
-        self._load(context)
-        facts = _try(context, self.certificate)
-        contexts = {"": context}
-        for path in self._authorities:
+        of_pair = [_text(path, _WHAT_TO_DO) for path in (self.certificate, self._key)]
+        of_clients = [_text(path, _OF_CLIENTS) for path in self._authorities]
+        read = _Read(stamps, [*of_pair, *of_clients])
+        contexts = self._contexts(read.texts)
+        self.facts = _try(contexts[""], self.certificate, read.texts[0])
+        self.contexts, self.read, self._refused = contexts, read, ()
+
+    def _contexts(self, texts: Sequence[bytes]) -> dict[str, ssl.SSLContext]:
+        """Raises CertificateError."""
+        contexts = {"": new_context()}
+        self._load(contexts[""], texts)
+        for path, text in zip(self._authorities, texts[2:], strict=True):
             contexts[path] = new_context()
-            self._load(contexts[path])
-            _ask_clients(contexts[path], path)
-        self.contexts, self._stamps, self._refused = contexts, stamps, ()
-        self.facts = facts
+            self._load(contexts[path], texts)
+            _ask_clients(contexts[path], path, text)
+        return contexts
 
     @property
     def _files(self) -> Sequence[str]:
         return self.certificate, self._key, *self._authorities
 
-    def _load(self, context: ssl.SSLContext) -> None:
+    def _load(self, context: ssl.SSLContext, texts: Sequence[bytes]) -> None:
         try:
-            context.load_cert_chain(self.certificate, self._key, password=_no_password)
+            with _in_memory(texts[0]) as certificate, _in_memory(texts[1]) as key:
+                context.load_cert_chain(certificate, key, password=_no_password)
         except ssl.SSLError as error:
             raise CertificateError(_explain(error, self.certificate, self._key)) from None
-        except OSError as error:  # which of them cannot be read is not said
-            raise CertificateError(f"{self._unreadable()}; {_WHAT_TO_DO}") from error
         except _Encrypted:
             why = f"the key {self._key} is encrypted; store it without a passphrase"
             raise CertificateError(why) from None
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             why = f"cannot read {self.certificate} and {self._key}: {error}"
             raise CertificateError(f"{why}; {_WHAT_TO_DO}") from error
-
-    def _unreadable(self) -> str:
-        for path in (self.certificate, self._key):
-            try:
-                with open(path, "rb") as file:
-                    file.read(1)
-            except OSError as error:
-                return f"cannot read {path}: {error.strerror}"
-        return f"cannot read {self.certificate} and {self._key}"
 
     def watch_if_allowed(self) -> None:
         """Watch the files only if this process may still open them, which has given up rights.
@@ -147,7 +163,7 @@ class Pair:
         Waits for the disk.
         """
         stamps = self._look()
-        if stamps == self._stamps:
+        if stamps == self.read.stamps:
             return False
         try:
             self.reload()
@@ -163,17 +179,30 @@ class Pair:
         self._refused = stamps
         return False
 
+    def reload_quietly(self) -> None:
+        """`reload_if_changed`, by a supervisor: its workers say how it went. Waits for the disk."""
+        if self._look() != self.read.stamps:
+            with contextlib.suppress(Exception):
+                self.reload()
+
 
 class Certificates:
     """The certificates of a server, one of which each client is shown: by the name it asks for."""
 
-    def __init__(self, config: Config) -> None:
-        """Read all files. Waits for the disk. Raises CertificateError."""
+    def __init__(self, config: Config, text: str | None = None) -> None:
+        """Read all files; or take what another process has `packed` in a text.
+
+        Waits for the disk. Raises CertificateError.
+        """
         authorities = tuple(
             dict.fromkeys(each.client_ca for each in config.binds if each.client_ca)
         )
-        self._pairs = {each: Pair(*each, authorities) for each in pairs_of(config)}
-        self._default = self._pairs[pairs_of(config)[0]]
+        files = pairs_of(config)
+        read = [None] * len(files) if text is None else _unpacked(text)
+        self._pairs = {
+            each: Pair(*each, authorities, of_it) for each, of_it in zip(files, read, strict=True)
+        }
+        self._default = self._pairs[files[0]]
         self._by_host = {
             host: self._pairs[pair]
             for site in config.sites
@@ -234,13 +263,25 @@ class Certificates:
     async def watch(self) -> None:
         """Reload whenever files have changed, for ever, where that is allowed. A pair that cannot
         be used is tried again, and said once."""
-        thread = trio.CapacityLimiter(1)  # a disk that hangs has this one thread
         while any(pair.is_watched for pair in self._pairs.values()):
-            await trio.sleep(_LOOK)
-            with contextlib.suppress(RuntimeError):  # no thread can be started; later, perhaps
-                await trio.to_thread.run_sync(
-                    self.reload_if_changed, abandon_on_cancel=True, limiter=thread
-                )
+            await trio.sleep(LOOK)
+            await _in_thread(self.reload_if_changed)
+
+    async def keep_up(self) -> None:
+        """Have what is `packed` be the last that could be used. A checkpoint, for a supervisor."""
+        await _in_thread(self._reload_quietly)
+
+    def _reload_quietly(self) -> None:
+        for pair in self._pairs.values():
+            pair.reload_quietly()
+
+    def packed(self) -> str:
+        """Return what was read as one line, for a worker: the files may be others by then.
+
+        The keys are in it.
+        """
+        read = [pair.read for pair in self._pairs.values()]
+        return json.dumps([[x.stamps, [text.decode("latin-1") for text in x.texts]] for x in read])
 
     def reload_if_changed(self) -> None:
         """Reload each pair whose files have changed. Waits for the disk."""
@@ -261,6 +302,20 @@ def _names(facts: Facts) -> Sequence[bytes]:
 def _fits(host: bytes, name: bytes) -> bool:
     """Return whether a host and a name of a certificate may be one; either can be a wildcard."""
     return host == name or any(at_host({x: True}, y) for x, y in ((host, name), (name, host)))
+
+
+def _unpacked(text: str) -> list[_Read]:
+    return [
+        _Read(tuple(map(tuple, stamps)), [each.encode("latin-1") for each in texts])
+        for stamps, texts in json.loads(text)
+    ]
+
+
+async def _in_thread(look: Callable[[], None]) -> None:
+    """Look at files; a disk that hangs has this one thread, since it is waited for."""
+    with contextlib.suppress(RuntimeError):  # no thread can be started; later, perhaps
+        thread = trio.CapacityLimiter(1)
+        await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=thread)
 
 
 def load(config: Config) -> Certificates | None:
@@ -289,21 +344,42 @@ def new_context() -> ssl.SSLContext:
     return context
 
 
-def _ask_clients(context: ssl.SSLContext, authorities: str) -> None:
-    """Have a context refuse clients without a certificate of these. Raises CertificateError.
+def _text(path: str, what_to_do: str) -> bytes:
+    """Return what is in a file. Waits for the disk. Raises CertificateError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        why = f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        raise CertificateError(f"{why}; {what_to_do}") from error
+
+
+@contextlib.contextmanager
+def _in_memory(text: bytes) -> Iterator[str]:
+    """Inside, a text is in a file, since OpenSSL reads keys from files alone. Raises OSError."""
+    with open(os.memfd_create("trio_amped certificate"), "wb", buffering=0) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text)
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _ask_clients(context: ssl.SSLContext, authorities: str, text: bytes) -> None:
+    """Have a context refuse clients without a certificate of these, whose text is given.
+
+    Raises CertificateError.
 
     Without tickets: whoever came back with one would not be asked again (RFC 8446 2.2). The option
     alone would leave tickets whose state is here. Nor TLS 1.2, where OpenSSL keeps sessions for
     clients who come back with their number (RFC 5246 7.3): the ssl module has no switch for that.
     """
     try:
-        context.load_verify_locations(authorities)
+        with _in_memory(text) as path:
+            context.load_verify_locations(path)
     except ssl.SSLError:
         why = f"no certificates in PEM: {authorities}"
-        raise CertificateError(f"{why}; see the option client-ca of --bind") from None
+        raise CertificateError(f"{why}; {_OF_CLIENTS}") from None
     except (OSError, ValueError, TypeError) as error:
-        why = f"cannot read {authorities}: {getattr(error, 'strerror', None) or error}"
-        raise CertificateError(f"{why}; see the option client-ca of --bind") from error
+        raise CertificateError(f"cannot read {authorities}: {error}; {_OF_CLIENTS}") from error
     context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET
@@ -322,7 +398,7 @@ def _explain(error: ssl.SSLError, certificate: str, key: str) -> str:
     return f"no certificate and key in PEM: {certificate}, {key}{reason}; {_WHAT_TO_DO}"
 
 
-def _try(context: ssl.SSLContext, certificate: str) -> Facts:
+def _try(context: ssl.SSLContext, certificate: str, text: bytes) -> Facts:
     """Shake hands with ourselves, as a client that trusts this certificate alone; return what the
     certificate says.
 
@@ -334,7 +410,7 @@ def _try(context: ssl.SSLContext, certificate: str) -> Facts:
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         # Not its issuers: one that has expired may have a namesake that clients know.
-        client.load_verify_locations(cadata=_first(certificate))
+        client.load_verify_locations(cadata=_first(text))
         return _shake_hands(client, context).getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
         why = f"the certificate {certificate} cannot be used: {error.verify_message}"
@@ -344,11 +420,10 @@ def _try(context: ssl.SSLContext, certificate: str) -> Facts:
         raise CertificateError(f"{why}; {_WHAT_TO_DO}") from None
 
 
-def _first(certificate: str) -> str:
-    """Return the first certificate of a file in PEM. Raises OSError, ValueError."""
-    with open(certificate, "rb") as file:
-        found = _BLOCK.search(file.read())
-    if found is None:  # OpenSSL has found one: the file is being written
+def _first(text: bytes) -> str:
+    """Return the first certificate of a text in PEM. Raises ValueError."""
+    found = _BLOCK.search(text)
+    if found is None:  # OpenSSL has found one, of a kind of its own
         raise ValueError("no certificate in PEM is in it")
     return found[0].decode("ascii")
 

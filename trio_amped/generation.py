@@ -6,7 +6,10 @@ belongs to a listener, and is lost with the last process that has it open.
 
 from collections.abc import Callable
 
+import trio
+
 from .access_log import STDOUT, Keeper, keep
+from .certificates import LOOK
 from .listening import Opened, close_all
 from .reloading import Fresh
 from .settings.effective import packed
@@ -18,10 +21,24 @@ class Generation:
     def __init__(self, fresh: Fresh, sets: list[list[Opened]]) -> None:
         self.config = fresh.config
         self.log_level = fresh.process.log_level
-        self.options = [packed(fresh.config, fresh.process)]
-        """What workers get on their command line."""
+        self._settings = packed(fresh.config, fresh.process)
+        self._certificates = fresh.certificates
         self.sets = sets
         self._log: Keeper | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """What workers are given: the settings; and their certificates, as they were checked."""
+        if self._certificates is None:
+            return [self._settings]
+        return [self._settings, "\n", self._certificates.packed()]
+
+    async def keep_up(self) -> None:
+        """After a while, read certificates again that have changed: workers that are started later
+        begin with the last that could be used, whatever the files have by then. A checkpoint."""
+        await trio.sleep(LOOK)
+        if self._certificates is not None:
+            await self._certificates.keep_up()
 
     async def open_log(self, on_new: Callable[[], object]) -> None:
         """Open the access log, if it is a file; `on_new`: its descriptor is another one now.

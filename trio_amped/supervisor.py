@@ -96,11 +96,17 @@ class Supervisor:
             async with trio.open_nursery() as self._nursery:
                 await around.start(self._obey_signals)
                 around.start_soon(self._manager.feed)
+                around.start_soon(self._keep_up)
                 await self._start_all()
             around.cancel_scope.cancel()
         if self._unusable:
             raise self._unusable
         return self._status
+
+    async def _keep_up(self) -> None:
+        """Have the last certificates that could be used for workers to come, for ever."""
+        while True:
+            await self._now.keep_up()
 
     async def _start_all(self) -> None:
         async with self._restarting:

@@ -2,7 +2,8 @@
 
 `python -m trio_amped.worker NUMBER,announce|quiet,BIND...[,log] CHANNEL,SETTINGS[,LOG],LISTENER...`
 by Worker.run: BIND is which one of the config the listener belongs to, counted from 0; SETTINGS is
-the descriptor of a file in memory, and LOG that of the access log.
+the descriptor of a file in memory: a line of settings, and one of certificates, if there are any.
+LOG is that of the access log.
 """
 
 import faulthandler
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from . import certificates, cli, logs
+from . import cli, logs
 from .certificates import Certificates
 from .config import ROOTS, Config
 from .listening import BindListener
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     log_fd = fds.pop(0) if which[-1:] == ["log"] and which.pop() else None
     channel, *socks = (socket.socket(fileno=fd) for fd in (channel_fd, *fds))
     with open(settings_fd, encoding="utf-8") as file:
-        text = file.read()
+        text, _, checked = file.read().partition("\n")
     try:
         config, process = unpacked(text)
         settings = cli.Settings(config, process, cli.look_up(process))
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     listeners = [BindListener(sock, binds[int(n)]) for sock, n in zip(socks, which, strict=True)]
     cli.collect_rarely()
     try:
-        pair = certificates.load(settings.config)  # the key may be root's alone
+        pair = Certificates(config, checked) if checked else None
         _give_up_rights(settings)
         if pair:
             pair.watch_if_allowed()

@@ -230,11 +230,12 @@ def _start(
 def in_memory(text: str) -> int:
     """Return the descriptor of a file in memory with a text, to be read from its begin.
 
-    The settings of some hundred sites are more than an argument can be (128 KiB, execve(2)). Raises
-    OSError.
+    The settings of some hundred sites are more than an argument can be (128 KiB, execve(2)). Keys
+    may be in them. Raises OSError.
     """
     fd = os.memfd_create("trio_amped settings")
     try:
+        os.fchmod(fd, 0o600)
         with open(fd, "w", encoding="utf-8", closefd=False) as file:
             file.write(text)
         os.lseek(fd, 0, os.SEEK_SET)
