@@ -36,10 +36,10 @@ MAY_IMPORT: Final = {
     "stats": frozenset[str](),
     # The supervisor serves nobody: what could stop the loop of a worker is no part of it.
     "supervisor": LEAVES
-    | {"generation", "listening", "logs", "notify", "rebinding", "reloading", "semantics"}
-    | {"terminal", "worker_process"},
+    | {"certificates", "generation", "listening", "logs", "notify", "rebinding", "reloading"}
+    | {"semantics", "terminal", "worker_process"},
     "terminal": frozenset[str](),
-    "generation": frozenset({"access_log", "certificates", "listening", "reloading", "settings"}),
+    "generation": frozenset({"access_log", "listening", "reloading", "settings"}),
     "rebinding": frozenset({"binds", "listening"}),
     "reloading": frozenset({"certificates", "config", "description", "listening", "semantics"}),
     # The supervisor's twin: it serves by itself.

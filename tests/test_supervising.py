@@ -419,6 +419,33 @@ async def test_new_settings_are_for_all_that_start_from_then_on(
     )
 
 
+async def test_who_is_replaced_has_the_certificates_of_the_last_look(
+    autojump_clock: MockClock,
+) -> None:
+    """A supervisor looks for renewals every ten seconds, as workers do for themselves."""
+
+    class Renewed:
+        looks = 0
+
+        async def keep_up(self) -> None:
+            await trio.lowlevel.checkpoint()
+            self.looks += 1
+
+        def packed(self) -> str:
+            return f"{self.looks} looks"
+
+    certificates: Any = Renewed()
+    async with supervised(1) as stage:
+        stage.fresh = FRESH._replace(certificates=certificates)
+        await stage.signal(signal.SIGHUP)
+        await trio.sleep(35.5)
+        Puppet.all[1].end()
+        await trio.sleep(2)
+        assert Puppet.all[1].options[1:] == ["\n", "0 looks"]
+        assert Puppet.all[2].options[1:] == ["\n", "3 looks"]
+        await stage.end()
+
+
 async def test_until_the_first_successor_serves_the_old_settings_hold(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

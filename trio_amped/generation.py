@@ -6,10 +6,7 @@ belongs to a listener, and is lost with the last process that has it open.
 
 from collections.abc import Callable
 
-import trio
-
 from .access_log import STDOUT, Keeper, keep
-from .certificates import LOOK
 from .listening import Opened, close_all
 from .reloading import Fresh
 from .settings.effective import packed
@@ -34,9 +31,8 @@ class Generation:
         return [self._settings, "\n", self._certificates.packed()]
 
     async def keep_up(self) -> None:
-        """After a while, read certificates again that have changed: workers that are started later
-        begin with the last that could be used, whatever the files have by then. A checkpoint."""
-        await trio.sleep(LOOK)
+        """Read certificates again that have changed: workers that are started later begin with the
+        last that could be used, whatever the files have by then."""
         if self._certificates is not None:
             await self._certificates.keep_up()
 

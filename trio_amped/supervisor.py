@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from . import logs
+from .certificates import LOOK
 from .config import Config
 from .generation import Generation
 from .listening import Opened, close_all, open_binds
@@ -106,6 +107,7 @@ class Supervisor:
     async def _keep_up(self) -> None:
         """Have the last certificates that could be used for workers to come, for ever."""
         while True:
+            await trio.sleep(LOOK)
             await self._now.keep_up()
 
     async def _start_all(self) -> None:
