@@ -97,6 +97,18 @@ async def test_an_address_that_is_taken_opens_nothing(
     close(before)
 
 
+@pytest.mark.parametrize(("old", "new"), [("127.0.0.1", "*"), ("0.0.0.0", "127.0.0.1")])
+async def test_an_address_that_is_in_use_by_the_server_itself(old: str, new: str) -> None:
+    """Nobody else could be stopped to have it."""
+    before = await sets_of(1, f"{old}:0")
+    port = before[0][0].sock.getsockname()[1]
+    with pytest.raises(CannotListen) as caught:
+        await rebind(before, read_binds([f"{new}:{port}"]))
+    why = f"this server itself listens at {old}:{port}; restart the server"
+    assert str(caught.value) == f"cannot listen on {new}:{port}: {why}"
+    close(before)
+
+
 @pytest.mark.parametrize("bind", ["fd:3", "systemd"])
 async def test_what_is_inherited_is_so_at_the_start(bind: str) -> None:
     """The number may be another file's by now."""

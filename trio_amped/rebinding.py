@@ -6,13 +6,15 @@ its workers. What stays open is never closed in between: no client finds a port 
 
 import contextlib
 import errno
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from .binds import Activated, Bind, Descriptor
+from .binds import DUAL, EVERY_HOST, Activated, Bind, Descriptor, Tcp
 from .listening import CannotListen, Opened, beside, close_all, open_bind
 
 _RESTART: Final = "restart the server"
+_EVERY: Final = frozenset({EVERY_HOST, DUAL, "0.0.0.0"})  # hosts that are all addresses
 
 
 async def rebind(sets: Sequence[Sequence[Opened]], binds: Sequence[Bind]) -> list[list[Opened]]:
@@ -31,7 +33,7 @@ async def rebind(sets: Sequence[Sequence[Opened]], binds: Sequence[Bind]) -> lis
                     of_bind = [each for each in old if each.number == before]
                     new += [each._replace(bind=bind, number=number) for each in of_bind]
                 continue
-            first = await _opened(number, bind)
+            first = await _opened(number, bind, sets[0])
             for new, spread in zip(found, spread_over(len(sets), first), strict=True):
                 undo.callback(close_all, spread)
                 new += spread
@@ -90,11 +92,31 @@ def shared(opened: Sequence[Opened]) -> list[Opened]:
     return others
 
 
-async def _opened(number: int, bind: Bind) -> list[Opened]:
-    """Listen at a bind that is new. Raises CannotListen, OSError."""
+async def _opened(number: int, bind: Bind, ours: Sequence[Opened]) -> list[Opened]:
+    """Listen at a bind that is new, beside the sockets that are open. Raises CannotListen, OSError.
+
+    Those that are to be closed have their addresses until the others are open.
+    """
     if isinstance(bind.place, Descriptor | Activated):  # a descriptor may be another file by now
         raise CannotListen(bind, errno.EBADF, "sockets are inherited at the start alone", _RESTART)
-    return await open_bind(number, bind)
+    try:
+        return await open_bind(number, bind)
+    except CannotListen as error:
+        if error.errno != errno.EADDRINUSE or (who := _in_the_way(bind, ours)) is None:
+            raise
+        why = f"this server itself listens at {who}"
+        raise CannotListen(bind, errno.EADDRINUSE, why, _RESTART) from None
+
+
+def _in_the_way(bind: Bind, ours: Sequence[Opened]) -> str | None:
+    """Return at which address one of these sockets has the port of a bind, where one of both is for
+    all addresses; None: there is none."""
+    for each in ours:
+        if isinstance(bind.place, Tcp) and each.sock.family != socket.AF_UNIX:
+            host, port = each.sock.getsockname()[:2]
+            if port == bind.place.port and not _EVERY.isdisjoint((host, bind.place.host)):
+                return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return None
 
 
 def _one_of_each(opened: Sequence[Opened]) -> list[Opened]:
