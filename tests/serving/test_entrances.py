@@ -233,7 +233,7 @@ async def test_the_scheme_is_that_of_the_client(
         (BY_HTTP[number], by_http),
         (BY_HTTPS[1 - number], not_told),
         *((field, not_told) for field in NOT_TOLD),
-        (BY_HTTPS[number], by_https),
+        (BY_HTTPS[number].replace("for=192.0.2.1;", ""), by_https),
     ]
     wires = [passed_on("/x", field) for field, _ in asked]
     found = await answers(wires, serving, config, bind)
