@@ -185,7 +185,7 @@ def test_the_command_line_ends_with_it(
     assert capsys.readouterr().err == f"trio-amped: error: {caught.value}\n"
 
 
-@pytest.mark.parametrize(("given", "other"), [("cert", "key"), ("key", "cert")])
+@pytest.mark.parametrize(("given", "other"), [("cert", "key"), ("key", "certificate")])
 def test_one_without_the_other(
     given: str, other: str, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,7 +193,7 @@ def test_one_without_the_other(
     with pytest.raises(SystemExit) as ended:
         cli.parse([option])
     assert ended.value.code == 2
-    said = f"--tls-{given} must be given together with tls_{other}; see trio-amped --help"
+    said = f"--tls-{given} must be given together with its {other}; see trio-amped --help"
     assert capsys.readouterr().err == f"trio-amped: error: {said}\n"
 
 

@@ -202,6 +202,7 @@ BAD_OPTIONS: list[tuple[Sequence[str], str]] = [
     (["--send-timeout", "soon"], "--send-timeout must be a number of seconds, not 'soon'"),
     (["--keep-alive-timeout=-inf"], "--keep-alive-timeout must be at least 0.001"),
     (["--max-help", "1"], "unrecognized arguments: --max-help; did you mean --max-helpers?"),
+    (["--prot", "1"], "unrecognized arguments: --prot; did you mean --port?"),
     (["--no-gate"], "unrecognized arguments: --no-gate; did you mean --gate?"),
     (["--max-head=1_000"], "--max-head must be a whole number of bytes, not '1_000'"),
     (["--max-connections-per-address", "any"], "--max-connections-per-address must be a whole"),

@@ -365,7 +365,7 @@ def test_listeners_that_can_be() -> None:
 
 @pytest.mark.parametrize("values", [{"tls_cert": "a"}, {"tls_key": "a"}])
 def test_the_pair_of_a_site_is_whole(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^tls_(cert|key) must be given together with tls_"):
+    with pytest.raises(ValueError, match=r"^tls_(cert|key) must be given together with its"):
         Site("a", **values)
 
 

@@ -236,10 +236,9 @@ class Site:
             if value is not None and not _is_path(value):
                 raise ValueError(f"{name} must be a path")
         if (self.tls_cert is None) != (self.tls_key is None):
-            given, other = "tls_cert", "tls_key"
             if self.tls_cert is None:
-                given, other = other, given
-            raise ValueError(f"{given} must be given together with {other}")
+                raise ValueError("tls_key must be given together with its certificate")
+            raise ValueError("tls_cert must be given together with its key")
 
     @property
     def application(self) -> Application | None:

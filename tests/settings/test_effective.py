@@ -125,7 +125,13 @@ def test_sites(tmp_path: Path) -> None:
             "[[site]]\nroot = 'a'\n[[site]]\nroot = 'b'",
             (),
             {},
-            "FILE: prefix must not be that of two sites: /",
+            "FILE, line 4: prefix must not be that of two sites: /",
+        ),
+        (
+            "[[site]]\nroot = 'a'\nprefix = '/p'\n[[site]]\nroot = 'b'\nprefix = '/p/'",
+            (),
+            {},
+            "FILE, line 6: prefix must not be that of two sites: /p/",
         ),
     ],
 )

@@ -52,6 +52,7 @@ def test_several_sites(path: Path) -> None:
         ("\n\nport = true", ", line 3: port must be a whole number"),
         ("port = 65536", ", line 1: port must be at most 65535"),
         ("port = 1979-05-27", ", line 1: port must be a whole number"),
+        ("hsts = 1", ", line 1: hsts must be a string"),
         ("head_timeout = nan", ", line 1: head_timeout must be a number"),
         ("listing = 1", ", line 1: listing must be true or false"),
         ("gate = 'lies'", ", line 1: gate must be one of auto, mincore, nowait, always, never"),
@@ -102,6 +103,14 @@ def test_any_file_gives_settings_or_a_sentence(
         said = str(error)
     assert said.startswith(str(path))
     assert names <= SETTINGS.keys() - {"config"}
+
+
+@pytest.mark.parametrize("key", ["hsts", "max_connections_per_address"])
+def test_none_is_not_asked_for(key: str, path: Path) -> None:
+    """TOML has none."""
+    path.write_text(f"{key} = []")
+    with pytest.raises(ValueError, match=r": \w+ must be a (string|whole number)$"):
+        read_file(str(path))
 
 
 def test_a_file_that_cannot_be_read(path: Path) -> None:

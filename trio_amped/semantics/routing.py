@@ -22,6 +22,14 @@ class Place(NamedTuple):
     prefix: bytes
 
 
+class SamePlaceError(ValueError):
+    """Two sites are at one place; `number`: of the second."""
+
+    def __init__(self, why: str, number: int) -> None:
+        super().__init__(why)
+        self.number = number
+
+
 class Routes:
     """Where the sites are, each told by its hosts and its prefix.
 
@@ -44,7 +52,8 @@ class Routes:
                     continue
                 if any(other.prefix == place.prefix for other in places):
                     where = f"{host.decode()}{prefix}"
-                    raise ValueError(f"prefix must not be that of two sites: {where}")
+                    why = f"prefix must not be that of two sites: {where}"
+                    raise SamePlaceError(why, number)
                 places.append(place)
         self.asks_host = self._by_host.keys() != {_ANY}
         """Whether it makes a difference which host a request is for."""

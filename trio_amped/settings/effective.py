@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from ..config import Config, Process, Site
 from ..description import settings_of
+from ..semantics.routing import SamePlaceError
 from .environment import read_environment
 from .file import File, read_file
 from .given import SETTINGS, Given, renamed
@@ -36,7 +37,12 @@ def effective(options: Mapping[str, Given], environment: Mapping[str, str]) -> E
     of_process = {name: given[name] for name in settings_of(Process) if name in given}
     others = {name: each for name, each in given.items() if name not in of_process}
     process = _made(Process, of_process)
-    config = _made(Config, others, otherwise=f"{path}: ", sites=tuple(sites))
+    try:
+        config = _made(Config, others, otherwise=f"{path}: ", sites=tuple(sites))
+    except SamePlaceError as error:
+        second = file.sites[error.number]
+        where = second.get("prefix", second["root"]).source
+        raise ValueError(f"{where}: {error}") from None
     return Effective(config, process, given, file.sites)
 
 
@@ -69,6 +75,8 @@ def _made(described: type[_T], given: Mapping[str, Given], otherwise: str = "", 
     """Return the settings of a class. Raises ValueError, in the words of whoever gave them."""
     try:
         return described(**{name: each.value for name, each in given.items()}, **more)
+    except SamePlaceError:
+        raise
     except ValueError as error:
         raise renamed(error, given, otherwise) from None
 

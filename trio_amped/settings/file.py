@@ -84,7 +84,8 @@ class _Reader:
         try:
             setting.check(value)
         except ValueError as error:
-            raise renamed(error, {setting.name: given}) from None
+            in_toml = ValueError(str(error).removesuffix(", or None"))  # TOML has no None
+            raise renamed(in_toml, {setting.name: given}) from None
         return given
 
     def _where(self, key: str, site: int | None = None) -> str:

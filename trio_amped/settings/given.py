@@ -52,5 +52,6 @@ def _without_name(error: ValueError) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the end of a message about a name that is none of these: which one may be meant."""
-    found = difflib.get_close_matches(name, list(names), 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    found = difflib.get_close_matches(name, list(names))
+    swapped = [each for each in found if sorted(each) == sorted(name)]  # --prot: --port, not --root
+    return f"; did you mean {(swapped or found)[0]}?" if found else ""
