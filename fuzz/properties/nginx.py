@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Final
+from urllib.parse import quote, urljoin
 
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from fuzz.world.reference import Limits, Refused, heads, is_last, read
 from fuzz.world.requests import BROKEN, LAST, WIRES
 from tests import rig
 from tests.simulated import NOW
+from trio_amped.semantics.target import parse_target
 
 _FILES: Final = {
     "index.html": b"<h1>root</h1>",
@@ -82,6 +84,15 @@ class Said:
         kind = self.fields.get(b"content-type", b"").partition(b";")[0]
         location = re.sub(rb"https?://[^/]*", b"", self.fields.get(b"location", b""))
         return location, kind if self.status in (200, 206) else b""
+
+    def to(self, target: bytes) -> "Said":
+        """Return the same with a Location that is absolute, as a client that asked this has it."""
+        location = self.fields.get(b"location")
+        if location is None:
+            return self
+        asked = parse_target(target)
+        here = b"http://h/" + quote(asked.path).encode() + b"/" * asked.is_directory
+        return replace(self, fields=self.fields | {b"location": urljoin(here, location)})
 
     def __str__(self) -> str:
         fields = b", ".join(b"%s: %s" % field for field in self.fields.items()).decode("latin-1")
@@ -378,6 +389,7 @@ def check_nginx(asks: list[bytes], cuts: tuple[int, ...], ending: str) -> None:
     ours = _answers(to_us, [*requests, last])
     theirs = _answers(to_nginx, requests, may_go_on=True)
     for number, (asked, mine, other) in enumerate(zip(requests, ours, theirs, strict=False), 1):
+        mine = mine.to(asked.target)
         if mine.essence != other.essence:
             _explain(asked, mine, other)
         if mine.closes:
