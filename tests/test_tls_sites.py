@@ -130,13 +130,17 @@ def test_each_name_has_its_certificate_and_each_listener_its_sites(
             else:
                 assert (answer.status, answer.body) == (200, name.encode())
                 assert answer.headers["strict-transport-security"] == "max-age=300"
+            if version == "1.2":  # sessions of which would be resumed without a certificate
+                with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+                    come_without_certificate(place.inner, version, name)
+                continue
             with (
                 connected(place.inner) as sock,
                 context(version, place.me).wrap_socket(sock, server_hostname=name) as wire,
             ):
                 answer = ask(wire, name)
                 assert (answer.status, answer.body) == (200, name.encode())
-            with pytest.raises(ssl.SSLError, match=r"CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE"):
+            with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
                 come_without_certificate(place.inner, version, name)
         assert not any("Traceback" in line for line in server.log)
 
@@ -186,7 +190,8 @@ def test_openssl_sees_the_same(version: str, place: Place, way: list[str]) -> No
         for name in ("a.example", "b.example"):
             port = ["-connect", f"127.0.0.1:{server.port}", "-servername", name]
             inner = ["-unix", place.inner, "-servername", name, "-cert", str(place.me)]
-            for where, has_tickets in ((port, True), (inner, False)):
+            wheres = [(port, True), (inner, False)]
+            for where, has_tickets in wheres if version == "1.3" else wheres[:1]:
                 said = s_client(option, "-CAfile", str(place.authorities), *where, host=name)
                 assert "HTTP/1.1 200 OK" in said
                 assert f"\n{name}" in said, "the body"

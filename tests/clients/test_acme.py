@@ -26,7 +26,12 @@ pytestmark = needs("certbot", "lego", "pebble", "pebble-challtestsrv")
 
 NAME: Final = "a.example"
 # The authority answers at once, and asks again what it has asked before.
-ENVIRONMENT: Final = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0"}
+# Pebble refuses one good nonce of twenty, to see whether clients ask again: certbot fails then.
+ENVIRONMENT: Final = {
+    "PEBBLE_VA_NOSLEEP": "1",
+    "PEBBLE_AUTHZREUSE": "0",
+    "PEBBLE_WFE_NONCEREJECT": "0",
+}
 TRUSTED: Final = "authority.pem"
 WORKERS: Final = ("--workers", "2")
 
