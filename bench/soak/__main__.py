@@ -96,9 +96,11 @@ class Look(NamedTuple):
                 found += [Process.of(pid, base)] if pid != main else []
         return cls(Process.of(main, base), found)
 
-    def excess(self, start: "Look", warm: "Look") -> list[str]:
+    def excess(self, start: "Look", warm: "Look", looks: int) -> list[str]:
         """Return what there is more of than may remain."""
-        found = self.main.excess(start.main, warm.main, 0 if start.workers else processes.MOST)
+        found = self.main.excess(
+            start.main, warm.main, 0 if start.workers else processes.MOST, looks
+        )
         if len(self.workers) != len(start.workers):
             found.append(f"workers: {len(self.workers)}")
         largest = max(warm.workers + start.workers, key=lambda each: each.rss, default=start.main)
@@ -158,7 +160,7 @@ def remains(world: World, first: Look, warm: Look, tasks_of_first: list[int]) ->
     deadline = time.monotonic() + AFTERWARDS
     while True:
         end = Look.at(world)
-        left = end.excess(first, warm)
+        left = end.excess(first, warm, looks=world.load.certificate is not None)
         if not left and (now := tasks(world)) and max(now) > max(tasks_of_first) + MORE_TASKS:
             left = [f"tasks: {now}, and {tasks_of_first} at the start"]
         if not left or time.monotonic() > deadline:

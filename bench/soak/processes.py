@@ -44,9 +44,10 @@ class Process(NamedTuple):
         threads = len(os.listdir(proc / "task"))
         return cls(own, *counts, threads, len(children(pid)), int(found[1]) / 1024)
 
-    def excess(self, start: "Process", warm: "Process", helpers: int) -> list[str]:
+    def excess(self, start: "Process", warm: "Process", helpers: int, looks: int = 0) -> list[str]:
         """Return what there is more of than may remain: than at the start, or when it was warm.
 
+        `looks`: tasks that look at files every ten seconds, for each of which trio keeps a thread.
         A thread has its stack and its guard page, and may have an arena of malloc with two more.
         """
         most = {
@@ -54,7 +55,7 @@ class Process(NamedTuple):
             "listings": helpers,
             "helper_links": start.helper_links + 2 * helpers,
             "maps": warm.maps + 4 * helpers,
-            "threads": start.threads + helpers,
+            "threads": start.threads + helpers + looks,
             "children": start.children + helpers,
             "rss": warm.rss + GROWTH,
         }
