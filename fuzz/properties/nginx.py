@@ -92,7 +92,8 @@ class Said:
             return self
         asked = parse_target(target)
         here = b"http://h/" + quote(asked.path).encode() + b"/" * asked.is_directory
-        return replace(self, fields=self.fields | {b"location": urljoin(here, location)})
+        path, mark, query = location.partition(b"?")  # urljoin drops a query that is empty
+        return replace(self, fields=self.fields | {b"location": urljoin(here, path) + mark + query})
 
     def __str__(self) -> str:
         fields = b", ".join(b"%s: %s" % field for field in self.fields.items()).decode("latin-1")
